@@ -1,0 +1,3 @@
+//! bench-dataplane.
+
+fn main() {}

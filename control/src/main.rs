@@ -1,0 +1,3 @@
+//! fairlead-control.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! fairlead-agent.
+
+fn main() {}
