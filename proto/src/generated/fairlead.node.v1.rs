@@ -4,20 +4,28 @@
 pub struct JoinRequest {
     #[prost(string, tag = "1")]
     pub token: ::prost::alloc::string::String,
+    /// The name of the node, or of the control plane's new member.
     #[prost(string, tag = "2")]
     pub node_name: ::prost::alloc::string::String,
+    /// For a node: a request for its key. A member makes its own certificates.
     #[prost(string, tag = "3")]
     pub csr_pem: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
+    /// For a node: its certificate, followed by its authority's.
     #[prost(string, tag = "1")]
     pub certificate_pem: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub ca_pem: ::prost::alloc::string::String,
+    /// Where members listen for agents, "198.18.0.11:6444".
     #[prost(string, repeated, tag = "3")]
     pub control_endpoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// For a member (a token of the control role): the cluster's configuration and the keys of its
+    /// authorities, as JSON.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub member_bundle_json: ::prost::bytes::Bytes,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
