@@ -1,10 +1,12 @@
-//! A small HTTP client for JSON: to the API server by a kubeconfig, or to an agent by its socket.
+//! Small clients: JSON over HTTP to the API server (by a kubeconfig) or to an agent (by its
+//! socket), and the one question a newcomer asks a cluster.
 //!
 //! Refuses to know: what the documents mean. Whoever needs watches, retries or types uses a
 //! Kubernetes client.
 
 #![forbid(unsafe_code)]
 
+mod join;
 mod kubeconfig;
 
 use std::{
@@ -26,6 +28,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+pub use join::{JoinError, join};
 pub use kubeconfig::{Kubeconfig, KubeconfigError};
 
 /// How long one request may take.

@@ -1,0 +1,162 @@
+//! `fairlead-control init`: a new cluster.
+
+use anyhow::bail;
+use fairlead_client::Kubeconfig;
+use ipnetwork::IpNetwork;
+use uuid::Uuid;
+
+use crate::{
+    Init,
+    certificates::Authorities,
+    config::{API_PORT, Cluster, Config, Layout, Member, write_private},
+};
+
+pub(crate) fn init(init: Init) -> anyhow::Result<()> {
+    let Init {
+        member,
+        cluster_cidr,
+        service_cidr,
+        vip_pools,
+    } = init;
+    check_ranges(cluster_cidr, service_cidr, &vip_pools)?;
+    let layout = Layout::new(&member.data_dir.data_dir);
+    layout.create()?;
+    let config = Config {
+        cluster: Cluster {
+            id: Uuid::new_v4().to_string(),
+            cluster_cidr,
+            service_cidr,
+            vip_pools,
+            hash_seed: Uuid::new_v4().simple().to_string(),
+        },
+        member: Member {
+            name: member.name,
+            id: new_member_id(),
+            advertise: member.advertise,
+            join_through: None,
+        },
+    };
+    let authorities = Authorities::generate()?;
+    authorities.write(&layout, &config)?;
+    let kubeconfig = Kubeconfig {
+        server: format!("https://{}", config.member.listen(API_PORT)),
+        authority_pem: authorities.cluster.certificate_pem().to_owned(),
+        user: authorities.admin()?,
+    };
+    let kubeconfig_path = layout.admin_kubeconfig();
+    write_private(
+        &kubeconfig_path,
+        &kubeconfig.render("fairlead", "kubernetes-admin"),
+    )?;
+    layout.save_config(&config)?;
+    eprintln!(
+        "The cluster {} is made. Start its first member:\n\
+         \x20   fairlead-control run --data-dir {}\n\
+         and use it with:\n\
+         \x20   export KUBECONFIG={}",
+        config.cluster.id,
+        member.data_dir.data_dir.display(),
+        kubeconfig_path.display(),
+    );
+    Ok(())
+}
+
+/// A member id that no other member has or had: 53 random bits, so that JSON keeps it exact.
+pub(crate) fn new_member_id() -> u64 {
+    let (high, _) = Uuid::new_v4().as_u64_pair();
+    (high >> 11).max(1)
+}
+
+fn check_ranges(
+    cluster_cidr: IpNetwork,
+    service_cidr: IpNetwork,
+    vip_pools: &[IpNetwork],
+) -> anyhow::Result<()> {
+    let mut ranges = vec![
+        ("--cluster-cidr", cluster_cidr),
+        ("--service-cidr", service_cidr),
+    ];
+    ranges.extend(vip_pools.iter().map(|pool| ("--vip-pool", *pool)));
+    for (index, (flag, range)) in ranges.iter().enumerate() {
+        if range.network() != range.ip() {
+            bail!(
+                "{flag} {range}: host bits are set; did you mean {}/{}?",
+                range.network(),
+                range.prefix()
+            );
+        }
+        for (other_flag, other) in &ranges[..index] {
+            if overlaps(*range, *other) {
+                bail!("{flag} {range} overlaps {other_flag} {other}");
+            }
+        }
+    }
+    if cluster_cidr.is_ipv4() && cluster_cidr.prefix() > 24 {
+        bail!(
+            "--cluster-cidr {cluster_cidr}: must be /24 or larger, as each node gets a /24 of it"
+        );
+    }
+    Ok(())
+}
+
+fn overlaps(a: IpNetwork, b: IpNetwork) -> bool {
+    a.contains(b.network()) || b.contains(a.network())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_cannot_work_are_refused_by_flag() {
+        let check = |cluster: &str, service: &str, pool: &str| {
+            check_ranges(
+                cluster.parse().unwrap(),
+                service.parse().unwrap(),
+                &[pool.parse().unwrap()],
+            )
+            .map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            check("10.244.0.0/16", "10.96.0.0/16", "198.18.100.0/24"),
+            Ok(())
+        );
+        for (cluster, service, pool, expected) in [
+            (
+                "10.244.0.0/16",
+                "10.244.8.0/24",
+                "198.18.100.0/24",
+                "--service-cidr 10.244.8.0/24",
+            ),
+            (
+                "10.244.0.0/16",
+                "10.96.0.0/16",
+                "10.96.1.0/24",
+                "--vip-pool 10.96.1.0/24 overlaps",
+            ),
+            (
+                "10.244.0.1/16",
+                "10.96.0.0/16",
+                "198.18.100.0/24",
+                "did you mean 10.244.0.0/16",
+            ),
+            (
+                "10.244.0.0/25",
+                "10.96.0.0/16",
+                "198.18.100.0/24",
+                "/24 or larger",
+            ),
+        ] {
+            let error = check(cluster, service, pool).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn member_ids_fit_json_numbers() {
+        for _ in 0..1000 {
+            let id = new_member_id();
+            assert!(id > 0 && id < 1 << 53);
+        }
+    }
+}

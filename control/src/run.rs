@@ -1,0 +1,211 @@
+//! `fairlead-control run`: the rooms, wired.
+
+use std::{net::TcpListener, path::Path, sync::Arc};
+
+use anyhow::Context;
+use fairlead_proto::node::Parameters;
+use fairlead_store::{MemberId, Store, Timing};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity, Server, ServerTlsConfig};
+
+use crate::{
+    certificates::{Authorities, load_leaf},
+    config::{API_PORT, Config, Layout, NODE_PORT, PEER_PORT},
+    enrollment::Enroller,
+    nodes::ConnectedNodes,
+};
+
+/// RFC 7348 §5.
+const VXLAN_PORT: u32 = 4789;
+
+pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
+    let layout = Layout::new(data_dir);
+    let config = layout.load_config()?;
+    let authorities = Arc::new(Authorities::load(&layout)?);
+    // Every port is bound before anything starts, so that a taken one is the first thing said.
+    let api = api_listeners(&config)?;
+    let nodes = bind(&config, NODE_PORT)?;
+    let peers = bind(&config, PEER_PORT)?;
+    let stop = stop_signal()?;
+
+    let store = Store::open(store_config(&layout, &config, &authorities)?)
+        .await
+        .context("cannot open the store")?;
+    let peer_tls = ServerTlsConfig::new()
+        .identity(tonic_identity(&layout, "peer")?)
+        .client_ca_root(Certificate::from_pem(authorities.peers.certificate_pem()));
+    let mut peer_server = tokio::spawn(
+        Server::builder()
+            .tls_config(peer_tls)?
+            .add_service(store.raft_service())
+            .serve_with_incoming_shutdown(incoming(peers)?, stopped(stop.clone())),
+    );
+    match &config.member.join_through {
+        None => store
+            .initialize()
+            .await
+            .context("cannot initialise the store")?,
+        Some(peer) => store.join(peer).await.context("cannot join the cluster")?,
+    }
+
+    let enroller = Enroller {
+        store: store.clone(),
+        authorities: Arc::clone(&authorities),
+        cluster: config.cluster.clone(),
+        peer_endpoint: config.member.peer_endpoint(),
+    };
+    let publisher = fairlead_publisher::Publisher::new(
+        store.clone(),
+        publisher_config(&config)?,
+        Arc::new(enroller),
+    );
+    let node_tls = ServerTlsConfig::new()
+        .identity(tonic_identity(&layout, "api")?)
+        .client_ca_root(Certificate::from_pem(authorities.cluster.certificate_pem()))
+        // A newcomer has no certificate yet; sessions require one.
+        .client_auth_optional(true);
+    let mut node_server = tokio::spawn(
+        Server::builder()
+            .tls_config(node_tls)?
+            .add_service(publisher.node_service())
+            .serve_with_incoming_shutdown(incoming(nodes)?, stopped(stop.clone())),
+    );
+    let mut publisher_task = tokio::spawn(publisher.clone().run(stopped(stop.clone())));
+    let mut controllers = tokio::spawn(fairlead_controllers::run(
+        store.clone(),
+        controllers_config(&config),
+        stopped(stop.clone()),
+    ));
+    let api_tls = fairlead_pki::server_config(
+        &load_leaf(&layout, "api")?,
+        authorities.cluster.certificate_pem(),
+    )?;
+    let api_config = fairlead_apiserver::Config {
+        listeners: api,
+        tls: Arc::new(api_tls),
+        service_cidr: config.cluster.service_cidr,
+    };
+    let mut api_server = tokio::spawn(fairlead_apiserver::serve(
+        api_config,
+        store.clone(),
+        Arc::new(ConnectedNodes(publisher)),
+        stopped(stop.clone()),
+    ));
+    tracing::info!(member = config.member.name, "running");
+
+    // None of these ends before the stop signal unless it failed; then the member must not go on
+    // as a half of itself.
+    tokio::select! {
+        () = stopped(stop.clone()) => {}
+        ended = &mut api_server => ended?.context("the API server ended")?,
+        ended = &mut node_server => ended?.context("the agents' server ended")?,
+        ended = &mut peer_server => ended?.context("the members' server ended")?,
+        ended = &mut publisher_task => ended.context("the publisher ended")?,
+        ended = &mut controllers => ended.context("the controllers ended")?,
+    }
+    store.shutdown().await;
+    tracing::info!(member = config.member.name, "stopped");
+    Ok(())
+}
+
+/// The API's own port, and any socket that was passed in by the service manager
+/// (`sd_listen_fds(3)`): one way to serve it in another network namespace.
+fn api_listeners(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = vec![bind(config, API_PORT)?];
+    let mut passed = listenfd::ListenFd::from_env();
+    for index in 0..passed.len() {
+        let listener = passed
+            .take_tcp_listener(index)
+            .with_context(|| format!("the socket passed in as number {index} is not TCP"))?;
+        listeners.extend(listener);
+    }
+    for listener in &listeners {
+        listener
+            .set_nonblocking(true)
+            .context("cannot make the API's socket non-blocking")?;
+    }
+    Ok(listeners)
+}
+
+fn bind(config: &Config, port: u16) -> anyhow::Result<TcpListener> {
+    let address = config.member.listen(port);
+    let listener = TcpListener::bind(address).with_context(|| {
+        format!("cannot listen on {address} (member.advertise must be an address of this host)")
+    })?;
+    listener
+        .set_nonblocking(true)
+        .context("cannot make a socket non-blocking")?;
+    Ok(listener)
+}
+
+fn incoming(listener: TcpListener) -> anyhow::Result<TcpListenerStream> {
+    Ok(TcpListenerStream::new(tokio::net::TcpListener::from_std(
+        listener,
+    )?))
+}
+
+fn tonic_identity(layout: &Layout, name: &str) -> anyhow::Result<Identity> {
+    let leaf = load_leaf(layout, name)?;
+    Ok(Identity::from_pem(leaf.certificate_pem, leaf.key_pem))
+}
+
+fn store_config(
+    layout: &Layout,
+    config: &Config,
+    authorities: &Authorities,
+) -> anyhow::Result<fairlead_store::Config> {
+    let tls = ClientTlsConfig::new()
+        .identity(tonic_identity(layout, "peer")?)
+        .ca_certificate(Certificate::from_pem(authorities.peers.certificate_pem()))
+        .domain_name(fairlead_pki::CONTROL_SERVER_NAME);
+    Ok(fairlead_store::Config {
+        data_dir: layout.store(),
+        member: MemberId(config.member.id),
+        cluster_id: config.cluster.id.clone(),
+        endpoint: config.member.peer_endpoint(),
+        tls: Some(tls),
+        timing: Timing::default(),
+    })
+}
+
+fn publisher_config(config: &Config) -> anyhow::Result<fairlead_publisher::Config> {
+    Ok(fairlead_publisher::Config {
+        parameters: Parameters {
+            hash_seed: config.cluster.hash_seed_bytes()?.into(),
+            cluster_cidrs: vec![config.cluster.cluster_cidr.to_string()],
+            vxlan_port: VXLAN_PORT,
+        },
+    })
+}
+
+fn controllers_config(config: &Config) -> fairlead_controllers::Config {
+    fairlead_controllers::Config {
+        cluster_cidr: config.cluster.cluster_cidr,
+        vip_pools: config.cluster.vip_pools.clone(),
+        ..fairlead_controllers::Config::default()
+    }
+}
+
+/// Turns true once SIGTERM or SIGINT has come.
+fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let (sender, receiver) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+    });
+    Ok(receiver)
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and it goes only after the signal.
+    let _sender_gone = stop.wait_for(|stopped| *stopped).await;
+}
