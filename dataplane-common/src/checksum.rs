@@ -1,0 +1,84 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624, equation 3).
+//!
+//! Sums are of words as loaded by this machine: the checksum is the same in either byte order
+//! (RFC 1071 §2 B), so nothing is swapped.
+
+/// Folds a sum of 16-bit and 32-bit words to 16 bits.
+#[inline(always)]
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// What changing words `old` (summed) into `new` (summed) makes of the checksum `check`.
+#[inline(always)]
+pub const fn update(check: u16, old: u64, new: u64) -> u16 {
+    // HC' = ~(~HC + ~m + m'). The complement of a folded sum is the sum of the complements.
+    !fold((!check) as u64 + (!fold(old)) as u64 + new)
+}
+
+/// The same for a UDP checksum, where 0 means "none" and a computed 0 is sent as all ones
+/// (RFC 768).
+#[inline(always)]
+pub const fn update_udp(check: u16, old: u64, new: u64) -> u16 {
+    if check == 0 {
+        return 0;
+    }
+    match update(check, old, new) {
+        0 => 0xffff,
+        check => check,
+    }
+}
+
+/// Ones' complement sum of bytes, an odd last one padded with zero; not complemented.
+pub fn sum(bytes: &[u8]) -> u16 {
+    let mut chunks = bytes.chunks_exact(2);
+    let mut sum = 0_u64;
+    for word in &mut chunks {
+        sum += u64::from(u16::from_ne_bytes([word[0], word[1]]));
+    }
+    if let [last] = chunks.remainder() {
+        sum += u64::from(u16::from_ne_bytes([*last, 0]));
+    }
+    fold(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sum_of_the_example_in_rfc_1071_section_3() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(sum(&bytes).to_be(), 0xddf2);
+    }
+
+    #[test]
+    fn update_gives_the_example_of_rfc_1624_section_4() {
+        // A header word changes from 0x5555 to 0x3285 under the checksum 0xdd2f; equation 3 gives
+        // zero where equation 2 gave the wrong 0xffff.
+        assert_eq!(update(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+
+    #[test]
+    fn update_equals_computing_anew_for_every_word_changed() {
+        let mut bytes = *b"Fairlead guides a line without chafing it.";
+        let mut check = !sum(&bytes);
+        for index in (0..bytes.len()).step_by(2) {
+            let old = u16::from_ne_bytes([bytes[index], bytes[index + 1]]);
+            let new = old.wrapping_mul(40_503).wrapping_add(index as u16);
+            bytes[index..index + 2].copy_from_slice(&new.to_ne_bytes());
+            check = update(check, old.into(), new.into());
+            assert_eq!(check, !sum(&bytes), "after the word at {index}");
+        }
+    }
+
+    #[test]
+    fn udp_checksum_of_none_stays_none_and_zero_becomes_ones() {
+        assert_eq!(update_udp(0, 1, 2), 0);
+        assert_eq!(update_udp(0xdd2f, 0x5555, 0x3285), 0xffff);
+    }
+}

@@ -1,0 +1,74 @@
+/// Declares the reasons once: number, name, and a sentence for people.
+macro_rules! drop_reasons {
+    ($($number:literal $name:ident $text:literal,)*) => {
+        /// Why a packet was dropped. Indexes `drops`.
+        ///
+        /// Append-only: a retired reason keeps its number, so counters of different versions can
+        /// be compared.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        pub enum DropReason {
+            $(#[doc = $text] $name = $number,)*
+        }
+
+        impl DropReason {
+            /// Every reason, by number.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The name, as counters and netctl print it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// What happened, as a phrase for people.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    1 Malformed "a header is cut short or contradicts itself",
+    2 IpOptions "IP options on a packet for a VIP",
+    3 Fragment "a fragment of a packet for a VIP",
+    4 NoBackend "the service has no backend",
+    5 UnknownPort "the VIP has no service at this port",
+    6 UnsupportedProtocol "a protocol that is not balanced, sent to a VIP",
+    7 UnknownVni "encapsulated for a network this node does not have",
+    8 UnknownPeer "encapsulated by a host that is no node of the cluster",
+    9 UnknownBackend "encapsulated for a backend this node does not have",
+    10 NoEndpoint "no pod of this node has the destination address",
+    11 NoRoute "a cluster address that no node holds",
+    12 Spoofed "the source is not the address of the pod that sent it",
+    13 SnatExhausted "no port is left to masquerade a connection to this destination",
+    14 EncapsulationFailed "the kernel refused to add or remove the outer headers",
+    15 RewriteFailed "the kernel refused to change a header",
+}
+
+impl DropReason {
+    /// The reason with this number.
+    pub fn from_number(number: u32) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| *reason as u32 == number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::maps;
+
+    #[test]
+    fn numbers_are_unique_and_fit_the_counters() {
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index + 1, "{}", reason.name());
+            assert!((*reason as u32) < maps::DROP_REASONS_MAX);
+            assert_eq!(DropReason::from_number(*reason as u32), Some(*reason));
+        }
+        assert_eq!(DropReason::from_number(0), None);
+    }
+}

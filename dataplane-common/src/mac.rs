@@ -1,0 +1,48 @@
+//! The inner Ethernet addresses of what nodes send each other encapsulated. They are never on a
+//! wire of their own: the destination names the backend the first node picked, the source the node
+//! that sent it. Both have the locally-administered bit set (IEEE 802, clause 8).
+
+/// First bytes of an inner destination that names a backend.
+pub const BACKEND_PREFIX: u16 = 0x02fa;
+/// First bytes of an inner address that names a node.
+pub const NODE_PREFIX: u16 = 0x02fb;
+
+/// `02:fa` and the `BackendId`, big-endian.
+#[inline(always)]
+pub const fn of_backend(id: u32) -> [u8; 6] {
+    with_prefix(BACKEND_PREFIX, id)
+}
+
+/// `02:fb` and the node's id, big-endian.
+#[inline(always)]
+pub const fn of_node(id: u32) -> [u8; 6] {
+    with_prefix(NODE_PREFIX, id)
+}
+
+/// The `BackendId` that an inner destination names, if it names one.
+#[inline(always)]
+pub const fn backend_of(mac: [u8; 6]) -> Option<u32> {
+    if u16::from_be_bytes([mac[0], mac[1]]) == BACKEND_PREFIX {
+        Some(u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]))
+    } else {
+        None
+    }
+}
+
+#[inline(always)]
+const fn with_prefix(prefix: u16, id: u32) -> [u8; 6] {
+    let ([a, b], [c, d, e, f]) = (prefix.to_be_bytes(), id.to_be_bytes());
+    [a, b, c, d, e, f]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backend_comes_back_and_a_node_names_none() {
+        assert_eq!(of_backend(0x0102_0304), [0x02, 0xfa, 1, 2, 3, 4]);
+        assert_eq!(backend_of(of_backend(77)), Some(77));
+        assert_eq!(backend_of(of_node(77)), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! Names, versions and capacities of the maps.
+//!
+//! A name has at most 15 bytes (`BPF_OBJ_NAME_LEN` less its terminator). Arrays are allocated when
+//! they are created; hash maps grow up to their capacity, except LRU ones, which are allocated.
+
+/// Version of all layouts in this crate, part of the pin path. Changing a struct, a capacity's
+/// meaning or the hash of frontends means raising it and migrating.
+pub const SCHEMA_VERSION: u32 = 1;
+
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident $value:literal,)*) => {
+        $(
+            $(#[$doc])*
+            pub const $name: &str = $value;
+            const _: () = assert!($value.len() <= 15, "the kernel cuts longer names");
+        )*
+
+        /// Every map that is pinned.
+        pub const ALL: &[&str] = &[$($name,)*];
+    };
+}
+
+names! {
+    /// Array of one [`Config`](crate::Config).
+    CONFIG "config",
+    /// Array of one [`Meta`](crate::Meta); the programs do not read it.
+    META "meta",
+    /// Array of [`FrontendBucket`](crate::FrontendBucket), two banks of [`FRONTEND_BUCKETS`].
+    FRONTENDS "frontends",
+    /// Array of [`ServiceEntry`](crate::ServiceEntry), two banks of [`SERVICES_MAX`].
+    SERVICES "services",
+    /// Array of `u32`: backend slots by table slot, see [`LUT_SLOT_MASK`](crate::LUT_SLOT_MASK).
+    LUT "lut",
+    /// Array of [`BackendEntry`](crate::BackendEntry) by backend slot.
+    BACKENDS "backends",
+    /// Hash: `BackendId` (`u32`) → backend slot (`u32`).
+    BACKEND_IDS "backend_ids",
+    /// Array of [`NodeEntry`](crate::NodeEntry) by node slot.
+    NODES "nodes",
+    /// Hash: [`Address`](crate::Address) of another node → node slot (`u32`). Who may encapsulate.
+    NODE_ADDRESSES "node_addresses",
+    /// Hash: [`EndpointKey`](crate::EndpointKey) → [`EndpointEntry`](crate::EndpointEntry).
+    ENDPOINTS "endpoints",
+    /// Hash: ifindex (`u32`) of the host's end of a pod's veth → [`PodEntry`](crate::PodEntry).
+    PODS "pods",
+    /// LPM trie: [`RouteKey`](crate::RouteKey) → [`RouteEntry`](crate::RouteEntry).
+    ROUTES "routes",
+    /// Hash: VNI (`u32`) of each VPC beside the default one → 0 (`u32`).
+    VPCS "vpcs",
+    /// LRU hash: [`FlowKey`](crate::FlowKey) pod → client, to [`FlowEntry`](crate::FlowEntry) VIP.
+    REPLIES "replies",
+    /// LRU hash: [`FlowKey`](crate::FlowKey) pod → outside, to [`FlowEntry`](crate::FlowEntry).
+    SNAT_OUT "snat_out",
+    /// LRU hash: [`FlowKey`](crate::FlowKey) outside → node, to [`FlowEntry`](crate::FlowEntry).
+    SNAT_IN "snat_in",
+    /// LRU hash: [`SocketKey`](crate::SocketKey) → [`SocketOrigin`](crate::SocketOrigin).
+    SOCKET_ORIGINS "socket_origins",
+    /// Per-CPU array of [`ServiceStats`](crate::ServiceStats) by service slot.
+    SERVICE_STATS "service_stats",
+    /// Per-CPU array of [`DropStats`](crate::DropStats) by [`DropReason`](crate::DropReason).
+    DROPS "drops",
+}
+
+/// Buckets of one bank of `frontends`, a power of two. Two entries each: with 89 % as the most a
+/// cuckoo table of this shape fills to, some 116,000 frontends. 4 MiB a bank.
+pub const FRONTEND_BUCKETS: u32 = 1 << 16;
+/// Frontends the agent accepts: a load of 76 %, where insertion never needs a long search.
+pub const FRONTENDS_MAX: u32 = 100_000;
+/// Service ports of one bank of `services`. 1 MiB a bank; `service_stats` 2 MiB a CPU.
+pub const SERVICES_MAX: u32 = 1 << 16;
+/// Slots of `lut`. 10,000 services of 10 backends need 1009 slots each, 10.1 million in all, and a
+/// changed service holds two regions until the next flip. 64 MiB.
+pub const LUT_SLOTS: u32 = 1 << 24;
+/// Backends of all services. 8 MiB.
+pub const BACKENDS_MAX: u32 = 1 << 18;
+/// Nodes of the cluster, this one included. 160 KiB.
+pub const NODES_MAX: u32 = 1 << 12;
+/// Pods of this node, well above Kubernetes' 110.
+pub const PODS_MAX: u32 = 1 << 12;
+/// Prefixes: a range and an address for each node, and the cluster's own.
+pub const ROUTES_MAX: u32 = 1 << 14;
+/// Networks beside the default one.
+pub const VPCS_MAX: u32 = 1 << 12;
+/// Flows from clients to pods of this node. About 150 bytes each, 38 MiB.
+pub const REPLIES_MAX: u32 = 1 << 18;
+/// Masqueraded flows of this node's pods, in each direction. About 150 bytes each, 2 × 19 MiB.
+pub const SNAT_MAX: u32 = 1 << 17;
+/// Translated sockets of this node. About 110 bytes each, 7 MiB.
+pub const SOCKETS_MAX: u32 = 1 << 16;
+/// Room for reasons to come. 1 KiB a CPU.
+pub const DROP_REASONS_MAX: u32 = 64;
+
+/// First port used to masquerade: above Linux's default ephemeral range (32768–60999), so the
+/// node's own sockets never meet it.
+pub const SNAT_PORT_MIN: u16 = 61_000;
+/// Last port used to masquerade.
+pub const SNAT_PORT_MAX: u16 = 65_535;
+
+const _: () = assert!(FRONTEND_BUCKETS.is_power_of_two());
+const _: () = assert!(FRONTENDS_MAX < FRONTEND_BUCKETS * crate::BUCKET_ENTRIES as u32 * 89 / 100);
+const _: () = assert!(BACKENDS_MAX <= crate::LUT_SLOT_MASK);

@@ -1,0 +1,74 @@
+use crate::{Address, checksum, protocol};
+
+/// The node slot that is always this node itself.
+pub const NODE_LOCAL: u32 = 0;
+
+/// The slot holds a node.
+pub const NODE_USED: u32 = 1;
+/// [`NodeEntry::mac`] is where frames for the node go: XDP can send at once. Without it packets
+/// are handed up, and the stack resolves the neighbour.
+pub const NODE_RESOLVED: u32 = 2;
+
+/// How another node is reached. `nodes` is an array of these, indexed by node slot; slot
+/// [`NODE_LOCAL`] stays unused.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct NodeEntry {
+    /// The node's own address, the outer destination of what is encapsulated for it.
+    pub address: Address,
+    /// Of the node if it is on the uplink's segment, else of the router towards it.
+    pub mac: [u8; 6],
+    /// Ones' complement sum of the outer IPv4 header's constant words; see
+    /// [`NodeEntry::new`]. Zero for an IPv6 node.
+    pub header_sum: u16,
+    /// Unique in the cluster, never 0.
+    pub id: u32,
+    /// The uplink it is reached by.
+    pub ifindex: u32,
+    /// [`NODE_USED`], [`NODE_RESOLVED`].
+    pub flags: u32,
+    /// Largest packet the uplink takes, outer headers included.
+    pub mtu: u32,
+}
+map_struct!(NodeEntry, 40);
+
+impl NodeEntry {
+    /// A node at `address`, for packets that leave from `own`. `mac` is `None` while the neighbour
+    /// is unresolved.
+    pub fn new(
+        id: u32,
+        address: Address,
+        own: Address,
+        ifindex: u32,
+        mtu: u32,
+        mac: Option<[u8; 6]>,
+    ) -> Self {
+        let header_sum = if address.is_v4() && own.is_v4() {
+            outer_header_sum(own, address)
+        } else {
+            0
+        };
+        Self {
+            address,
+            mac: mac.unwrap_or_default(),
+            header_sum,
+            id,
+            ifindex,
+            flags: NODE_USED | if mac.is_some() { NODE_RESOLVED } else { 0 },
+            mtu,
+        }
+    }
+}
+
+/// Sums all words of the outer IPv4 header but DSCP/ECN and the total length: version and header
+/// length, DF with no identification, TTL 64, UDP, both addresses.
+fn outer_header_sum(own: Address, peer: Address) -> u16 {
+    let mut header = [0_u8; 20];
+    header[0] = 0x45;
+    header[6] = 0x40;
+    header[8] = 64;
+    header[9] = protocol::UDP;
+    header[12..16].copy_from_slice(&own.v4_word().to_ne_bytes());
+    header[16..20].copy_from_slice(&peer.v4_word().to_ne_bytes());
+    checksum::sum(&header)
+}
