@@ -1,3 +1,125 @@
-//! fairlead-agent.
+//! The agent of a node: reads its configuration, opens the dataplane, adopts the pods, keeps one
+//! session with the control plane. What each of these does is its room's.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cleanup;
+mod config;
+mod desired;
+mod join;
+mod network;
+mod node;
+mod outbox;
+mod run;
+mod session;
+mod socket;
+mod tunnel;
+mod work;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// The agent of a Fairlead node.
+#[derive(Parser)]
+#[command(name = "fairlead-agent", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make this host a node of a cluster.
+    Join(Join),
+    /// Run the agent until it is told to stop. Pods and traffic outlive it.
+    Run(DataDir),
+    /// Remove everything the agent made: pods, programs, maps, namespaces, mounts, cgroups. The
+    /// agent must not be running.
+    Cleanup(DataDir),
+}
+
+#[derive(Args)]
+struct DataDir {
+    /// Where this node keeps its configuration, certificates, images and state.
+    #[arg(long, default_value = "/var/lib/fairlead/agent")]
+    data_dir: PathBuf,
+}
+
+#[derive(Args)]
+struct Join {
+    #[command(flatten)]
+    data_dir: DataDir,
+    /// This node's name, unique in the cluster.
+    #[arg(long)]
+    node_name: String,
+    /// This node's address, on an uplink; the other nodes reach it there.
+    #[arg(long, value_name = "IP")]
+    address: IpAddr,
+    /// An interface that packets for VIPs arrive on; may be given several times.
+    #[arg(long = "uplink", value_name = "INTERFACE", required = true)]
+    uplinks: Vec<String>,
+    /// A token from `fairlead-control token create`.
+    #[arg(long)]
+    token: String,
+    /// Members of the control plane, as IP:6444.
+    #[arg(long, value_name = "IP:PORT", value_delimiter = ',', required = true)]
+    server: Vec<SocketAddr>,
+    /// Where programs, maps and links are pinned; of the type bpf, mounted if need be.
+    #[arg(long, default_value = "/sys/fs/bpf/fairlead")]
+    bpffs: PathBuf,
+    /// The cgroup (version 2) whose sockets see Services: the node's root of cgroups.
+    #[arg(long, default_value_os_t = config::default_cgroup())]
+    cgroup: PathBuf,
+    /// The name below which pods' cgroups are made.
+    #[arg(long, default_value = "fairlead")]
+    cgroup_prefix: String,
+    /// What does not outlive a reboot: sockets of pods, network namespaces.
+    #[arg(long, default_value = "/run/fairlead")]
+    run_dir: PathBuf,
+    /// Containers' logs, in Kubernetes' layout.
+    #[arg(long, default_value = "/var/log/pods")]
+    log_dir: PathBuf,
+}
+
+fn main() -> ExitCode {
+    // The shim of a pod is this binary run again: it must stay single-threaded, so it comes before
+    // anything that could start a thread.
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if arguments
+        .get(1)
+        .is_some_and(|argument| argument == "pod-shim")
+    {
+        return ExitCode::from(
+            u8::try_from(fairlead_pods::shim_main(&arguments[2..])).unwrap_or(1),
+        );
+    }
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .init();
+    fairlead_pki::install_crypto_provider();
+    match serve(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn serve(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Join(join) => join::join(join).await,
+        Command::Run(DataDir { data_dir }) => run::run(&data_dir).await,
+        Command::Cleanup(DataDir { data_dir }) => cleanup::cleanup(&data_dir).await,
+    }
+}

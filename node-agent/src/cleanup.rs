@@ -1,0 +1,43 @@
+//! `fairlead-agent cleanup`: the node as it was before the agent first ran, but for its
+//! configuration and images.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use async_trait::async_trait;
+use fairlead_dataplane::Dataplane;
+use fairlead_pods::{NetworkError, PodNetwork, Pods};
+
+use crate::config::Layout;
+
+pub(crate) async fn cleanup(data_dir: &Path) -> anyhow::Result<()> {
+    let layout = Layout::new(data_dir);
+    let config = layout.load_config()?;
+    let dataplane = config.dataplane(&layout);
+    Pods::destroy(&config.pods(&layout), Arc::new(NoNetwork))
+        .await
+        .context("cannot remove the pods")?;
+    Dataplane::destroy(&dataplane)
+        .await
+        .context("cannot remove the dataplane")?;
+    eprintln!(
+        "The node is clean: no pod, program, map, namespace, mount or cgroup of ours is left."
+    );
+    Ok(())
+}
+
+/// The dataplane removes all networks at once, after the pods.
+struct NoNetwork;
+
+#[async_trait]
+impl PodNetwork for NoNetwork {
+    async fn attach(&self, _uid: &str, _netns: &Path) -> Result<std::net::IpAddr, NetworkError> {
+        Err(NetworkError::new(std::io::Error::other(
+            "the node is being cleaned",
+        )))
+    }
+
+    async fn detach(&self, _uid: &str, _netns: &Path) -> Result<(), NetworkError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! What a node knows before it has spoken to anybody: `agent.toml` and its certificate.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use fairlead_api::NodeName;
+use serde::{Deserialize, Serialize};
+
+/// How many pods a node takes, as upstream's kubelet.
+pub(crate) const PODS_MAX: u32 = 110;
+
+/// `agent.toml`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) node_name: NodeName,
+    pub(crate) address: IpAddr,
+    pub(crate) uplinks: Vec<String>,
+    /// Members of the control plane, tried in order.
+    pub(crate) control_endpoints: Vec<SocketAddr>,
+    pub(crate) bpffs: PathBuf,
+    pub(crate) cgroup: PathBuf,
+    pub(crate) cgroup_prefix: String,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) log_dir: PathBuf,
+}
+
+/// The root of cgroups version 2: `unified` where version 1 is mounted too.
+pub(crate) fn default_cgroup() -> PathBuf {
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if unified.is_dir() {
+        unified.to_owned()
+    } else {
+        PathBuf::from("/sys/fs/cgroup")
+    }
+}
+
+impl Config {
+    /// What the dataplane needs of it.
+    pub(crate) fn dataplane(&self, layout: &Layout) -> fairlead_dataplane::Config {
+        fairlead_dataplane::Config {
+            node_name: self.node_name.clone(),
+            address: self.address,
+            uplinks: self.uplinks.clone(),
+            bpffs: self.bpffs.clone(),
+            cgroup: self.cgroup.clone(),
+            state_dir: layout.state(),
+        }
+    }
+
+    /// What the pods need of it.
+    pub(crate) fn pods(&self, layout: &Layout) -> fairlead_pods::Config {
+        fairlead_pods::Config {
+            node_name: self.node_name.clone(),
+            node_ip: self.address,
+            data_dir: layout.root().to_owned(),
+            run_dir: self.run_dir.clone(),
+            log_dir: self.log_dir.clone(),
+            cgroup_prefix: self.cgroup_prefix.clone(),
+            cgroup_v2: self.cgroup.clone(),
+            max_pods: PODS_MAX,
+            shim_command: Vec::new(),
+        }
+    }
+}
+
+/// Where things lie below a node's data directory.
+#[derive(Clone)]
+pub(crate) struct Layout(PathBuf);
+
+impl Layout {
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self(data_dir.to_owned())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.0
+    }
+
+    fn config(&self) -> PathBuf {
+        self.0.join("agent.toml")
+    }
+
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.0.join("pki/node.pem")
+    }
+
+    pub(crate) fn key(&self) -> PathBuf {
+        self.0.join("pki/node.key")
+    }
+
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.0.join("pki/ca.pem")
+    }
+
+    /// Where `netctl --socket` finds this agent.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("agent.sock")
+    }
+
+    /// Pod addresses in use.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
+    /// Makes the directories, readable by their owner alone, and refuses one that is in use.
+    pub(crate) fn create(&self) -> anyhow::Result<()> {
+        let config = self.config();
+        if config.exists() {
+            bail!(
+                "{} exists: this host is a node already (to start over, run `fairlead-agent \
+                 cleanup` and remove {})",
+                config.display(),
+                self.0.display()
+            );
+        }
+        for directory in [self.0.clone(), self.0.join("pki"), self.0.join("images")] {
+            fs::create_dir_all(&directory)
+                .and_then(|()| fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)))
+                .with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load_config(&self) -> anyhow::Result<Config> {
+        let path = self.config();
+        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                anyhow::anyhow!(
+                    "{} does not exist: run `fairlead-agent join` first",
+                    path.display()
+                )
+            }
+            _ => anyhow::Error::new(error).context(format!("cannot read {}", path.display())),
+        })?;
+        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
+    }
+
+    /// Written last by join: a directory with a configuration is complete.
+    pub(crate) fn save_config(&self, config: &Config) -> anyhow::Result<()> {
+        write_private(&self.config(), &toml::to_string_pretty(config)?)
+    }
+}
+
+/// Writes a file that only its owner may read.
+pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())
+                .and_then(|()| file.sync_all())
+        })
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Reads a file that join wrote.
+pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}

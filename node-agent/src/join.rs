@@ -1,0 +1,83 @@
+//! `fairlead-agent join`.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail};
+use fairlead_api::NodeName;
+use fairlead_pki::JoinToken;
+
+use crate::{
+    Join,
+    config::{Config, Layout, write_private},
+};
+
+pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
+    let layout = Layout::new(&join.data_dir.data_dir);
+    let token: JoinToken = join.token.parse().context("--token")?;
+    if !fairlead_api::is_dns1123_subdomain(&join.node_name) {
+        bail!(
+            "--node-name {:?}: must be lower-case letters, digits, '-' and '.', beginning and \
+             ending with a letter or digit",
+            join.node_name
+        );
+    }
+    layout.create()?;
+    let common_name = format!("system:node:{}", join.node_name);
+    let (csr_pem, key_pem) = fairlead_pki::certificate_request(&common_name)?;
+    let response = fairlead_client::join(&join.server, &token, &join.node_name, &csr_pem).await?;
+    if response.certificate_pem.is_empty() {
+        bail!("the token is for a member of the control plane: make one of the role node");
+    }
+    write_private(&layout.key(), &key_pem)?;
+    write_private(&layout.certificate(), &response.certificate_pem)?;
+    write_private(&layout.authority(), &response.ca_pem)?;
+    let config = Config {
+        node_name: NodeName::new(join.node_name),
+        address: join.address,
+        uplinks: join.uplinks,
+        control_endpoints: endpoints(&join.server, &response.control_endpoints),
+        bpffs: join.bpffs,
+        cgroup: join.cgroup,
+        cgroup_prefix: join.cgroup_prefix,
+        run_dir: join.run_dir,
+        log_dir: join.log_dir,
+    };
+    layout.save_config(&config)?;
+    eprintln!(
+        "This host is node {} of the cluster. Start its agent:\n    fairlead-agent run --data-dir {}",
+        config.node_name,
+        layout.root().display(),
+    );
+    Ok(())
+}
+
+/// The members that were named, then those that the cluster told of.
+fn endpoints(named: &[SocketAddr], told: &[String]) -> Vec<SocketAddr> {
+    let mut endpoints = named.to_vec();
+    for endpoint in told.iter().filter_map(|endpoint| endpoint.parse().ok()) {
+        if !endpoints.contains(&endpoint) {
+            endpoints.push(endpoint);
+        }
+    }
+    endpoints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_kept_once_and_the_named_come_first() {
+        let named = ["198.18.0.12:6444".parse().unwrap()];
+        let told = [
+            "198.18.0.11:6444".to_owned(),
+            "198.18.0.12:6444".into(),
+            "nonsense".into(),
+        ];
+        let text: Vec<_> = endpoints(&named, &told)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(text, ["198.18.0.12:6444", "198.18.0.11:6444"]);
+    }
+}

@@ -1,0 +1,113 @@
+//! `fairlead-agent run`: the rooms, wired.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use anyhow::Context;
+use fairlead_dataplane::Dataplane;
+use fairlead_pods::{Pods, Report};
+use fairlead_proto::node::{Event, PodGone, PodStatus};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, mpsc, watch},
+};
+
+use crate::{
+    config::Layout, desired::Desired, network::DataplaneNetwork, node::Readiness, outbox::Outbox,
+    session::Session, socket, work::Node,
+};
+
+pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
+    let layout = Layout::new(data_dir);
+    let config = layout.load_config()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let dataplane = Arc::new(
+        Dataplane::open(config.dataplane(&layout))
+            .await
+            .context("cannot open the dataplane")?,
+    );
+    let (reports, reported) = mpsc::channel(256);
+    let network = Arc::new(DataplaneNetwork(Arc::clone(&dataplane)));
+    let pods = Pods::start(config.pods(&layout), network, reports)
+        .await
+        .context("cannot adopt the pods")?;
+    let listener = socket::bind(&layout.socket()).context("cannot bind the agent's socket")?;
+    let node = Arc::new(Node {
+        data_dir: data_dir.to_owned(),
+        dataplane: Arc::clone(&dataplane),
+        pods: Arc::new(pods),
+        outbox: Mutex::new(Outbox::default()),
+        told: Notify::new(),
+        readiness: Mutex::new(Readiness::Starting),
+        config,
+    });
+    let (desired, newest) = watch::channel(Arc::new(Desired::default()));
+    let session = Session::new(Arc::clone(&node), &layout, desired)?;
+    tracing::info!(node = %node.config.node_name, "running");
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = session.run() => {}
+        () = node.work(newest) => {}
+        () = forward(&node, reported) => {}
+        () = socket::serve(listener, dataplane) => {}
+    }
+    tracing::info!("stopped; pods and traffic go on");
+    Ok(())
+}
+
+/// Puts what the pods report into the outbox.
+async fn forward(node: &Node, mut reported: mpsc::Receiver<Report>) {
+    while let Some(report) = reported.recv().await {
+        match report {
+            Report::Status {
+                namespace,
+                name,
+                uid,
+                status,
+            } => match serde_json::to_vec(&status) {
+                Ok(json) => {
+                    let status_json = json.into();
+                    let status = PodStatus {
+                        namespace,
+                        name,
+                        uid,
+                        status_json,
+                    };
+                    node.tell(|outbox| outbox.put_status(status));
+                }
+                Err(error) => tracing::error!(namespace, name, %error, "a status is no JSON"),
+            },
+            Report::Gone {
+                namespace,
+                name,
+                uid,
+            } => {
+                node.tell(|outbox| {
+                    outbox.put_gone(PodGone {
+                        namespace,
+                        name,
+                        uid,
+                    })
+                });
+            }
+            Report::Event(event) => {
+                let event = Event {
+                    kind: event.kind,
+                    namespace: event.namespace,
+                    name: event.name,
+                    uid: event.uid,
+                    r#type: event.r#type,
+                    reason: event.reason,
+                    message: event.message,
+                };
+                node.tell(|outbox| outbox.put_event(event));
+            }
+        }
+    }
+}

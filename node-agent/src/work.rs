@@ -1,0 +1,149 @@
+//! Makes the node what the control plane wants: hands each new desired state to the dataplane,
+//! then to the pods, and says what came of it. Only the newest state counts; one that was
+//! overtaken while another was being applied is never looked at.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use fairlead_api::Generation;
+use fairlead_dataplane::Dataplane;
+use fairlead_pods::{NodeResources, Objects, Pods};
+use fairlead_proto::node::{Acknowledgement, NodeStatus};
+use k8s_openapi::api::core::v1;
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    config::{Config, PODS_MAX},
+    desired::Desired,
+    node::{self, Readiness},
+    outbox::Outbox,
+};
+
+/// The node's parts, and what it has to tell.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    /// Whose file system holds what pods write.
+    pub(crate) data_dir: PathBuf,
+    pub(crate) dataplane: Arc<Dataplane>,
+    pub(crate) pods: Arc<Pods>,
+    pub(crate) outbox: Mutex<Outbox>,
+    /// Woken when the outbox has something new.
+    pub(crate) told: Notify,
+    pub(crate) readiness: Mutex<Readiness>,
+}
+
+impl Node {
+    /// Puts something into the outbox and wakes the session.
+    pub(crate) fn tell(&self, put: impl FnOnce(&mut Outbox)) {
+        put(&mut self
+            .outbox
+            .lock()
+            .expect("nothing panics while the outbox is held"));
+        self.told.notify_one();
+    }
+
+    /// Applies the newest desired state, again and again, until the sender is gone.
+    pub(crate) async fn work(&self, mut desired: watch::Receiver<Arc<Desired>>) {
+        while desired.changed().await.is_ok() {
+            let newest = Arc::clone(&desired.borrow_and_update());
+            self.apply(&newest).await;
+        }
+    }
+
+    async fn apply(&self, desired: &Desired) {
+        if let Ok(cidr) = desired.pod_cidr.parse() {
+            self.dataplane.set_pod_cidr(cidr).await;
+        }
+        let generation = desired.generation;
+        let applied = self.dataplane.apply(&desired.dataplane(), generation).await;
+        let (acknowledgement, readiness) = match applied {
+            Ok(_changes) => {
+                let readiness = if desired.pod_cidr.is_empty() {
+                    Readiness::Starting
+                } else {
+                    Readiness::Ready
+                };
+                let acknowledgement = Acknowledgement {
+                    generation: generation.0,
+                    ..Acknowledgement::default()
+                };
+                (acknowledgement, readiness)
+            }
+            Err(error) => {
+                let text = chain(&error);
+                tracing::error!(%generation, error = text, "the dataplane refuses the desired state");
+                let acknowledgement = Acknowledgement {
+                    generation: self.dataplane.generation().0,
+                    failed_generation: generation.0,
+                    error: text.clone(),
+                };
+                (acknowledgement, Readiness::DataplaneFailed(text))
+            }
+        };
+        self.tell(|outbox| outbox.put_acknowledgement(acknowledgement));
+        self.set_readiness(readiness);
+        self.assign(desired, generation).await;
+    }
+
+    async fn assign(&self, desired: &Desired, generation: Generation) {
+        let mut pods = Vec::new();
+        for json in desired.pods() {
+            match serde_json::from_slice::<v1::Pod>(json) {
+                Ok(pod) => pods.push(pod),
+                Err(error) => tracing::error!(%generation, %error, "a pod cannot be read"),
+            }
+        }
+        let mut objects = Objects::default();
+        for object in desired.objects() {
+            if let Err(error) = objects.insert(&object.kind, &object.json) {
+                tracing::error!(kind = object.kind, name = object.name, %error, "an object cannot be read");
+            }
+        }
+        let wanted: Vec<_> = pods
+            .iter()
+            .filter_map(|pod| pod.metadata.uid.clone())
+            .collect();
+        self.tell(|outbox| outbox.retain_pods(|uid| wanted.iter().any(|wanted| wanted == uid)));
+        self.pods.assign(pods, objects).await;
+    }
+
+    /// What the node has to give.
+    pub(crate) fn resources(&self) -> NodeResources {
+        fairlead_pods::node_resources(&self.data_dir, PODS_MAX)
+    }
+
+    fn set_readiness(&self, readiness: Readiness) {
+        let mut held = self
+            .readiness
+            .lock()
+            .expect("nothing panics while it is held");
+        if *held == readiness {
+            return;
+        }
+        tracing::info!(?readiness, "the node's readiness changed");
+        *held = readiness;
+        let status = node::status(
+            &self.config,
+            &self.resources(),
+            &held,
+            jiff::Timestamp::now(),
+        );
+        drop(held);
+        let status_json = status.to_string().into();
+        self.tell(|outbox| outbox.put_node_status(NodeStatus { status_json }));
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
