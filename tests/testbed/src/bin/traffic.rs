@@ -1,0 +1,117 @@
+//! Sends and counts requests from wherever it is run: `cargo xtask exec client -- traffic http …`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use testbed::traffic::{Flood, Load, Sink};
+
+/// Sends traffic and prints what became of it, as JSON.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Debug, Subcommand)]
+enum Kind {
+    /// HTTP requests, each answer counted by pod, node and client address.
+    Http {
+        /// Where to, as ADDRESS:PORT.
+        target: SocketAddr,
+        /// The path to ask for.
+        #[arg(long, default_value = "/")]
+        path: String,
+        /// How many requests.
+        #[arg(long, default_value_t = 100)]
+        requests: u64,
+        /// How many clients at once.
+        #[arg(long, default_value_t = 4)]
+        clients: u32,
+        /// Keep one connection for each client instead of a new one for each request.
+        #[arg(long)]
+        keep_alive: bool,
+        /// How many requests a second in all; as many as possible if not given.
+        #[arg(long)]
+        per_second: Option<u32>,
+        /// How long a request may take, in seconds.
+        #[arg(long, default_value_t = 5)]
+        timeout: u64,
+        /// Print the number of requests done on standard error, in a hundred steps.
+        #[arg(long)]
+        progress: bool,
+    },
+    /// UDP datagrams as fast as possible.
+    UdpFlood {
+        /// Where to, as ADDRESS:PORT.
+        target: SocketAddr,
+        /// From how many source ports.
+        #[arg(long, default_value_t = 64)]
+        flows: u16,
+        /// For how many seconds.
+        #[arg(long, default_value_t = 3)]
+        seconds: u64,
+    },
+    /// Counts datagrams until none comes for a while.
+    UdpSink {
+        /// The address to listen on, as ADDRESS:PORT.
+        address: SocketAddr,
+        /// How many milliseconds of silence end the count.
+        #[arg(long, default_value_t = 1000)]
+        idle: u64,
+    },
+}
+
+fn main() -> Result<()> {
+    let report = match Arguments::parse().kind {
+        Kind::Http {
+            target,
+            path,
+            requests,
+            clients,
+            keep_alive,
+            per_second,
+            timeout,
+            progress,
+        } => {
+            let load = Load {
+                target,
+                path,
+                requests,
+                clients,
+                keep_alive,
+                per_second,
+                timeout: Duration::from_secs(timeout),
+            };
+            let report = if progress {
+                load.run(&mut std::io::stderr())
+            } else {
+                load.run(&mut std::io::sink())
+            };
+            serde_json::to_string(&report)
+        }
+        Kind::UdpFlood {
+            target,
+            flows,
+            seconds,
+        } => serde_json::to_string(
+            &Flood {
+                target,
+                flows,
+                duration: Duration::from_secs(seconds),
+            }
+            .run()?,
+        ),
+        Kind::UdpSink { address, idle } => serde_json::to_string(
+            &Sink {
+                address,
+                idle: Duration::from_millis(idle),
+            }
+            .run(|| eprintln!("ready"))?,
+        ),
+    }?;
+    writeln!(std::io::stdout(), "{report}")?;
+    Ok(())
+}
