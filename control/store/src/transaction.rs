@@ -60,7 +60,7 @@ pub struct Transaction {
 }
 
 /// A transaction that was applied by a quorum.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     /// The store's revision after the last op.
     pub revision: Revision,

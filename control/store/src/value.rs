@@ -2,11 +2,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fairlead_api::{Index, Revision};
+use serde::{Deserialize, Serialize};
 
 use crate::Key;
 
 /// One object at one revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Where it lives.
     pub key: Key,
@@ -27,4 +28,14 @@ pub struct Event {
     pub previous: Option<Entry>,
     /// The object after; `None` when it was deleted.
     pub current: Option<Entry>,
+}
+
+impl Event {
+    /// The key that changed.
+    pub fn key(&self) -> &Key {
+        let entry = self.current.as_ref().or(self.previous.as_ref());
+        &entry
+            .expect("a mutation has an object before or after it")
+            .key
+    }
 }

@@ -9,6 +9,10 @@ pub struct Payload {
     pub sender: u64,
     #[prost(bytes = "bytes", tag = "3")]
     pub body: ::prost::bytes::Bytes,
+    /// Which member the sender means to reach, so that a reused address is noticed; 0 when it asks
+    /// whoever answers there.
+    #[prost(uint64, tag = "4")]
+    pub target: u64,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -22,6 +26,9 @@ pub struct SnapshotChunk {
     pub header: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "4")]
     pub data: ::prost::bytes::Bytes,
+    /// As in Payload.
+    #[prost(uint64, tag = "5")]
+    pub target: u64,
 }
 /// Generated client implementations.
 pub mod raft_client {
