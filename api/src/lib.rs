@@ -6,13 +6,25 @@
 
 #![forbid(unsafe_code)]
 
+pub mod decode;
+pub mod discovery;
 mod identity;
 mod index;
+mod kinds;
+pub mod names;
+pub mod object;
+pub mod openapi;
+pub mod patch;
+pub mod quantity;
 pub mod resource;
+pub mod schema;
+pub mod selector;
 mod stamp;
 pub mod status;
+pub mod table;
 
 pub use identity::{BackendId, Generation, NodeName, Revision, ServiceId, VpcId};
 pub use index::Index;
 pub use k8s_openapi;
+pub use object::Encoded;
 pub use stamp::RevisionedBytes;
