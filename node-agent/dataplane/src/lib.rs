@@ -1,1 +1,40 @@
-//! fairlead-dataplane.
+//! The dataplane of a node: loads the eBPF programs, keeps their maps as the control plane wants
+//! them, and connects pods.
+//!
+//! ```text
+//! DataplaneState ─► desired (checked) ─┐
+//!                                      ├─► plan ─► actions ─► apply ─► maps
+//! maps ─► observed ────────────────────┘
+//! ```
+//!
+//! The plan is a pure function; the algorithms it uses ([`maglev`], [`cuckoo`], [`lut`]) do no I/O.
+//! Knows nothing of Kubernetes, of processes in pods, or of how the state reaches the node.
+
+#![deny(unsafe_code)] // `sys` alone is allowed to
+
+mod apply;
+pub mod cuckoo;
+mod dataplane;
+pub mod desired;
+mod error;
+#[cfg(test)]
+mod examples;
+pub mod ipam;
+pub mod links;
+pub mod loader;
+pub mod lut;
+pub mod maglev;
+mod neighbours;
+pub mod netlink;
+pub mod netns;
+pub mod object;
+pub mod observed;
+pub mod plan;
+pub mod pod_network;
+mod state;
+mod sys;
+pub mod view;
+
+pub use apply::Error as MapError;
+pub use dataplane::{Applied, Config, Dataplane};
+pub use error::Error;

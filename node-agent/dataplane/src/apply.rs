@@ -1,0 +1,414 @@
+//! Executing a plan's actions on the maps, one at a time, and reading back what they hold.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::IpAddr;
+
+use aya::Pod;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap as HashTable, MapData, MapError, PerCpuValues};
+use fairlead_api::Generation;
+use fairlead_dataplane_common::{
+    Address, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FrontendKey, Meta,
+    PodEntry, RouteKey, ServiceEntry, ServiceStats, maps as names,
+};
+
+use crate::cuckoo;
+use crate::loader::{Slots, Tables};
+use crate::lut;
+use crate::observed::{Observed, Prefix, Table, range_of};
+use crate::plan::Action;
+use crate::pod_network::PodLink;
+
+/// A map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} map {map}")]
+pub struct Error {
+    operation: &'static str,
+    map: &'static str,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Error {
+    fn of<E>(operation: &'static str, map: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        move |source| Self {
+            operation,
+            map,
+            source: source.into(),
+        }
+    }
+}
+
+/// What a pod's two map entries are made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodEntries {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The host's end of its veth pair.
+    pub interface: u32,
+    /// The Ethernet address of its own end.
+    pub mac: [u8; 6],
+}
+
+impl From<&PodLink> for PodEntries {
+    fn from(pod: &PodLink) -> Self {
+        Self {
+            address: pod.address,
+            interface: pod.host.index,
+            mac: pod.pod_mac,
+        }
+    }
+}
+
+impl Tables {
+    /// Reads everything that a plan decides by.
+    pub fn observe(&self) -> Result<Observed, Error> {
+        let config = self
+            .config
+            .get(&0, 0)
+            .map_err(Error::of("read", names::CONFIG))?;
+        let meta = self
+            .meta
+            .get(&0, 0)
+            .map_err(Error::of("read", names::META))?;
+        let services = |bank: u32| {
+            let first = ServiceEntry::index(bank, 0);
+            used(
+                &self.services,
+                names::SERVICES,
+                first,
+                names::SERVICES_MAX,
+                |s| s.id != 0,
+            )
+        };
+        let frontends = |bank: u32| {
+            self.frontends
+                .read(
+                    FrontendKey::index(bank, 0),
+                    names::FRONTEND_BUCKETS as usize,
+                )
+                .map(cuckoo::Table::from_buckets)
+                .map_err(Error::of("read", names::FRONTENDS))
+        };
+        let mut observed = Observed {
+            config,
+            generation: Generation(meta.generation),
+            services: [services(0)?, services(1)?],
+            frontends: [frontends(0)?, frontends(1)?],
+            tables: HashMap::new(),
+            backends: used(
+                &self.backends,
+                names::BACKENDS,
+                0,
+                names::BACKENDS_MAX,
+                |b| b.id != 0,
+            )?,
+            backend_ids: collect(self.backend_ids.iter(), names::BACKEND_IDS)?,
+            nodes: used(&self.nodes, names::NODES, 0, names::NODES_MAX, |node| {
+                node.id != 0
+            })?,
+            node_addresses: collect(self.node_addresses.iter(), names::NODE_ADDRESSES)?,
+            routes: BTreeMap::new(),
+            vpcs: collect::<_, _, BTreeMap<u32, u32>>(self.vpcs.iter(), names::VPCS)?
+                .into_keys()
+                .collect(),
+        };
+        for route in self.routes.iter() {
+            let (key, entry) = route.map_err(Error::of("read", names::ROUTES))?;
+            let prefix = Prefix {
+                vpc: u32::from_be(key.data().vpc_be),
+                address: key.data().address,
+                bits: key.prefix_len(),
+            };
+            observed.routes.insert(prefix, entry);
+        }
+        for service in observed.services[observed.active()].values() {
+            let range = range_of(service);
+            let found = Table::Found(self.read_table(range)?);
+            observed.tables.insert(range, found);
+        }
+        Ok(observed)
+    }
+
+    /// The elements of a range of the LUT.
+    pub fn read_table(&self, range: lut::Range) -> Result<Vec<u32>, Error> {
+        // What was never ours can name a range beyond the map; it holds nothing then.
+        let end = range.offset.checked_add(range.len);
+        if end.is_none_or(|end| end > names::LUT_SLOTS) {
+            return Ok(Vec::new());
+        }
+        self.lut
+            .read(range.offset, range.len as usize)
+            .map_err(Error::of("read", names::LUT))
+    }
+
+    /// Does what one action says.
+    pub fn execute(&mut self, action: &Action) -> Result<(), Error> {
+        match action {
+            Action::WriteNode { slot, entry } => {
+                write(&mut self.nodes, names::NODES, *slot, &[*entry])
+            }
+            Action::SetNodeAddress { address, slot } => insert(
+                &mut self.node_addresses,
+                names::NODE_ADDRESSES,
+                *address,
+                *slot,
+            ),
+            Action::RemoveNodeAddress { address } => {
+                remove(&mut self.node_addresses, names::NODE_ADDRESSES, address)
+            }
+            Action::WriteBackend { slot, entry } => {
+                write(&mut self.backends, names::BACKENDS, *slot, &[*entry])
+            }
+            Action::SetBackendId { id, slot } => {
+                insert(&mut self.backend_ids, names::BACKEND_IDS, id.0, *slot)
+            }
+            Action::RemoveBackendId { id } => {
+                remove(&mut self.backend_ids, names::BACKEND_IDS, &id.0)
+            }
+            Action::WriteTable { range, slots, .. } => {
+                write(&mut self.lut, names::LUT, range.offset, slots)
+            }
+            Action::KeepTable { .. } => Ok(()),
+            Action::ResetStats { slot } => self.reset_stats(*slot),
+            Action::WriteService { bank, slot, entry } => {
+                let index = ServiceEntry::index(*bank as u32, *slot);
+                write(&mut self.services, names::SERVICES, index, &[*entry])
+            }
+            Action::WriteBucket { bank, write } => {
+                let index = FrontendKey::index(*bank as u32, write.bucket);
+                self::write(
+                    &mut self.frontends,
+                    names::FRONTENDS,
+                    index,
+                    &[write.content],
+                )
+            }
+            Action::SetRoute { prefix, entry } => self
+                .routes
+                .insert(&trie_key(prefix), *entry, 0)
+                .map_err(Error::of("write", names::ROUTES)),
+            Action::RemoveRoute { prefix } => {
+                absent_is_fine(self.routes.remove(&trie_key(prefix)), names::ROUTES)
+            }
+            Action::AddVpc { vpc } => insert(&mut self.vpcs, names::VPCS, *vpc, 0),
+            Action::RemoveVpc { vpc } => remove(&mut self.vpcs, names::VPCS, vpc),
+            Action::WriteConfig { config } => self
+                .config
+                .set(0, *config, 0)
+                .map_err(Error::of("write", names::CONFIG)),
+            Action::SetGeneration { generation } => {
+                let meta = Meta {
+                    generation: generation.0,
+                    schema_version: names::SCHEMA_VERSION,
+                    padding: 0,
+                };
+                self.meta
+                    .set(0, meta, 0)
+                    .map_err(Error::of("write", names::META))
+            }
+        }
+    }
+
+    /// Lets packets reach a pod, and lets it send.
+    pub fn set_pod(&mut self, pod: &PodEntries) -> Result<(), Error> {
+        let address = Address::from(pod.address);
+        let guard = PodEntry {
+            address,
+            vpc: 0,
+            flags: 0,
+        };
+        insert(&mut self.pods, names::PODS, pod.interface, guard)?;
+        let endpoint = EndpointEntry {
+            ifindex: pod.interface,
+            mac: pod.mac,
+            flags: 0,
+        };
+        insert(
+            &mut self.endpoints,
+            names::ENDPOINTS,
+            EndpointKey { address, vpc: 0 },
+            endpoint,
+        )
+    }
+
+    /// The reverse of [`Self::set_pod`].
+    pub fn remove_pod(&mut self, address: IpAddr, interface: Option<u32>) -> Result<(), Error> {
+        let key = EndpointKey {
+            address: address.into(),
+            vpc: 0,
+        };
+        remove(&mut self.endpoints, names::ENDPOINTS, &key)?;
+        match interface {
+            Some(interface) => remove(&mut self.pods, names::PODS, &interface),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets every pod but `kept`.
+    pub fn retain_pods(&mut self, kept: &[PodEntries]) -> Result<(), Error> {
+        let endpoints: BTreeMap<_, _> = self
+            .reachable_pods()?
+            .into_iter()
+            .map(|(key, entry)| ((key.vpc, key.address), entry))
+            .collect();
+        for (vpc, address) in endpoints.into_keys() {
+            if !kept
+                .iter()
+                .any(|pod| Address::from(pod.address) == address && vpc == 0)
+            {
+                let key = EndpointKey { address, vpc };
+                remove(&mut self.endpoints, names::ENDPOINTS, &key)?;
+            }
+        }
+        let guards: BTreeMap<u32, PodEntry> = collect(self.pods.iter(), names::PODS)?;
+        for interface in guards.into_keys() {
+            if !kept.iter().any(|pod| pod.interface == interface) {
+                remove(&mut self.pods, names::PODS, &interface)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The pods that packets can reach.
+    pub fn reachable_pods(&self) -> Result<Vec<(EndpointKey, EndpointEntry)>, Error> {
+        self.endpoints
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(Error::of("read", names::ENDPOINTS))
+    }
+
+    /// Flows from clients to pods of this node, keyed as the pods' answers; `limit` of them.
+    pub fn service_flows(&self, limit: usize) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
+        flows(&self.replies, names::REPLIES, limit)
+    }
+
+    /// Masqueraded flows, keyed as the pods send them; `limit` of them.
+    pub fn masqueraded_flows(&self, limit: usize) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
+        flows(&self.snat_out, names::SNAT_OUT, limit)
+    }
+
+    /// The counters of a service slot, all CPUs together.
+    pub fn stats_of_service(&self, slot: u32) -> Result<ServiceStats, Error> {
+        let values = self
+            .service_stats
+            .get(&slot, 0)
+            .map_err(Error::of("read", names::SERVICE_STATS))?;
+        Ok(values
+            .iter()
+            .fold(ServiceStats::default(), |sum, one| ServiceStats {
+                packets: sum.packets + one.packets,
+                bytes: sum.bytes + one.bytes,
+                connections: sum.connections + one.connections,
+                drops: sum.drops + one.drops,
+            }))
+    }
+
+    /// The counters of a drop reason, all CPUs together.
+    pub fn stats_of_drops(&self, reason: u32) -> Result<DropStats, Error> {
+        let values = self
+            .drops
+            .get(&reason, 0)
+            .map_err(Error::of("read", names::DROPS))?;
+        Ok(values
+            .iter()
+            .fold(DropStats::default(), |sum, one| DropStats {
+                packets: sum.packets + one.packets,
+                bytes: sum.bytes + one.bytes,
+            }))
+    }
+
+    fn reset_stats(&mut self, slot: u32) -> Result<(), Error> {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(_, source)| Error::of("count CPUs for", names::SERVICE_STATS)(source))?;
+        let zeroes = PerCpuValues::try_from(vec![ServiceStats::default(); cpus])
+            .map_err(Error::of("reset", names::SERVICE_STATS))?;
+        self.service_stats
+            .set(slot, zeroes, 0)
+            .map_err(Error::of("reset", names::SERVICE_STATS))
+    }
+}
+
+fn write<V: Pod>(
+    slots: &mut Slots<V>,
+    name: &'static str,
+    first: u32,
+    values: &[V],
+) -> Result<(), Error> {
+    slots.write(first, values).map_err(Error::of("write", name))
+}
+
+/// The elements of `first..first + count` that are in use, by their distance from `first`.
+fn used<V: Pod>(
+    slots: &Slots<V>,
+    name: &'static str,
+    first: u32,
+    count: u32,
+    in_use: impl Fn(&V) -> bool,
+) -> Result<BTreeMap<u32, V>, Error> {
+    let values = slots
+        .read(first, count as usize)
+        .map_err(Error::of("read", name))?;
+    Ok((0..)
+        .zip(values)
+        .filter(|(_, value)| in_use(value))
+        .collect())
+}
+
+fn trie_key(prefix: &Prefix) -> Key<RouteKey> {
+    Key::new(
+        prefix.bits,
+        RouteKey {
+            vpc_be: prefix.vpc.to_be(),
+            address: prefix.address,
+        },
+    )
+}
+
+fn collect<K, V, C: FromIterator<(K, V)>>(
+    entries: impl Iterator<Item = Result<(K, V), MapError>>,
+    name: &'static str,
+) -> Result<C, Error> {
+    entries
+        .collect::<Result<C, _>>()
+        .map_err(Error::of("read", name))
+}
+
+fn flows(
+    table: &HashTable<MapData, FlowKey, FlowEntry>,
+    name: &'static str,
+    limit: usize,
+) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
+    collect(table.iter().take(limit), name)
+}
+
+fn insert<K: Pod, V: Pod>(
+    table: &mut HashTable<MapData, K, V>,
+    name: &'static str,
+    key: K,
+    value: V,
+) -> Result<(), Error> {
+    table
+        .insert(key, value, 0)
+        .map_err(Error::of("write", name))
+}
+
+fn remove<K: Pod, V: Pod>(
+    table: &mut HashTable<MapData, K, V>,
+    name: &'static str,
+    key: &K,
+) -> Result<(), Error> {
+    absent_is_fine(table.remove(key), name)
+}
+
+fn absent_is_fine(result: Result<(), MapError>, name: &'static str) -> Result<(), Error> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(e)) if e.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(Error::of("remove from", name)),
+    }
+}

@@ -1,0 +1,280 @@
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fairlead_api::{Generation, NodeName};
+use fairlead_proto::node::DataplaneState;
+use ipnetwork::IpNetwork;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::Error;
+use crate::apply::PodEntries;
+use crate::desired::Desired;
+use crate::loader::{Loaded, Place};
+use crate::neighbours;
+use crate::netlink::Netlink;
+use crate::plan::Local;
+use crate::pod_network::{self, ENCAPSULATION_BYTES, PodNetwork};
+use crate::state::State;
+use crate::view;
+
+/// Where a node's dataplane lives.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node.
+    pub node_name: NodeName,
+    /// Its own address, on an uplink.
+    pub address: IpAddr,
+    /// Interfaces that lead to other nodes and to clients, the one with `address` first.
+    pub uplinks: Vec<String>,
+    /// The node's own directory on a bpffs; one is mounted if there is none.
+    pub bpffs: PathBuf,
+    /// The cgroup v2 directory whose sockets' connects are translated: the node's processes and
+    /// its pods.
+    pub cgroup: PathBuf,
+    /// Where the record of pods' addresses is kept.
+    pub state_dir: PathBuf,
+}
+
+impl Config {
+    fn place(&self) -> Place {
+        Place {
+            bpffs: self.bpffs.clone(),
+            uplinks: self.uplinks.clone(),
+            cgroup: self.cgroup.clone(),
+        }
+    }
+}
+
+/// What an apply did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// What the maps hold now.
+    pub generation: Generation,
+    /// How many changes of maps that took; 0 if they held it already.
+    pub actions: usize,
+}
+
+/// The packet path of a node. Dropping it leaves everything in the kernel as it is: programs go on
+/// forwarding by what the maps hold, and the next [`Dataplane::open`] adopts them.
+pub struct Dataplane {
+    config: Config,
+    state: Arc<Mutex<State>>,
+    pods: PodNetwork,
+    /// One pod is connected or disconnected at a time.
+    pod_changes: tokio::sync::Mutex<()>,
+    nodes: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    neighbours: JoinHandle<()>,
+}
+
+impl fmt::Debug for Dataplane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dataplane")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        self.neighbours.abort();
+    }
+}
+
+impl Dataplane {
+    /// Loads the programs or adopts what is pinned, attaches them to the uplinks and the cgroup,
+    /// and makes pods' links, address record and maps agree. Services, nodes and routes in the
+    /// maps stay as they are until a state is applied.
+    pub async fn open(config: Config) -> Result<Self, Error> {
+        std::fs::create_dir_all(&config.state_dir).map_err(|source| Error::Directory {
+            path: config.state_dir.clone(),
+            source,
+        })?;
+        let netlink = Netlink::open().map_err(Error::Socket)?;
+        let (uplink, mtu) = inspect_uplinks(&netlink, &config.uplinks).await?;
+        let pod_mtu = mtu.saturating_sub(ENCAPSULATION_BYTES);
+        let pods = PodNetwork::open(netlink.clone(), config.address, pod_mtu, &config.state_dir)?;
+
+        let loaded = Loaded::open(&config.place())?;
+        let local = Local {
+            address: config.address,
+            pod_range: pods.range(),
+            uplink,
+            mtu,
+            ways: HashMap::new(),
+        };
+        let mut state = State::read(loaded, local)?;
+        state.refresh_local()?;
+        recover_pods(&pods, &mut state).await?;
+
+        let known = state
+            .observed
+            .nodes
+            .values()
+            .map(|node| node.address.into())
+            .collect();
+        let (nodes, wanted) = watch::channel(Arc::new(known));
+        let state = Arc::new(Mutex::new(state));
+        let neighbours = tokio::spawn(follow_neighbours(netlink, wanted, Arc::clone(&state)));
+        let pod_changes = tokio::sync::Mutex::new(());
+        Ok(Self {
+            config,
+            state,
+            pods,
+            pod_changes,
+            nodes,
+            neighbours,
+        })
+    }
+
+    /// Brings the maps to `state`, the whole of what the control plane wants at `generation`. A
+    /// state that is invalid, too large or older than the one in force is refused whole; the one
+    /// in force may be applied again, and what differs from it in the maps is put right.
+    pub async fn apply(
+        &self,
+        state: &DataplaneState,
+        generation: Generation,
+    ) -> Result<Applied, Error> {
+        let desired = Desired::check(state, &self.config.node_name).map_err(Error::Invalid)?;
+        let addresses: BTreeSet<IpAddr> = desired.nodes.values().map(|node| node.address).collect();
+        let shared = Arc::clone(&self.state);
+        // Populating tables is work for the processor, and a first state has thousands.
+        let applying =
+            tokio::task::spawn_blocking(move || lock(&shared).apply(desired, generation));
+        let actions = applying.await.map_err(|_| Error::Panicked)??;
+        self.nodes.send_if_modified(|known| {
+            let changed = **known != addresses;
+            *known = Arc::new(addresses);
+            changed
+        });
+        if actions > 0 {
+            tracing::debug!(%generation, actions, "dataplane state applied");
+        }
+        Ok(Applied {
+            generation,
+            actions,
+        })
+    }
+
+    /// What the maps hold, also across restarts. 0 if nothing was ever applied.
+    pub fn generation(&self) -> Generation {
+        self.state().observed.generation
+    }
+
+    /// Gives new pods their addresses from `cidr`. Pods that are connected keep theirs.
+    pub async fn set_pod_cidr(&self, cidr: IpNetwork) -> Result<(), Error> {
+        if self.pods.range() == Some(cidr) {
+            return Ok(());
+        }
+        self.pods.set_range(cidr)?;
+        self.state().set_pod_range(cidr)
+    }
+
+    /// Connects a pod: makes its network namespace at `netns` if there is none, gives it an
+    /// address and a guarded link. The address. Doing it again repairs what is missing.
+    pub async fn attach_pod(&self, pod_uid: &str, netns: &Path) -> Result<IpAddr, Error> {
+        let _turn = self.pod_changes.lock().await;
+        let pod = self.pods.prepare(pod_uid, netns).await?;
+        {
+            // The guard is in place before the link is up: the pod's first packet meets it.
+            let mut state = self.state();
+            state.loaded.attach_pod_veth(pod.host.index)?;
+            state.loaded.tables.set_pod(&PodEntries::from(&pod))?;
+        }
+        self.pods.raise(&pod).await?;
+        tracing::info!(pod = pod_uid, address = %pod.address, link = pod.host.name, "pod connected");
+        Ok(pod.address)
+    }
+
+    /// Disconnects a pod, and removes its network namespace and every trace of it. Doing it again,
+    /// or for a pod that never was, is no error.
+    pub async fn detach_pod(&self, pod_uid: &str, netns: &Path) -> Result<(), Error> {
+        let _turn = self.pod_changes.lock().await;
+        if let Some(address) = self.pods.address(pod_uid) {
+            let link = self.pods.find(pod_uid).await?;
+            let mut state = self.state();
+            let interface = link.map(|pod| pod.host.index);
+            state.loaded.tables.remove_pod(address, interface)?;
+            if let Some(interface) = interface {
+                state.loaded.detach_pod_veth(interface)?;
+            }
+            tracing::info!(pod = pod_uid, %address, "pod disconnected");
+        }
+        Ok(self.pods.remove(pod_uid, netns).await?)
+    }
+
+    /// What the maps hold, as JSON; the views are [`view::NAMES`].
+    pub fn view(&self, view: &str, params: &Value) -> Result<Value, Error> {
+        let node = view::Node {
+            name: self.config.node_name.as_str(),
+            attachments: json!({
+                "uplinks": self.config.uplinks,
+                "cgroup": self.config.cgroup,
+                "pins": self.config.place().pins(),
+            }),
+        };
+        view::render(&self.state(), &node, view, params)
+    }
+
+    /// Detaches every program and removes every pin, link, route and record of the node: what
+    /// uninstalling does. Pods' processes have to be gone.
+    pub async fn destroy(config: &Config) -> Result<(), Error> {
+        Loaded::remove(&config.place())?;
+        let netlink = Netlink::open().map_err(Error::Socket)?;
+        Ok(pod_network::remove_all(&netlink, &config.state_dir).await?)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // Every change of a map is recorded right after it: a panic in between leaves at most one
+    // unrecorded, and the maps are read anew at the next start.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The first uplink's index, and the smallest MTU of all.
+async fn inspect_uplinks(netlink: &Netlink, names: &[String]) -> Result<(u32, u32), Error> {
+    let mut links = Vec::with_capacity(names.len());
+    for name in names {
+        let link = netlink.link(name).await?;
+        links.push(link.ok_or_else(|| Error::NoUplink { name: name.clone() })?);
+    }
+    let mtu = links.iter().map(|link| link.mtu).min();
+    match (links.first(), mtu) {
+        (Some(first), Some(mtu)) => Ok((first.index, mtu)),
+        _ => Err(Error::NoUplinks),
+    }
+}
+
+/// Brings the maps to the pods that are really there.
+async fn recover_pods(pods: &PodNetwork, state: &mut State) -> Result<(), Error> {
+    let found = pods.recover().await?;
+    let entries: Vec<PodEntries> = found.iter().map(PodEntries::from).collect();
+    state.loaded.tables.retain_pods(&entries)?;
+    for (pod, entry) in found.iter().zip(&entries) {
+        state.loaded.attach_pod_veth(pod.host.index)?;
+        state.loaded.tables.set_pod(entry)?;
+        pods.raise(pod).await?;
+    }
+    Ok(())
+}
+
+async fn follow_neighbours(netlink: Netlink, wanted: neighbours::Wanted, state: Arc<Mutex<State>>) {
+    let followed = neighbours::follow(netlink, wanted, |node, way| {
+        if let Err(error) = lock(&state).set_way(node, way) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(%node, error, "the way to a node could not be written");
+        }
+    });
+    if let Err(error) = followed.await {
+        // Packets still flow: XDP keeps the ways it has, and hands up the others.
+        tracing::error!(%error, "ways to other nodes are not followed any more");
+    }
+}

@@ -1,0 +1,78 @@
+//! The cluster that this crate's tests are about: three nodes, this one first, two services.
+
+use fairlead_api::NodeName;
+use fairlead_proto::node::{
+    Backend, BackendState, DataplaneState, Frontend, FrontendScope, NodeAddress, Parameters,
+    Protocol, Route, RouteKey, Service,
+};
+
+pub(crate) fn own() -> NodeName {
+    NodeName::new("node-1")
+}
+
+pub(crate) fn state() -> DataplaneState {
+    DataplaneState {
+        parameters: Some(Parameters {
+            hash_seed: (0..16).collect(),
+            cluster_cidrs: vec!["10.244.0.0/16".to_owned()],
+            vxlan_port: 4789,
+        }),
+        services: vec![
+            service(1, "hello", [10, 96, 0, 1], Some([198, 18, 100, 1])),
+            service(2, "dns", [10, 96, 0, 2], None),
+        ],
+        nodes: (1..=3)
+            .map(|id| NodeAddress {
+                name: format!("node-{id}"),
+                id,
+                address: vec![198, 18, 0, 100 + id as u8].into(),
+            })
+            .collect(),
+        routes: (1..=3)
+            .map(|id| Route {
+                key: Some(RouteKey {
+                    vpc: 0,
+                    prefix: format!("10.244.{id}.0/24"),
+                }),
+                node: format!("node-{id}"),
+            })
+            .collect(),
+    }
+}
+
+/// Service `id` with a backend on each node, whose ids are `10 * id` and the node's.
+pub(crate) fn service(id: u32, name: &str, cluster_ip: [u8; 4], vip: Option<[u8; 4]>) -> Service {
+    let frontend = |address: [u8; 4], scope: FrontendScope| Frontend {
+        address: address.to_vec().into(),
+        port: 80,
+        scope: scope.into(),
+    };
+    Service {
+        id,
+        namespace: "demo".to_owned(),
+        name: name.to_owned(),
+        port_name: "http".to_owned(),
+        protocol: Protocol::Tcp.into(),
+        vpc: 0,
+        frontends: vip
+            .map(|vip| frontend(vip, FrontendScope::External))
+            .into_iter()
+            .chain([frontend(cluster_ip, FrontendScope::Cluster)])
+            .collect(),
+        backends: (1..=3).map(|node| backend(id, node)).collect(),
+        scheduler: "maglev".to_owned(),
+        forwarding: "auto".to_owned(),
+    }
+}
+
+pub(crate) fn backend(service: u32, node: u32) -> Backend {
+    Backend {
+        id: 10 * service + node,
+        address: vec![10, 244, node as u8, service as u8].into(),
+        port: 8080,
+        node: format!("node-{node}"),
+        weight: 1,
+        state: BackendState::Active.into(),
+        name: format!("pod-{service}-{node}"),
+    }
+}
