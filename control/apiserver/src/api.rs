@@ -1,0 +1,49 @@
+use std::sync::Arc;
+
+use fairlead_api::status::Status;
+use fairlead_store::{CommitError, Snapshot, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Nodes, addresses::AddressRange, discovery::Documents};
+
+/// What every request works with.
+pub(crate) struct Api {
+    pub(crate) store: Store,
+    pub(crate) nodes: Arc<dyn Nodes>,
+    /// Where ClusterIPs come from.
+    pub(crate) service_addresses: AddressRange,
+    /// Discovery, OpenAPI and version, rendered once.
+    pub(crate) documents: Documents,
+    /// Cancelled at shutdown: watches and followed logs end then.
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Api {
+    /// A snapshot that contains every write acknowledged before this call, on any member.
+    pub(crate) async fn latest(&self) -> Result<Snapshot, Status> {
+        self.store.linearizable().await.map_err(unavailable)
+    }
+
+    /// Answers 503 naming the leader unless this member is it: for what rides on the nodes'
+    /// connections.
+    pub(crate) fn require_leader(&self) -> Result<(), Status> {
+        let leadership = self.store.leadership();
+        let leadership = leadership.borrow();
+        if leadership.is_leader {
+            return Ok(());
+        }
+        let message = match &leadership.leader {
+            Some(leader) => format!(
+                "the nodes are connected to the leader, member {} at {}: ask it",
+                leader.id, leader.endpoint
+            ),
+            None => "the control plane has no leader now: try again".to_owned(),
+        };
+        Err(Status::unavailable(message))
+    }
+}
+
+/// A commit or a read that found no leader. The write may still be applied.
+pub(crate) fn unavailable(error: CommitError) -> Status {
+    Status::unavailable(error.to_string())
+}

@@ -1,0 +1,16 @@
+use std::{net::TcpListener, sync::Arc};
+
+use ipnetwork::IpNetwork;
+
+/// What an API server is started with.
+pub struct Config {
+    /// Where to accept connections; each speaks TLS.
+    pub listeners: Vec<TcpListener>,
+    /// Asks for a client certificate but does not require one: who shows none is anonymous.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// What ClusterIPs are allocated from.
+    pub service_cidr: IpNetwork,
+    /// What `/version` answers, as `1.37.0+fairlead-0.1.0`: the Kubernetes version whose API is
+    /// spoken, then our own.
+    pub version: String,
+}

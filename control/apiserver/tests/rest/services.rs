@@ -1,0 +1,170 @@
+use serde_json::{Value, json};
+
+use crate::fixture::{Client, Server};
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+fn service(name: &str, spec: Value) -> Value {
+    let mut service = json!({
+        "metadata": {"name": name},
+        "spec": {"selector": {"app": name}, "ports": [{"port": 80}]},
+    });
+    for (field, value) in spec.as_object().unwrap() {
+        service["spec"][field] = value.clone();
+    }
+    service
+}
+
+async fn created(client: &Client, name: &str, spec: Value) -> Value {
+    client
+        .post(SERVICES, &service(name, spec))
+        .await
+        .expect(201)
+}
+
+fn cause(status: &Value) -> &str {
+    status["details"]["causes"][0]["message"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn every_service_gets_an_address_of_its_own() {
+    let server = Server::with_service_cidr("10.96.0.0/29").await;
+    let client = server.admin();
+    let mut addresses = std::collections::BTreeSet::new();
+    for index in 0..6 {
+        let service = created(&client, &format!("s{index}"), json!({})).await;
+        assert_eq!(
+            service["spec"]["clusterIPs"][0],
+            service["spec"]["clusterIP"]
+        );
+        addresses.insert(service["spec"]["clusterIP"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(addresses.len(), 6);
+    let status = client
+        .post(SERVICES, &service("s6", json!({})))
+        .await
+        .expect(500);
+    assert!(
+        status["message"]
+            .as_str()
+            .unwrap()
+            .ends_with("range is full"),
+        "{status}"
+    );
+
+    client.delete(&format!("{SERVICES}/s3")).await.expect(200);
+    created(&client, "s6", json!({})).await;
+}
+
+#[tokio::test]
+async fn address_that_is_asked_for_is_given_once() {
+    let server = Server::start().await;
+    let client = server.admin();
+    let asked = json!({"clusterIP": "10.96.0.53"});
+    let first = created(&client, "a", asked.clone()).await;
+    assert_eq!(first["spec"]["clusterIP"], "10.96.0.53");
+    let status = client
+        .post(SERVICES, &service("b", asked))
+        .await
+        .expect(422);
+    assert!(
+        cause(&status).contains("provided IP is already allocated"),
+        "{status}"
+    );
+    let outside = json!({"clusterIP": "192.0.2.1"});
+    let status = client
+        .post(SERVICES, &service("b", outside))
+        .await
+        .expect(422);
+    assert!(
+        cause(&status).contains("is not in the valid range"),
+        "{status}"
+    );
+    client.get(&format!("{SERVICES}/b")).await.expect(404);
+}
+
+#[tokio::test]
+async fn headless_and_external_services_have_no_address() {
+    let server = Server::start().await;
+    let client = server.admin();
+    let headless = created(&client, "a", json!({"clusterIP": "None"})).await;
+    assert_eq!(headless["spec"]["clusterIP"], "None");
+    let external = json!({"type": "ExternalName", "externalName": "example.com"});
+    let external = created(&client, "b", external).await;
+    assert_eq!(external["spec"].get("clusterIP"), None);
+}
+
+#[tokio::test]
+async fn node_ports_are_allocated_kept_and_released() {
+    let server = Server::start().await;
+    let client = server.admin();
+    let first = created(&client, "a", json!({"type": "LoadBalancer"})).await;
+    let port = first["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
+    assert!((30_000..=32_767).contains(&port));
+    let same = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+    let status = client
+        .post(SERVICES, &service("b", same.clone()))
+        .await
+        .expect(422);
+    assert!(
+        cause(&status).contains("provided port is already allocated"),
+        "{status}"
+    );
+
+    let path = format!("{SERVICES}/a");
+    let next = client
+        .patch(
+            &path,
+            "merge",
+            &json!({"spec": {"ports": [{"port": 80, "name": "http"}]}}),
+        )
+        .await
+        .expect(200);
+    assert_eq!(next["spec"]["ports"][0]["nodePort"], port);
+    let next = client
+        .patch(&path, "merge", &json!({"spec": {"type": "ClusterIP"}}))
+        .await;
+    assert_eq!(next.expect(200)["spec"]["ports"][0].get("nodePort"), None);
+    created(&client, "b", same).await;
+
+    let without = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false});
+    let without = created(&client, "c", without).await;
+    assert_eq!(without["spec"]["ports"][0].get("nodePort"), None);
+    let low = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]});
+    let status = client.post(SERVICES, &service("d", low)).await.expect(422);
+    assert_eq!(
+        status["details"]["causes"][0]["field"],
+        "spec.ports[0].nodePort"
+    );
+}
+
+#[tokio::test]
+async fn replacement_without_an_address_keeps_it() {
+    let server = Server::start().await;
+    let client = server.admin();
+    let first = created(&client, "a", json!({})).await;
+    let path = format!("{SERVICES}/a");
+    let again = service("a", json!({"ports": [{"port": 8080}]}));
+    let next = client.put(&path, &again).await.expect(200);
+    assert_eq!(next["spec"]["clusterIP"], first["spec"]["clusterIP"]);
+    let moved = json!({"spec": {"clusterIP": "10.96.0.77"}});
+    client.patch(&path, "merge", &moved).await.expect(422);
+}
+
+#[tokio::test]
+async fn services_created_at_once_get_different_addresses() {
+    let server = Server::with_service_cidr("10.96.0.0/27").await;
+    let client = server.admin();
+    let mut creating = Vec::new();
+    for index in 0..16 {
+        let client = client.clone();
+        creating.push(tokio::spawn(async move {
+            let service = created(&client, &format!("s{index}"), json!({})).await;
+            service["spec"]["clusterIP"].as_str().unwrap().to_owned()
+        }));
+    }
+    let mut addresses = std::collections::BTreeSet::new();
+    for address in creating {
+        assert!(addresses.insert(address.await.unwrap()));
+    }
+}
