@@ -4,7 +4,15 @@
 mod membership;
 mod observer;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use openraft::{
     BasicNode, ReadPolicy,
@@ -14,7 +22,6 @@ use openraft::{
 };
 use tokio::{
     sync::{Mutex, watch},
-    task::JoinHandle,
     time::{Instant, sleep, timeout_at},
 };
 
@@ -47,7 +54,9 @@ struct Shared {
     timing: Timing,
     published: Arc<Published>,
     leadership: watch::Receiver<Leadership>,
-    observer: JoinHandle<()>,
+    /// Whether what peers send is accepted; never, while the disk is empty and no cluster was
+    /// asked.
+    takes_part: AtomicBool,
     /// One membership change at a time.
     changing: Mutex<()>,
 }
@@ -69,6 +78,7 @@ pub(crate) struct Parts {
     pub(crate) cluster_id: String,
     pub(crate) timing: Timing,
     pub(crate) published: Arc<Published>,
+    pub(crate) takes_part: bool,
 }
 
 impl Consensus {
@@ -81,8 +91,9 @@ impl Consensus {
             cluster_id,
             timing,
             published,
+            takes_part,
         } = parts;
-        let (observer, leadership) = observer::spawn(&raft, member);
+        let leadership = observer::spawn(&raft, member);
         let shared = Shared {
             raft,
             network,
@@ -92,7 +103,7 @@ impl Consensus {
             timing,
             published,
             leadership,
-            observer,
+            takes_part: AtomicBool::new(takes_part),
             changing: Mutex::new(()),
         };
         Self {
@@ -120,6 +131,15 @@ impl Consensus {
         self.shared.leadership.clone()
     }
 
+    /// Whether what peers send is accepted.
+    pub(crate) fn takes_part(&self) -> bool {
+        self.shared.takes_part.load(Ordering::Acquire)
+    }
+
+    fn take_part(&self) {
+        self.shared.takes_part.store(true, Ordering::Release);
+    }
+
     /// Makes this member, if nobody ever was, the first of a new cluster, and waits until it leads.
     pub(crate) async fn initialize(&self) -> Result<(), CommitError> {
         let Shared {
@@ -129,11 +149,11 @@ impl Consensus {
             ..
         } = &*self.shared;
         let first = [(member.0, BasicNode::new(endpoint))];
-        match raft
-            .initialize(std::collections::BTreeMap::from(first))
-            .await
-        {
-            Ok(()) => self.wait_read_index().await,
+        match raft.initialize(BTreeMap::from(first)).await {
+            Ok(()) => {
+                self.take_part();
+                self.wait_read_index().await
+            }
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(e) => Err(CommitError::Unavailable(e.to_string())),
         }
@@ -243,7 +263,6 @@ impl Consensus {
         if let Err(e) = self.shared.raft.shutdown().await {
             tracing::error!(error = %e, "the consensus did not stop in order");
         }
-        self.shared.observer.abort();
     }
 
     /// Tries with whoever leads until it succeeds or the deadline passes. A try is given up when

@@ -10,7 +10,7 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    CommitError, Committed, Config, JoinError, Leadership, Limits, Member, OpenError,
+    CommitError, Committed, Config, JoinError, Leadership, Limits, Member, MemberId, OpenError,
     RevisionError, Snapshot, Timing, Transaction, Watch,
     consensus::{Consensus, Parts},
     data_dir::DataDir,
@@ -95,6 +95,7 @@ impl Store {
             cluster_id,
             timing,
             published: Arc::clone(&disk.published),
+            takes_part: !disk.log.is_pristine(),
         });
         let shared = Shared {
             published: disk.published,
@@ -124,6 +125,12 @@ impl Store {
     pub async fn join(&self, peer_endpoint: &str) -> Result<(), JoinError> {
         let pristine = self.shared.log.is_pristine();
         self.shared.consensus.join(peer_endpoint, pristine).await
+    }
+
+    /// Has the cluster take a member out for good, also one that is dead. Its id must never be used
+    /// again: a replacement joins under a new one.
+    pub async fn remove_member(&self, id: MemberId) -> Result<(), CommitError> {
+        self.shared.consensus.remove_member(id).await
     }
 
     /// What peers call; to be served at this member's endpoint.
@@ -188,6 +195,13 @@ impl Store {
     /// The members, as of the last change this member has seen.
     pub fn members(&self) -> Vec<Member> {
         self.shared.consensus.members()
+    }
+
+    /// Returns when this member has stopped taking part: after [`Store::shutdown`], or because its
+    /// disk failed, which only a restart of the process can mend.
+    pub async fn stopped(&self) {
+        let mut leadership = self.leadership();
+        while leadership.changed().await.is_ok() {}
     }
 
     /// Stops taking part and ends all watches; what was acknowledged is on the disk. The data can

@@ -11,12 +11,12 @@ use openraft::{
 use tokio::time::{Instant, sleep, timeout};
 use tracing::info;
 
-use super::{Consensus, RETRY_AFTER, not_leader, remaining};
+use super::{Consensus, Failure, RETRY_AFTER, not_leader, remaining};
 use crate::{
-    JoinError, Member, MemberId,
+    CommitError, JoinError, Member, MemberId,
     raft::{
         TypeConfig,
-        wire::{AddMember, NotAdded, NotLeader},
+        wire::{AddMember, NotChanged, NotLeader},
     },
 };
 
@@ -43,10 +43,11 @@ impl Consensus {
     /// Has the cluster that `endpoint` belongs to add this member: first as a learner that copies
     /// the state, then as a voter.
     pub(crate) async fn join(&self, endpoint: &str, pristine: bool) -> Result<(), JoinError> {
-        let request = AddMember {
+        let mut request = AddMember {
             id: self.shared.member,
             endpoint: self.shared.endpoint.clone(),
             pristine,
+            only_ask: !self.takes_part(),
         };
         let deadline = Instant::now() + CATCH_UP_TIMEOUT;
         let mut ask = endpoint.to_owned();
@@ -54,16 +55,21 @@ impl Consensus {
         while Instant::now() < deadline {
             let peer = self.shared.network.anyone(&ask);
             match peer.add_member(&request, remaining(deadline)).await {
+                Ok(Ok(())) if request.only_ask => {
+                    self.take_part();
+                    request.only_ask = false;
+                    continue;
+                }
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(NotAdded::Refused(reason))) => return Err(self.refused(reason)),
-                Ok(Err(NotAdded::Busy(why))) => reason = why,
-                Ok(Err(NotAdded::NotLeader(NotLeader {
+                Ok(Err(NotChanged::Refused(reason))) => return Err(self.refused(reason)),
+                Ok(Err(NotChanged::Busy(why))) => reason = why,
+                Ok(Err(NotChanged::NotLeader(NotLeader {
                     leader: Some(leader),
                 }))) => {
                     reason = format!("member {} leads", leader.id);
                     ask = leader.endpoint;
                 }
-                Ok(Err(NotAdded::NotLeader(NotLeader { leader: None }))) => {
+                Ok(Err(NotChanged::NotLeader(NotLeader { leader: None }))) => {
                     "an election is under way".clone_into(&mut reason);
                     endpoint.clone_into(&mut ask);
                 }
@@ -87,14 +93,14 @@ impl Consensus {
     }
 
     /// Adds a member, if this one leads. Asking again for one that is there changes nothing.
-    pub(crate) async fn add_member_as_leader(&self, new: AddMember) -> Result<(), NotAdded> {
+    pub(crate) async fn add_member_as_leader(&self, new: AddMember) -> Result<(), NotChanged> {
         let _alone = self.shared.changing.lock().await;
         let known = self.members().into_iter().find(|m| m.id == new.id);
         if let Some(known) = &known
             && known.voter
         {
             if new.pristine {
-                return Err(NotAdded::Refused(format!(
+                return Err(NotChanged::Refused(format!(
                     "member {} votes already and its disk is empty: it must join under a new id",
                     new.id
                 )));
@@ -102,6 +108,12 @@ impl Consensus {
             if known.endpoint == new.endpoint {
                 return Ok(());
             }
+        }
+        if new.only_ask {
+            return match self.shared.leadership.borrow().is_leader {
+                true => Ok(()),
+                false => Err(NotChanged::NotLeader(self.not_leader())),
+            };
         }
         let id = new.id.0;
         let node = BasicNode::new(&new.endpoint);
@@ -114,15 +126,61 @@ impl Consensus {
         let caught_up = self.shared.raft.add_learner(id, node, true);
         let caught_up = timeout(CATCH_UP_TIMEOUT, caught_up).await;
         caught_up
-            .map_err(|_| NotAdded::Busy("it did not catch up in time".to_owned()))?
-            .map_err(not_added)?;
+            .map_err(|_| NotChanged::Busy("it did not catch up in time".to_owned()))?
+            .map_err(not_changed)?;
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])))
             .await
     }
 
-    async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), NotAdded> {
+    /// Has a member taken out for good. Its id must never be used again.
+    pub(crate) async fn remove_member(&self, id: MemberId) -> Result<(), CommitError> {
+        let deadline = self.deadline();
+        self.with_leader(deadline, |leader| async move {
+            let removed = if leader.id == self.shared.member {
+                self.remove_member_as_leader(id).await
+            } else {
+                let peer = self.shared.network.peer(leader.id, &leader.endpoint);
+                let removed = peer.remove_member(id, remaining(deadline)).await;
+                removed.map_err(|status| Failure::Again(status.message().to_owned()))?
+            };
+            removed.map_err(|e| match e {
+                NotChanged::Busy(reason) | NotChanged::Refused(reason) => Failure::Again(reason),
+                NotChanged::NotLeader(_) => Failure::Again("the leader has changed".to_owned()),
+            })
+        })
+        .await
+    }
+
+    /// Takes a member out, if this one leads. One that is not there is out already.
+    pub(crate) async fn remove_member_as_leader(&self, id: MemberId) -> Result<(), NotChanged> {
+        let _alone = self.shared.changing.lock().await;
+        if !self.shared.leadership.borrow().is_leader {
+            return Err(NotChanged::NotLeader(self.not_leader()));
+        }
+        let known = self.members().into_iter().find(|m| m.id == id);
+        let gone = BTreeSet::from([id.0]);
+        match known {
+            None => Ok(()),
+            Some(Member { voter: false, .. }) => {
+                self.change(ChangeMembers::RemoveNodes(gone)).await
+            }
+            Some(_) => {
+                info!(member = %id, "removing a member");
+                let removed = ChangeMembers::RemoveVoters(gone);
+                let removed = self.shared.raft.change_membership(removed, false).await;
+                removed.map(|_| ()).map_err(not_changed)
+            }
+        }
+    }
+
+    fn not_leader(&self) -> NotLeader {
+        let leader = self.shared.leadership.borrow().leader.clone();
+        NotLeader { leader }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), NotChanged> {
         let changed = self.shared.raft.change_membership(change, true).await;
-        changed.map(|_| ()).map_err(not_added)
+        changed.map(|_| ()).map_err(not_changed)
     }
 
     fn refused(&self, reason: String) -> JoinError {
@@ -133,11 +191,11 @@ impl Consensus {
     }
 }
 
-fn not_added(e: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> NotAdded {
+fn not_changed(e: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> NotChanged {
     match e {
         RaftError::APIError(
             ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to),
-        ) => NotAdded::NotLeader(not_leader(to)),
-        e => NotAdded::Busy(e.to_string()),
+        ) => NotChanged::NotLeader(not_leader(to)),
+        e => NotChanged::Busy(e.to_string()),
     }
 }

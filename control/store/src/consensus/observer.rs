@@ -1,5 +1,5 @@
 use openraft::{RaftMetrics, ServerState, async_runtime::WatchReceiver};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 use tracing::info;
 
 use crate::{
@@ -7,11 +7,11 @@ use crate::{
     raft::{Raft, TypeConfig},
 };
 
-/// Follows who leads, until the consensus stops.
-pub(super) fn spawn(raft: &Raft, own: MemberId) -> (JoinHandle<()>, watch::Receiver<Leadership>) {
+/// Follows who leads, until the consensus stops; then nobody does, and the channel is closed.
+pub(super) fn spawn(raft: &Raft, own: MemberId) -> watch::Receiver<Leadership> {
     let mut metrics = raft.metrics();
     let (sender, receiver) = watch::channel(observe(&metrics.borrow_watched(), own));
-    let observer = tokio::spawn(async move {
+    tokio::spawn(async move {
         while metrics.changed().await.is_ok() {
             let (now, running) = {
                 let metrics = metrics.borrow_watched();
@@ -32,7 +32,7 @@ pub(super) fn spawn(raft: &Raft, own: MemberId) -> (JoinHandle<()>, watch::Recei
         }
         sender.send_replace(Leadership::default());
     });
-    (observer, receiver)
+    receiver
 }
 
 fn observe(metrics: &RaftMetrics<TypeConfig>, own: MemberId) -> Leadership {

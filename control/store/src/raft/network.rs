@@ -28,7 +28,7 @@ use tonic::{
 
 use super::{
     RaftSnapshot, TypeConfig, Vote,
-    wire::{AddMember, LogIndex, NotAdded, NotLeader},
+    wire::{AddMember, LogIndex, NotChanged, NotLeader},
 };
 use crate::{MemberId, codec, snapshots::SnapshotFile, state::Command};
 
@@ -150,9 +150,19 @@ impl Peer {
         &self,
         request: &AddMember,
         within: Duration,
-    ) -> Result<Result<(), NotAdded>, Status> {
+    ) -> Result<Result<(), NotChanged>, Status> {
         let mut client = self.client()?;
         answer(client.add_member(self.ask(request, within)).await)
+    }
+
+    /// Asks the leader to take a member out.
+    pub(crate) async fn remove_member(
+        &self,
+        id: MemberId,
+        within: Duration,
+    ) -> Result<Result<(), NotChanged>, Status> {
+        let mut client = self.client()?;
+        answer(client.remove_member(self.ask(&id, within)).await)
     }
 
     fn client(&self) -> Result<RaftClient<Channel>, Status> {

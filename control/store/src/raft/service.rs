@@ -58,6 +58,9 @@ impl Service {
                 "this is member {own}, the caller wants {target}"
             )));
         }
+        if !self.consensus.takes_part() {
+            return Err(Status::unavailable(format!("member {own} has not joined")));
+        }
         if sender == own {
             return Err(Status::failed_precondition(format!(
                 "the caller claims to be member {own}, which is this one"
@@ -177,6 +180,11 @@ impl raft_server::Raft for Service {
     async fn add_member(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
         let member = self.open(request)?;
         Ok(self.answer(&self.consensus.add_member_as_leader(member).await))
+    }
+
+    async fn remove_member(&self, request: Request<Payload>) -> Result<Response<Payload>, Status> {
+        let id = self.open(request)?;
+        Ok(self.answer(&self.consensus.remove_member_as_leader(id).await))
     }
 }
 

@@ -14,21 +14,24 @@ pub(crate) struct NotLeader {
     pub(crate) leader: Option<Member>,
 }
 
-/// A member asks to be added.
+/// A member asks to be added, or first whether it may be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AddMember {
     /// Its identity.
     pub(crate) id: MemberId,
     /// How its peers reach it.
     pub(crate) endpoint: String,
-    /// Whether its disk is empty. A voter whose disk is empty has forgotten its promises and must
-    /// not come back under the same identity.
+    /// Whether its disk is empty.
     pub(crate) pristine: bool,
+    /// Only asks. A voter whose disk is empty has forgotten its promises and must not come back
+    /// under the same identity; so a member with an empty disk takes no part, not even by
+    /// receiving entries, before it has been told that it may.
+    pub(crate) only_ask: bool,
 }
 
-/// Why it was not.
+/// Why the membership was not changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) enum NotAdded {
+pub(crate) enum NotChanged {
     /// Another member must be asked.
     NotLeader(NotLeader),
     /// It is no use asking again.

@@ -39,7 +39,15 @@ pub(crate) enum Known {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct ProposersImage {
     recorded: u64,
-    records: Vec<(ProposerId, u64, u64, Vec<(u64, Outcome)>)>,
+    records: Vec<RecordImage>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordImage {
+    proposer: ProposerId,
+    last_recorded: u64,
+    answered_below: u64,
+    outcomes: Vec<(u64, Outcome)>,
 }
 
 impl Proposers {
@@ -78,10 +86,15 @@ impl Proposers {
     }
 
     pub(crate) fn image(&self) -> ProposersImage {
-        let record = |(id, record): (&ProposerId, &ProposerRecord)| {
-            let outcomes = record.outcomes.iter();
-            let outcomes = outcomes.map(|(&n, outcome)| (n, outcome.clone())).collect();
-            (*id, record.last_recorded, record.answered_below, outcomes)
+        let record = |(&proposer, record): (&ProposerId, &ProposerRecord)| RecordImage {
+            proposer,
+            last_recorded: record.last_recorded,
+            answered_below: record.answered_below,
+            outcomes: record
+                .outcomes
+                .iter()
+                .map(|(&n, o)| (n, o.clone()))
+                .collect(),
         };
         ProposersImage {
             recorded: self.recorded,
@@ -90,13 +103,13 @@ impl Proposers {
     }
 
     pub(crate) fn restore(image: ProposersImage) -> Self {
-        let record = |(id, last_recorded, answered_below, outcomes): (_, _, _, Vec<_>)| {
+        let record = |image: RecordImage| {
             let record = ProposerRecord {
-                last_recorded,
-                answered_below,
-                outcomes: outcomes.into_iter().collect(),
+                last_recorded: image.last_recorded,
+                answered_below: image.answered_below,
+                outcomes: image.outcomes.into_iter().collect(),
             };
-            (id, record)
+            (image.proposer, record)
         };
         Self {
             recorded: image.recorded,
