@@ -51,9 +51,9 @@ impl Workspace {
         &self.target
     }
 
-    /// The folder of the tools that `cargo xtask setup` installs for this project alone.
+    /// The folder of the programs that `cargo xtask setup` installs for this project alone.
     pub fn tools(&self) -> PathBuf {
-        self.target.join("tools")
+        self.target.join("tools/bin")
     }
 
     /// The folder that holds one folder for each cluster.
@@ -63,12 +63,23 @@ impl Workspace {
 
     /// The packed image of the example application.
     pub fn hello_image(&self) -> PathBuf {
-        self.target.join("image/hello.tar")
+        self.target.join("images/hello.tar")
     }
 
     /// The example application as a static program.
     pub fn hello_program(&self) -> PathBuf {
-        self.target.join("image/hello")
+        self.target.join("images/hello")
+    }
+
+    /// The same workspace with the binaries of another profile: `debug`, `release`.
+    pub fn with_profile(mut self, profile: &str) -> Self {
+        self.binaries = self.target.join(profile);
+        self
+    }
+
+    /// The folder of the project's binaries.
+    pub fn binaries(&self) -> &Path {
+        &self.binaries
     }
 
     /// The path of one of the project's binaries.

@@ -133,6 +133,17 @@ impl Cluster {
         self.wait_published("hello", "hello", progress)
     }
 
+    /// The names of the pods with these labels.
+    ///
+    /// # Errors
+    /// The API does not answer.
+    pub fn pods_of(&self, namespace: &str, labels: &str) -> Result<Vec<String>> {
+        let names = self.kubectl()?.ok(&format!(
+            "get pods -n {namespace} -l {labels} -o jsonpath={{.items[*].metadata.name}}"
+        ))?;
+        Ok(names.split_whitespace().map(str::to_owned).collect())
+    }
+
     /// Waits until a resource list is empty, such as `pods -n hello`.
     ///
     /// # Errors

@@ -23,10 +23,17 @@ impl TestCluster {
     /// # Errors
     /// It does not come up; its remains are removed.
     pub fn up(spec: Spec) -> Result<Self> {
-        let workspace = Workspace::locate()?;
-        let layout = Cluster::layout_of(&workspace, &spec.name)?;
+        Self::up_in(&Workspace::locate()?, spec)
+    }
+
+    /// Starts a cluster of the binaries of this workspace.
+    ///
+    /// # Errors
+    /// As [`Self::up`].
+    pub fn up_in(workspace: &Workspace, spec: Spec) -> Result<Self> {
+        let layout = Cluster::layout_of(workspace, &spec.name)?;
         Remains::of(&layout).remove()?;
-        match Cluster::up(spec, &workspace, &Progress::start()) {
+        match Cluster::up(spec, workspace, &Progress::start()) {
             Ok(cluster) => Ok(Self { cluster }),
             Err(error) => {
                 if let Err(unremoved) = Remains::of(&layout).remove() {

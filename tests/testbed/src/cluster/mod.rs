@@ -1,6 +1,7 @@
 //! A whole cluster on this machine: real binaries in hosts made of network namespaces.
 
 mod application;
+mod baseline;
 mod fixture;
 mod layout;
 mod network;
@@ -10,6 +11,7 @@ mod spec;
 mod start;
 mod state;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
@@ -19,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 pub use application::{Published, VIEW_STATUS};
+pub use baseline::Baseline;
 pub use fixture::TestCluster;
 pub use layout::{CLIENT, Layout, address};
 pub use pod::PodProcess;
@@ -79,25 +82,30 @@ impl Cluster {
         ))
     }
 
-    /// The names of all clusters that have files here.
+    /// The names of all clusters that have files or a switch here.
     ///
     /// # Errors
-    /// The folder of clusters cannot be read.
+    /// The folder of clusters or the list of namespaces cannot be read.
     pub fn names(workspace: &Workspace) -> Result<Vec<String>> {
         let folder = workspace.clusters();
-        if !folder.exists() {
-            return Ok(Vec::new());
-        }
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&folder).context("list clusters")? {
-            let name = entry.context("list clusters")?.file_name();
-            let name = name.to_string_lossy();
-            if folder.join(&*name).is_dir() && validate_name(&name).is_ok() {
-                names.push(name.into_owned());
+        let mut names = BTreeSet::new();
+        if folder.exists() {
+            for entry in fs::read_dir(&folder).context("list clusters")? {
+                let path = entry.context("list clusters")?.path();
+                if path.is_dir() {
+                    names.extend(
+                        path.file_name()
+                            .map(|name| name.to_string_lossy().into_owned()),
+                    );
+                }
             }
         }
-        names.sort();
-        Ok(names)
+        names.extend(NetNs::names()?.iter().filter_map(|netns| {
+            let name = netns.strip_prefix("fl-")?.strip_suffix("-switch")?;
+            Some(name.to_owned())
+        }));
+        names.retain(|name| validate_name(name).is_ok());
+        Ok(names.into_iter().collect())
     }
 
     /// What was asked for.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 const PAYLOAD: [u8; 18] = [0x66; 18];
 
 /// How many datagrams go out between two looks at the clock.
-const BATCH: u64 = 256;
+const BATCH: usize = 256;
 
 /// Datagrams to one address from many source ports, for a time.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl Flood {
         let mut sent = 0;
         let mut turn = sockets.iter().cycle();
         while started.elapsed() < self.duration {
-            for socket in turn.by_ref().take(BATCH as usize) {
+            for socket in turn.by_ref().take(BATCH) {
                 // A full queue or an ICMP answer is what a flood meets; what counts is what
                 // arrives.
                 sent += u64::from(socket.send(&PAYLOAD).is_ok());
@@ -58,7 +58,7 @@ impl Flood {
         }
         Ok(FloodReport {
             sent,
-            elapsed_ms: started.elapsed().as_millis() as u64,
+            elapsed_ms: milliseconds(started.elapsed()),
         })
     }
 }
@@ -111,7 +111,11 @@ impl Sink {
         }
         Ok(SinkReport {
             received,
-            elapsed_ms: (last - first).as_millis() as u64,
+            elapsed_ms: milliseconds(last - first),
         })
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
