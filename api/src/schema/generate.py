@@ -26,6 +26,9 @@ core.v1.Namespace core.v1.Node core.v1.Pod core.v1.Service core.v1.Endpoints cor
 core.v1.Secret core.v1.ServiceAccount core.v1.Event core.v1.Binding apps.v1.Deployment
 apps.v1.ReplicaSet discovery.v1.EndpointSlice coordination.v1.Lease policy.v1.Eviction
 autoscaling.v1.Scale authentication.v1.TokenRequest meta.v1.DeleteOptions meta.v1.ListMeta
+authentication.v1.SelfSubjectReview authorization.v1.SelfSubjectAccessReview
+authorization.v1.SelfSubjectRulesReview authorization.v1.SubjectAccessReview
+authorization.v1.LocalSubjectAccessReview
 """.split()
 
 SCALARS = {
@@ -139,7 +142,7 @@ def main():
     api, machinery = sys.argv[1:]
     structs, aliases = {}, {}
     for path in ("core/v1", "apps/v1", "discovery/v1", "coordination/v1", "policy/v1",
-                 "autoscaling/v1", "authentication/v1"):
+                 "autoscaling/v1", "authentication/v1", "authorization/v1"):
         parse(source(api, f"{path}/types.go"), path.replace("/", "."), structs, aliases)
     parse(source(machinery, "pkg/apis/meta/v1/types.go"), "meta.v1", structs, aliases)
 
