@@ -113,9 +113,12 @@ fn complete(
         ));
     }
 
-    let value = (resource.normalize)(&value).map_err(|error| {
+    let mut value = (resource.normalize)(&value).map_err(|error| {
         cannot_be_handled(resource, &format!("{}: {}", error.field, error.message))
     })?;
+    if let Value::Object(members) = &mut value {
+        schema::canonicalize(kind, members);
+    }
     let warnings = match validation {
         FieldValidation::Warn => complaints,
         FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),

@@ -3,6 +3,7 @@
 
 pub(crate) mod columns;
 mod config_map;
+mod defaults;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -15,6 +16,7 @@ mod replica_set;
 mod secret;
 mod service;
 mod service_account;
+mod workload;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -211,7 +211,7 @@ mod tests {
     fn names_short_names_and_kinds_are_unique() {
         let mut names: Vec<&str> = RESOURCES
             .iter()
-            .flat_map(|r| r.short_names.iter().copied().chain([r.plural, r.singular]))
+            .flat_map(|r| r.short_names.iter().copied().chain([r.plural]))
             .collect();
         let total = names.len();
         names.sort_unstable();

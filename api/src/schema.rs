@@ -2,12 +2,14 @@
 //! `generate.py` from the API's own Go sources) that serves decoding protobuf, finding unknown
 //! fields and wrong types, strategic merge patches and OpenAPI documents.
 
+mod canonical;
 mod check;
 mod parse;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+pub use canonical::canonicalize;
 pub use check::{Findings, TypeError, check};
 
 static TYPES: LazyLock<HashMap<&'static str, Type>> =

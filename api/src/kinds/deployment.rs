@@ -1,5 +1,6 @@
 use k8s_openapi::api::apps::v1::Deployment;
 
+use super::workload::default_deployment;
 use super::{PLAIN, REPLICAS, through};
 use crate::resource::Resource;
 
@@ -15,5 +16,6 @@ pub static DEPLOYMENT: Resource = Resource {
     scale: Some(REPLICAS),
     type_name: "apps.v1.Deployment",
     normalize: through::<Deployment>,
+    default: default_deployment,
     ..PLAIN
 };

@@ -1,5 +1,7 @@
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::Value;
 
+use super::defaults::{items, set};
 use super::{PLAIN, through};
 use crate::resource::Resource;
 
@@ -11,5 +13,13 @@ pub static ENDPOINT_SLICE: Resource = Resource {
     singular: "endpointslice",
     type_name: "discovery.v1.EndpointSlice",
     normalize: through::<EndpointSlice>,
+    default,
     ..PLAIN
 };
+
+fn default(slice: &mut Value) {
+    for port in items(slice, "ports") {
+        set(port, "name", "");
+        set(port, "protocol", "TCP");
+    }
+}

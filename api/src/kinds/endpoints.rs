@@ -1,5 +1,7 @@
 use k8s_openapi::api::core::v1::Endpoints;
+use serde_json::Value;
 
+use super::defaults::{items, set};
 use super::{PLAIN, through};
 use crate::resource::Resource;
 
@@ -11,5 +13,14 @@ pub static ENDPOINTS: Resource = Resource {
     short_names: &["ep"],
     type_name: "core.v1.Endpoints",
     normalize: through::<Endpoints>,
+    default,
     ..PLAIN
 };
+
+fn default(endpoints: &mut Value) {
+    for subset in items(endpoints, "subsets") {
+        for port in items(subset, "ports") {
+            set(port, "protocol", "TCP");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 use k8s_openapi::api::core::v1::Namespace;
+use serde_json::Value;
 
+use super::defaults::{object, set};
 use super::{PLAIN, field, through};
 use crate::resource::{Resource, Scope, Subresource};
 
@@ -21,5 +23,20 @@ pub static NAMESPACE: Resource = Resource {
     selectable_fields: &[field("status.phase", "/status/phase")],
     type_name: "core.v1.Namespace",
     normalize: through::<Namespace>,
+    default,
     ..PLAIN
 };
+
+/// The phase, and the label by which selectors find a namespace by its name.
+fn default(namespace: &mut Value) {
+    if let Some(status) = object(namespace, "status") {
+        set(status, "phase", "Active");
+    }
+    let name = namespace.pointer("/metadata/name").cloned();
+    if let Some(Value::String(name)) = name
+        && let Some(metadata) = object(namespace, "metadata")
+        && let Some(labels) = object(metadata, "labels")
+    {
+        labels["kubernetes.io/metadata.name"] = name.into();
+    }
+}

@@ -1,5 +1,7 @@
 use k8s_openapi::api::core::v1::Node;
+use serde_json::Value;
 
+use super::defaults::set;
 use super::{PLAIN, flag, through};
 use crate::resource::{Resource, Scope};
 
@@ -14,5 +16,13 @@ pub static NODE: Resource = Resource {
     selectable_fields: &[flag("spec.unschedulable", "/spec/unschedulable")],
     type_name: "core.v1.Node",
     normalize: through::<Node>,
+    default,
     ..PLAIN
 };
+
+/// All of a node is for pods unless it says otherwise.
+fn default(node: &mut Value) {
+    if let Some(capacity) = node.pointer("/status/capacity").cloned() {
+        set(&mut node["status"], "allocatable", capacity);
+    }
+}

@@ -1,4 +1,8 @@
+mod defaults;
+
 use k8s_openapi::api::core::v1::Pod;
+
+pub(super) use defaults::pod_spec as pod_spec_defaults;
 
 use super::{PLAIN, field, flag, through};
 use crate::resource::{Resource, Subresource};
@@ -46,5 +50,6 @@ pub static POD: Resource = Resource {
     ],
     type_name: "core.v1.Pod",
     normalize: through::<Pod>,
+    default: defaults::pod,
     ..PLAIN
 };

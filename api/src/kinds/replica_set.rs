@@ -1,5 +1,6 @@
 use k8s_openapi::api::apps::v1::ReplicaSet;
 
+use super::workload::default_replicas;
 use super::{PLAIN, REPLICAS, field, through};
 use crate::resource::Resource;
 
@@ -16,5 +17,6 @@ pub static REPLICA_SET: Resource = Resource {
     selectable_fields: &[field("status.replicas", "/status/replicas")],
     type_name: "apps.v1.ReplicaSet",
     normalize: through::<ReplicaSet>,
+    default: default_replicas,
     ..PLAIN
 };

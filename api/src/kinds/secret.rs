@@ -1,5 +1,9 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
 
+use super::defaults::{object, set};
 use super::{PLAIN, field, through};
 use crate::resource::Resource;
 
@@ -11,5 +15,21 @@ pub static SECRET: Resource = Resource {
     selectable_fields: &[field("type", "/type")],
     type_name: "core.v1.Secret",
     normalize: through::<Secret>,
+    default,
     ..PLAIN
 };
+
+/// The type, and `stringData`, which is only ever written, moved into `data`.
+fn default(secret: &mut Value) {
+    set(secret, "type", "Opaque");
+    let given = secret.as_object_mut().and_then(|s| s.remove("stringData"));
+    let Some(Value::Object(plain)) = given else {
+        return;
+    };
+    let Some(data) = object(secret, "data") else {
+        return;
+    };
+    for (key, value) in plain {
+        data[key] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
+    }
+}

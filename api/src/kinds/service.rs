@@ -1,5 +1,7 @@
 use k8s_openapi::api::core::v1::Service;
+use serde_json::{Value, json};
 
+use super::defaults::{items, object, set, set_number};
 use super::{PLAIN, field, through};
 use crate::resource::Resource;
 
@@ -17,5 +19,55 @@ pub static SERVICE: Resource = Resource {
     ],
     type_name: "core.v1.Service",
     normalize: through::<Service>,
+    default,
     ..PLAIN
 };
+
+/// How long a client stays with a pod under `sessionAffinity: ClientIP`: three hours.
+const AFFINITY_S: i64 = 10_800;
+
+/// Source: `SetDefaults_Service`, and what upstream's allocator sets beside the address.
+fn default(service: &mut Value) {
+    let Some(spec) = object(service, "spec") else {
+        return;
+    };
+    set(spec, "type", "ClusterIP");
+    set(spec, "sessionAffinity", "None");
+    if spec["sessionAffinity"] == "ClientIP" {
+        set(spec, "sessionAffinityConfig", json!({}));
+        let config = &mut spec["sessionAffinityConfig"];
+        set(config, "clientIP", json!({}));
+        set_number(&mut config["clientIP"], "timeoutSeconds", AFFINITY_S);
+    }
+    for port in items(spec, "ports") {
+        set(port, "protocol", "TCP");
+        if matches!(&port["targetPort"], Value::Null)
+            || port["targetPort"] == 0
+            || port["targetPort"] == ""
+        {
+            port["targetPort"] = port["port"].clone();
+        }
+    }
+
+    let kind = spec["type"].as_str().unwrap_or_default().to_owned();
+    if kind == "ExternalName" {
+        return;
+    }
+    set(spec, "internalTrafficPolicy", "Cluster");
+    set(spec, "ipFamilies", json!(["IPv4"]));
+    set(spec, "ipFamilyPolicy", "SingleStack");
+    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        set(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if kind == "LoadBalancer" {
+        // Unlike upstream: addresses are served without node ports, so none are taken.
+        set(spec, "allocateLoadBalancerNodePorts", false);
+    }
+    if let Some(address) = spec["clusterIP"].as_str().filter(|ip| !ip.is_empty()) {
+        let addresses = json!([address]);
+        set(spec, "clusterIPs", addresses);
+    }
+    if let Some(status) = object(service, "status") {
+        set(status, "loadBalancer", json!({}));
+    }
+}
