@@ -1,0 +1,69 @@
+//! `netctl node` and `netctl status`.
+
+use serde_json::Value;
+
+use crate::{
+    source::Source,
+    table::{Column, Rows, column, wide},
+};
+
+const NODES: &[Column] = &[
+    column("SEEN FROM", "from"),
+    column("NODE", "name"),
+    wide("ID", "id"),
+    column("ADDRESS", "address"),
+    column("NEXT HOP", "mac"),
+    column("RESOLVED", "resolved"),
+    column("MTU", "mtu"),
+];
+
+const STATUS: &[Column] = &[
+    column("NODE", "node"),
+    column("CONNECTED", "connected"),
+    column("DESIRED", "desired_generation"),
+    column("IN MAPS", "acknowledged_generation"),
+    column("LAG MS", "lag_ms"),
+    column("ERROR", "error"),
+];
+
+const OWN_STATUS: &[Column] = &[
+    column("NODE", "node"),
+    column("ADDRESS", "address"),
+    column("PODS", "podRange"),
+    column("IN MAPS", "generation"),
+    column("SYNCED", "synced"),
+    column("DROPS", "drops"),
+];
+
+/// How each node reaches the others.
+pub(crate) async fn list(source: &Source) -> anyhow::Result<Rows> {
+    let mut rows = Vec::new();
+    for answer in source.view("nodes", "").await? {
+        for mut node in answer.body.as_array().cloned().unwrap_or_default() {
+            node["from"] = answer.node.as_str().into();
+            rows.push(node);
+        }
+    }
+    rows.sort_by_key(|row| (text(&row["from"]), text(&row["name"])));
+    Ok(Rows::new(NODES, rows, "The maps hold no other node."))
+}
+
+/// What each node should hold and what it holds.
+pub(crate) async fn status(source: &Source) -> anyhow::Result<Rows> {
+    let columns = match source {
+        Source::Cluster { .. } => STATUS,
+        Source::Agent(_) => OWN_STATUS,
+    };
+    let mut rows = source.status().await?;
+    if let Source::Cluster {
+        node: Some(node), ..
+    } = source
+    {
+        rows.retain(|row| row["node"] == node.as_str());
+    }
+    Ok(Rows::new(columns, rows, "No node has ever connected."))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,114 @@
+//! Where answers come from: the control plane, which passes questions on to the agents, or one
+//! agent's socket.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use fairlead_client::{Client, Kubeconfig};
+use serde_json::Value;
+
+/// Whom to ask.
+pub(crate) enum Source {
+    /// The agents through the control plane: one, or all that are connected.
+    Cluster {
+        client: Client,
+        node: Option<String>,
+    },
+    /// One agent at its socket.
+    Agent(Client),
+}
+
+/// One node's answer.
+pub(crate) struct Answer {
+    /// The node; empty for the agent behind a socket, which is the only one asked.
+    pub(crate) node: String,
+    pub(crate) body: Value,
+}
+
+impl Source {
+    pub(crate) fn new(
+        kubeconfig: Option<PathBuf>,
+        socket: Option<PathBuf>,
+        node: Option<String>,
+    ) -> anyhow::Result<Self> {
+        if let Some(socket) = socket {
+            return Ok(Self::Agent(Client::socket(&socket)));
+        }
+        let Some(kubeconfig) = kubeconfig else {
+            bail!("whom to ask? give --kubeconfig (or set KUBECONFIG), or --socket on a node");
+        };
+        let client = Client::new(&Kubeconfig::load(&kubeconfig)?)?;
+        Ok(Self::Cluster { client, node })
+    }
+
+    /// Asks for a view, with a query string (`a=1&b=2`, or empty). A node that fails to answer is
+    /// named on stderr; only when none answers is that an error.
+    pub(crate) async fn view(&self, view: &str, query: &str) -> anyhow::Result<Vec<Answer>> {
+        let tail = if query.is_empty() {
+            view.to_owned()
+        } else {
+            format!("{view}?{query}")
+        };
+        let (client, nodes) = match self {
+            Self::Agent(client) => {
+                let body = client.get(&format!("/{tail}")).await?;
+                return Ok(vec![Answer {
+                    node: String::new(),
+                    body,
+                }]);
+            }
+            Self::Cluster {
+                client,
+                node: Some(node),
+            } => (client, vec![node.clone()]),
+            Self::Cluster { client, node: None } => (client, connected(client).await?),
+        };
+        let mut answers = Vec::new();
+        let mut failure = None;
+        for node in nodes {
+            match client
+                .get(&format!("/fairlead/v1/nodes/{node}/{tail}"))
+                .await
+            {
+                Ok(body) => answers.push(Answer { node, body }),
+                Err(error) => {
+                    let error = anyhow::Error::new(error).context(format!("node {node}"));
+                    eprintln!("warning: {error:#}");
+                    failure = Some(error);
+                }
+            }
+        }
+        match failure {
+            Some(error) if answers.is_empty() => Err(error),
+            _ => Ok(answers),
+        }
+    }
+
+    /// Asks the control plane itself.
+    pub(crate) async fn status(&self) -> anyhow::Result<Vec<Value>> {
+        match self {
+            Self::Cluster { client, .. } => status(client).await,
+            Self::Agent(client) => Ok(vec![client.get("/status").await?]),
+        }
+    }
+}
+
+async fn status(client: &Client) -> anyhow::Result<Vec<Value>> {
+    let status = client.get("/fairlead/v1/status").await?;
+    let rows = status.as_array().or_else(|| status["nodes"].as_array());
+    rows.cloned()
+        .context("the control plane's status has no list of nodes")
+}
+
+async fn connected(client: &Client) -> anyhow::Result<Vec<String>> {
+    let nodes: Vec<String> = status(client)
+        .await?
+        .iter()
+        .filter(|node| node["connected"] == true)
+        .filter_map(|node| Some(node["node"].as_str()?.to_owned()))
+        .collect();
+    if nodes.is_empty() {
+        bail!("no agent is connected to the control plane (see `netctl status`)");
+    }
+    Ok(nodes)
+}
