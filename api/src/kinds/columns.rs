@@ -117,3 +117,13 @@ pub(super) fn containers(object: &Value, pointer: &str, field: &str) -> Value {
         .collect();
     names.join(",").into()
 }
+
+/// The first three, and how many more there are.
+pub(super) fn first_three(items: &[String]) -> String {
+    match items.split_at_checked(3) {
+        Some((first, rest)) if !rest.is_empty() => {
+            format!("{} + {} more...", first.join(","), rest.len())
+        }
+        _ => items.join(","),
+    }
+}

@@ -1,9 +1,10 @@
 use k8s_openapi::api::core::v1::Endpoints;
 use serde_json::Value;
 
+use super::columns::{AGE, NAME, column, first_three, list, number, or_none, text};
 use super::defaults::{items, set};
 use super::{PLAIN, through};
-use crate::resource::Resource;
+use crate::resource::{Column, Resource};
 
 /// The backends of a Service in one object, as clients before EndpointSlice read them.
 pub static ENDPOINTS: Resource = Resource {
@@ -11,11 +12,41 @@ pub static ENDPOINTS: Resource = Resource {
     plural: "endpoints",
     singular: "endpoints",
     short_names: &["ep"],
+    columns: COLUMNS,
     type_name: "core.v1.Endpoints",
     normalize: through::<Endpoints>,
     default,
     ..PLAIN
 };
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Endpoints", |endpoints, _| {
+        or_none(first_three(&pairs(endpoints)))
+    }),
+    AGE,
+];
+
+/// `address:port` of all that is ready.
+fn pairs(endpoints: &Value) -> Vec<String> {
+    let mut pairs = Vec::new();
+    for subset in list(endpoints, "/subsets") {
+        let addresses = list(subset, "/addresses");
+        let ports = list(subset, "/ports");
+        if ports.is_empty() {
+            pairs.extend(addresses.iter().map(|a| text(a, "/ip").to_owned()));
+        }
+        for port in ports {
+            let number_of = number(port, "/port");
+            let addressed = addresses.iter().map(|a| match text(a, "/ip") {
+                v6 if v6.contains(':') => format!("[{v6}]:{number_of}"),
+                v4 => format!("{v4}:{number_of}"),
+            });
+            pairs.extend(addressed);
+        }
+    }
+    pairs
+}
 
 fn default(endpoints: &mut Value) {
     for subset in items(endpoints, "subsets") {

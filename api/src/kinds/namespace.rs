@@ -1,9 +1,10 @@
 use k8s_openapi::api::core::v1::Namespace;
 use serde_json::Value;
 
+use super::columns::{AGE, NAME, column, text};
 use super::defaults::{object, set};
 use super::{PLAIN, field, through};
-use crate::resource::{Resource, Scope, Subresource};
+use crate::resource::{Column, Resource, Scope, Subresource};
 
 /// A scope for names.
 pub static NAMESPACE: Resource = Resource {
@@ -21,11 +22,20 @@ pub static NAMESPACE: Resource = Resource {
         verbs: &["update"],
     }],
     selectable_fields: &[field("status.phase", "/status/phase")],
+    columns: COLUMNS,
     type_name: "core.v1.Namespace",
     normalize: through::<Namespace>,
     default,
     ..PLAIN
 };
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Status", |namespace, _| {
+        text(namespace, "/status/phase").into()
+    }),
+    AGE,
+];
 
 /// The phase, and the label by which selectors find a namespace by its name.
 fn default(namespace: &mut Value) {

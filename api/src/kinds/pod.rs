@@ -1,3 +1,4 @@
+mod columns;
 mod defaults;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -48,6 +49,7 @@ pub static POD: Resource = Resource {
         field("status.podIP", "/status/podIP"),
         field("status.nominatedNodeName", "/status/nominatedNodeName"),
     ],
+    columns: columns::COLUMNS,
     type_name: "core.v1.Pod",
     normalize: through::<Pod>,
     default: defaults::pod,

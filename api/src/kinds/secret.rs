@@ -3,9 +3,10 @@ use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
+use super::columns::{AGE, NAME, column, text};
 use super::defaults::{object, set};
 use super::{PLAIN, field, through};
-use crate::resource::Resource;
+use crate::resource::{Column, Resource};
 
 /// Configuration data that is not for everyone's eyes.
 pub static SECRET: Resource = Resource {
@@ -13,11 +14,24 @@ pub static SECRET: Resource = Resource {
     plural: "secrets",
     singular: "secret",
     selectable_fields: &[field("type", "/type")],
+    columns: COLUMNS,
     type_name: "core.v1.Secret",
     normalize: through::<Secret>,
     default,
     ..PLAIN
 };
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Type", |secret, _| text(secret, "/type").into()),
+    column("Data", |secret, _| {
+        secret["data"]
+            .as_object()
+            .map_or(0, serde_json::Map::len)
+            .into()
+    }),
+    AGE,
+];
 
 /// The type, and `stringData`, which is only ever written, moved into `data`.
 fn default(secret: &mut Value) {
