@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::support::{CLUSTER, Cluster, PATIENCE, config, knows_leader, pod, put, shows};
+use crate::support::{
+    CLUSTER, Cluster, PATIENCE, config, eventually, knows_leader, pod, put, shows,
+};
 use fairlead_api::Revision;
 use fairlead_store::{CommitError, Expect, JoinError, Key, Limits, MemberId, OpenError, Store};
 use tokio::time::timeout;
@@ -39,10 +41,12 @@ async fn three_members_elect_one_leader_and_agree_who_it_is() {
             .linearizable()
             .await
             .expect("a quorum");
-        let members = cluster.store(member).members();
-        let ids: Vec<u64> = members.iter().map(|m| m.id.0).collect();
-        assert_eq!(ids, [1, 2, 3]);
-        assert!(members.iter().all(|m| m.voter), "{members:?}");
+        let voters = || {
+            let members = cluster.store(member).members();
+            let voters = members.iter().filter(|m| m.voter).map(|m| m.id.0);
+            voters.eq([1, 2, 3])
+        };
+        eventually("all three vote", voters).await;
     }
 }
 
@@ -289,9 +293,12 @@ async fn wiped_voter_is_refused_and_replaced_under_a_new_id() {
         .await
         .expect("a new id is welcome");
     shows(cluster.store(3), &pod(99)).await;
-    let members = cluster.store(0).members();
-    let ids: Vec<_> = members.iter().map(|m| (m.id.0, m.voter)).collect();
-    assert_eq!(ids, [(1, true), (2, true), (4, true)]);
+    let replaced = || {
+        let members = cluster.store(0).members();
+        let members = members.iter().map(|m| (m.id.0, m.voter));
+        members.eq([(1, true), (2, true), (4, true)])
+    };
+    eventually("4 votes in place of 3", replaced).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -215,9 +215,15 @@ pub(crate) async fn knows_leader(store: &Store) -> Leadership {
 
 /// Waits until a member shows a key.
 pub(crate) async fn shows(store: &Store, key: &str) {
+    let shown = || store.snapshot().get(&Key::raw(key)).is_some();
+    eventually(&format!("{key} arrives"), shown).await;
+}
+
+/// Waits until something holds that is told to a member in the background.
+pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
-    while store.snapshot().get(&Key::raw(key)).is_none() {
-        assert!(Instant::now() < deadline, "{key} does not arrive");
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
         sleep(Duration::from_millis(10)).await;
     }
 }
