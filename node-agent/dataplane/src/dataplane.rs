@@ -278,3 +278,6 @@ async fn follow_neighbours(netlink: Netlink, wanted: neighbours::Wanted, state: 
         tracing::error!(%error, "ways to other nodes are not followed any more");
     }
 }
+
+#[cfg(test)]
+mod tests;

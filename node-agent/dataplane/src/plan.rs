@@ -711,3 +711,6 @@ pub fn with_local(config: Config, local: &Local) -> Config {
         ..config
     }
 }
+
+#[cfg(test)]
+mod tests;

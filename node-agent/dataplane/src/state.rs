@@ -50,7 +50,8 @@ impl State {
             plan::plan(&desired, &self.local, &self.observed, generation).map_err(Error::Full)?;
         self.execute(&actions)?;
         self.desired = Some(desired);
-        Ok(actions.len())
+        let kept = |action: &&Action| matches!(action, Action::KeepTable { .. });
+        Ok(actions.len() - actions.iter().filter(kept).count())
     }
 
     /// Notes where pods here get their addresses from, and lets the programs know.

@@ -1,0 +1,443 @@
+//! Plans against a model of the maps. The model is what the programs read: banks, table slots,
+//! backend slots; after each single action a packet must meet the old state or the new one, whole.
+
+use fairlead_proto::node::{BackendState, DataplaneState};
+
+use super::*;
+use crate::examples::{backend, own, service, state};
+
+/// The maps: what the agent observes, and the LUT's elements.
+#[derive(Default)]
+struct Maps {
+    observed: Observed,
+    lut: HashMap<u32, u32>,
+}
+
+impl Maps {
+    fn execute(&mut self, action: &Action) {
+        if let Action::WriteTable { range, slots, .. } = action {
+            assert_eq!(range.len as usize, slots.len());
+            self.lut.extend((range.offset..).zip(slots.iter().copied()));
+        }
+        self.observed.record(action);
+    }
+
+    /// Whom packets for a frontend can reach, as the programs find out: addresses and nodes' ids.
+    fn reachable(&self, vip: [u8; 4]) -> Result<BTreeSet<(IpAddr, u32)>, String> {
+        let bank = self.observed.active();
+        let key = FrontendKey::new(0, Address::from(IpAddr::from(vip)), 6, 80_u16.to_be());
+        let Some(frontend) = self.observed.frontends[bank].get(&key) else {
+            return Ok(BTreeSet::new());
+        };
+        let service = self.observed.services[bank]
+            .get(&frontend.service)
+            .ok_or(format!("service slot {} is free", frontend.service))?;
+        let mut reachable = BTreeSet::new();
+        for slot in service.lut_offset..service.lut_offset + service.lut_length {
+            let backend = self
+                .lut
+                .get(&slot)
+                .ok_or(format!("table slot {slot} is unwritten"))?;
+            let backend = self
+                .observed
+                .backends
+                .get(backend)
+                .ok_or(format!("backend slot {backend} is free"))?;
+            let node = match backend.node {
+                NODE_LOCAL => 1,
+                slot => {
+                    let node = self.observed.nodes.get(&slot);
+                    node.ok_or(format!("node slot {slot} is free"))?.id
+                }
+            };
+            reachable.insert((backend.address.into(), node));
+        }
+        Ok(reachable)
+    }
+}
+
+const HELLO_VIP: [u8; 4] = [198, 18, 100, 1];
+const HELLO_CLUSTER: [u8; 4] = [10, 96, 0, 1];
+const DNS_CLUSTER: [u8; 4] = [10, 96, 0, 2];
+
+fn local() -> Local {
+    Local {
+        address: [198, 18, 0, 101].into(),
+        pod_range: Some("10.244.1.0/24".parse().unwrap()),
+        uplink: 7,
+        mtu: 1500,
+        ways: HashMap::new(),
+    }
+}
+
+fn desired(state: &DataplaneState) -> Desired {
+    Desired::check(state, &own()).unwrap()
+}
+
+fn planned(state: &DataplaneState, maps: &Maps, generation: u64) -> Vec<Action> {
+    plan(
+        &desired(state),
+        &local(),
+        &maps.observed,
+        Generation(generation),
+    )
+    .unwrap()
+}
+
+/// Applies `state`; after each action, packets for every frontend see the old or the new backends.
+fn apply(maps: &mut Maps, state: &DataplaneState, generation: u64) -> Vec<Action> {
+    let actions = planned(state, maps, generation);
+    let frontends = [HELLO_VIP, HELLO_CLUSTER, DNS_CLUSTER];
+    let before = frontends.map(|vip| maps.reachable(vip).unwrap());
+    let mut after = Maps {
+        observed: maps.observed.clone(),
+        lut: maps.lut.clone(),
+    };
+    for action in &actions {
+        after.execute(action);
+    }
+    let after = frontends.map(|vip| after.reachable(vip).unwrap());
+    for (step, action) in actions.iter().enumerate() {
+        maps.execute(action);
+        let now = frontends.map(|vip| {
+            maps.reachable(vip)
+                .unwrap_or_else(|problem| panic!("after action {step}, {action:?}: {problem}"))
+        });
+        assert!(
+            now == before || now == after,
+            "after action {step}, {action:?}: {now:?}"
+        );
+    }
+    actions
+}
+
+fn kinds(actions: &[Action]) -> Vec<&'static str> {
+    let mut kinds: Vec<&'static str> = actions
+        .iter()
+        .map(|action| match action {
+            Action::WriteNode { entry, .. } if entry.id == 0 => "clear node",
+            Action::WriteNode { .. } => "write node",
+            Action::SetNodeAddress { .. } => "set node address",
+            Action::RemoveNodeAddress { .. } => "remove node address",
+            Action::WriteBackend { entry, .. } if entry.id == 0 => "clear backend",
+            Action::WriteBackend { .. } => "write backend",
+            Action::SetBackendId { .. } => "set backend id",
+            Action::RemoveBackendId { .. } => "remove backend id",
+            Action::WriteTable { .. } => "write table",
+            Action::KeepTable { .. } => "keep table",
+            Action::ResetStats { .. } => "reset stats",
+            Action::WriteService { entry, .. } if entry.id == 0 => "clear service",
+            Action::WriteService { .. } => "write service",
+            Action::WriteBucket { .. } => "write bucket",
+            Action::SetRoute { .. } => "set route",
+            Action::RemoveRoute { .. } => "remove route",
+            Action::AddVpc { .. } => "add vpc",
+            Action::RemoveVpc { .. } => "remove vpc",
+            Action::WriteConfig { .. } => "write config",
+            Action::SetGeneration { .. } => "set generation",
+        })
+        .collect();
+    kinds.dedup();
+    kinds
+}
+
+#[test]
+fn first_state_is_written_aside_and_flipped_in_once() {
+    let mut maps = Maps::default();
+    let actions = apply(&mut maps, &state(), 5);
+    let flips = actions
+        .iter()
+        .filter(|a| matches!(a, Action::WriteConfig { .. }))
+        .count();
+    assert_eq!(flips, 1);
+    assert_eq!(
+        actions.last(),
+        Some(&Action::SetGeneration {
+            generation: Generation(5)
+        })
+    );
+    assert_eq!(maps.observed.active(), 1, "bank 0 was in force, if empty");
+    let reachable = maps.reachable(HELLO_VIP).unwrap();
+    let wanted: BTreeSet<(IpAddr, u32)> = (1..=3)
+        .map(|node| ([10, 244, node, 1].into(), u32::from(node)))
+        .collect();
+    assert_eq!(reachable, wanted);
+    assert_eq!(maps.reachable(HELLO_CLUSTER).unwrap(), wanted);
+    let vip = FrontendKey::of_address(0, Address::from(IpAddr::from(HELLO_VIP)));
+    assert!(
+        maps.observed.frontends[1].get(&vip).is_some(),
+        "the VIP itself has an entry"
+    );
+}
+
+#[test]
+fn same_state_again_needs_no_action() {
+    let mut maps = Maps::default();
+    apply(&mut maps, &state(), 5);
+    assert_eq!(planned(&state(), &maps, 5), []);
+    assert_eq!(kinds(&planned(&state(), &maps, 6)), ["set generation"]);
+}
+
+#[test]
+fn restarted_agent_keeps_the_tables_it_finds() {
+    let mut maps = Maps::default();
+    apply(&mut maps, &state(), 5);
+    for (range, table) in &mut maps.observed.tables {
+        let slots = (range.offset..range.offset + range.len).map(|slot| maps.lut[&slot]);
+        *table = Table::Found(slots.collect());
+    }
+    let actions = apply(&mut maps, &state(), 5);
+    assert_eq!(kinds(&actions), ["keep table"]);
+    assert_eq!(planned(&state(), &maps, 5), []);
+}
+
+#[test]
+fn damaged_table_found_after_a_restart_is_written_anew() {
+    let mut maps = Maps::default();
+    apply(&mut maps, &state(), 5);
+    for table in maps.observed.tables.values_mut() {
+        *table = Table::Found(vec![1]);
+    }
+    let kinds = kinds(&apply(&mut maps, &state(), 5));
+    assert_eq!(
+        kinds,
+        [
+            "write table",
+            "write service",
+            "write bucket",
+            "write config"
+        ]
+    );
+}
+
+#[test]
+fn added_backend_gets_a_new_table_beside_the_old_one() {
+    let mut maps = Maps::default();
+    let mut state = state();
+    state.services[0].backends.pop();
+    apply(&mut maps, &state, 5);
+    let old = maps
+        .observed
+        .tables
+        .keys()
+        .copied()
+        .collect::<BTreeSet<_>>();
+    state.services[0].backends.push(backend(1, 3));
+    let actions = apply(&mut maps, &state, 6);
+    let written = actions.iter().find_map(|action| match action {
+        Action::WriteTable { range, .. } => Some(*range),
+        _ => None,
+    });
+    assert!(!old.contains(&written.unwrap()));
+    assert_eq!(maps.reachable(HELLO_VIP).unwrap().len(), 3);
+    assert_eq!(
+        maps.observed.tables.len(),
+        2,
+        "the range that was left is free"
+    );
+}
+
+#[test]
+fn removed_backend_is_freed_only_after_the_flip() {
+    let mut maps = Maps::default();
+    let mut state = state();
+    apply(&mut maps, &state, 5);
+    state.services[0].backends.remove(1);
+    let actions = apply(&mut maps, &state, 6);
+    assert_eq!(
+        kinds(&actions),
+        [
+            "write table",
+            "write service",
+            "write bucket",
+            "write config",
+            "remove backend id",
+            "clear backend",
+            "set generation",
+        ]
+    );
+}
+
+#[test]
+fn draining_backend_leaves_the_table_and_keeps_its_slot() {
+    let mut maps = Maps::default();
+    let mut state = state();
+    apply(&mut maps, &state, 5);
+    state.services[0].backends[0].state = BackendState::Draining.into();
+    let slot = maps.observed.backend_ids[&11];
+    apply(&mut maps, &state, 6);
+    assert_eq!(maps.reachable(HELLO_VIP).unwrap().len(), 2);
+    assert_eq!(maps.observed.backend_ids[&11], slot);
+    assert_eq!(maps.observed.backends[&slot].state, BACKEND_DRAINING);
+}
+
+#[test]
+fn service_without_backends_keeps_its_frontends_and_no_table() {
+    let mut maps = Maps::default();
+    let mut state = state();
+    apply(&mut maps, &state, 5);
+    state.services[0].backends.clear();
+    apply(&mut maps, &state, 6);
+    let service = maps.observed.services[maps.observed.active()]
+        .values()
+        .find(|entry| entry.id == 1)
+        .unwrap();
+    assert_eq!(service.lut_length, 0);
+    assert_eq!(maps.reachable(HELLO_VIP).unwrap(), BTreeSet::new());
+}
+
+#[test]
+fn removed_service_node_and_route_leave_nothing() {
+    let mut maps = Maps::default();
+    let mut state = state();
+    apply(&mut maps, &state, 5);
+    state.services.truncate(1);
+    state.services[0].backends.truncate(2);
+    state.nodes.truncate(2);
+    state.routes.truncate(2);
+    let actions = apply(&mut maps, &state, 6);
+    assert_eq!(planned(&state, &maps, 6), []);
+    let observed = &maps.observed;
+    assert_eq!(observed.nodes.len(), 1);
+    assert_eq!(observed.node_addresses.len(), 1);
+    assert_eq!(observed.backends.len(), 2);
+    assert_eq!(observed.backend_ids.len(), 2);
+    // The cluster's range, the own range, and for the one node its address and its pods' range.
+    assert_eq!(observed.routes.len(), 4);
+    let flip = actions
+        .iter()
+        .position(|a| matches!(a, Action::WriteConfig { .. }))
+        .unwrap();
+    let cleared = actions
+        .iter()
+        .position(|action| matches!(action, Action::WriteNode { entry, .. } if entry.id == 0));
+    assert!(cleared.unwrap() > flip);
+}
+
+#[test]
+fn service_keeps_its_slot_while_others_come_and_go() {
+    let mut maps = Maps::default();
+    let mut state = state();
+    apply(&mut maps, &state, 1);
+    let slot_of = |maps: &Maps, id: u32| {
+        let bank = &maps.observed.services[maps.observed.active()];
+        bank.iter()
+            .find(|(_, entry)| entry.id == id)
+            .map(|(slot, _)| *slot)
+    };
+    let dns = slot_of(&maps, 2).unwrap();
+    for generation in 2..20 {
+        let number = generation as u32;
+        state.services.remove(0);
+        state.services.insert(
+            0,
+            service(100 + number, "hello", HELLO_CLUSTER, Some(HELLO_VIP)),
+        );
+        let actions = apply(&mut maps, &state, generation);
+        assert_eq!(slot_of(&maps, 2), Some(dns));
+        let reused = slot_of(&maps, 100 + number).unwrap();
+        assert!(actions.contains(&Action::ResetStats { slot: reused }));
+    }
+}
+
+#[test]
+fn known_way_resolves_the_node_and_a_restart_does_not_forget_it() {
+    let mut maps = Maps::default();
+    let mut here = local();
+    let mac = [2, 0, 0, 0, 0, 9];
+    here.ways.insert(
+        [198, 18, 0, 102].into(),
+        Way {
+            interface: 7,
+            mtu: 1500,
+            mac: Some(mac),
+        },
+    );
+    let wanted = desired(&state());
+    for action in plan(&wanted, &here, &maps.observed, Generation(5)).unwrap() {
+        maps.execute(&action);
+    }
+    let resolved = |maps: &Maps, id: u32| {
+        maps.observed
+            .nodes
+            .values()
+            .any(|n| n.id == id && n.flags & NODE_RESOLVED != 0)
+    };
+    assert!(resolved(&maps, 2) && !resolved(&maps, 3));
+    let after_restart = local();
+    assert_eq!(
+        plan(&wanted, &after_restart, &maps.observed, Generation(5)).unwrap(),
+        []
+    );
+}
+
+#[test]
+fn id_with_another_address_gets_a_slot_of_its_own() {
+    let mut maps = Maps::default();
+    let mut state = state();
+    apply(&mut maps, &state, 5);
+    let slot = maps.observed.backend_ids[&12];
+    state.services[0].backends[1].address = vec![10, 244, 2, 99].into();
+    let actions = planned(&state, &maps, 6);
+    for action in &actions {
+        maps.execute(action);
+    }
+    assert_ne!(maps.observed.backend_ids[&12], slot);
+    assert!(
+        maps.reachable(HELLO_VIP)
+            .unwrap()
+            .contains(&([10, 244, 2, 99].into(), 2))
+    );
+    assert!(!maps.observed.backends.contains_key(&slot));
+}
+
+#[test]
+fn state_beyond_a_capacity_is_refused_by_name() {
+    let mut state = state();
+    state.nodes.extend((4..maps::NODES_MAX + 2).map(|id| {
+        let [_, _, c, d] = id.to_be_bytes();
+        fairlead_proto::node::NodeAddress {
+            name: format!("node-{id}"),
+            id,
+            address: vec![198, 19, c, d].into(),
+        }
+    }));
+    let refused = plan(
+        &desired(&state),
+        &local(),
+        &Observed::default(),
+        Generation(1),
+    );
+    assert_eq!(refused.unwrap_err().what, "nodes");
+}
+
+#[test]
+fn hundred_random_changes_keep_every_packet_whole() {
+    let mut maps = Maps::default();
+    let mut random = 0x0dd0_5eed_u64;
+    let mut next = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let mut state = state();
+    for generation in 1..=100 {
+        for service in &mut state.services {
+            let keep = next(8);
+            service.backends = (1..=3)
+                .filter(|node| keep & (1 << (node - 1)) != 0)
+                .map(|node| backend(service.id, node))
+                .collect();
+            for backend in &mut service.backends {
+                backend.weight = next(4) as u32;
+            }
+        }
+        apply(&mut maps, &state, generation);
+        assert_eq!(
+            planned(&state, &maps, generation),
+            [],
+            "generation {generation}"
+        );
+    }
+}
