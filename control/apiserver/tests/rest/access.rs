@@ -1,6 +1,10 @@
+use std::time::Duration;
+
+use fairlead_store::Timing;
+use http::header::RETRY_AFTER;
 use serde_json::json;
 
-use crate::fixture::Server;
+use crate::fixture::{Server, Setting};
 
 #[tokio::test]
 async fn stranger_is_told_to_identify_except_by_probes() {
@@ -98,4 +102,27 @@ async fn watch_ends_when_the_server_stops() {
     let mut watch = server.admin().watch("/api/v1/pods?watch=true").await;
     server.stop().await;
     assert_eq!(watch.next().await, None);
+}
+
+#[tokio::test]
+async fn member_without_a_leader_is_alive_but_not_ready() {
+    let setting = Setting {
+        timing: Timing {
+            request: Duration::from_millis(100),
+            ..Setting::default().timing
+        },
+        ..Setting::default()
+    };
+    let server = Server::without_leader(setting).await;
+    let client = server.admin();
+    assert_eq!(client.get("/livez").await.code, 200);
+    assert_eq!(client.get("/readyz").await.code, 500);
+    let answer = client.get("/api/v1/pods").await;
+    assert_eq!(answer.header(RETRY_AFTER), "1");
+    assert_eq!(answer.expect(503)["reason"], "ServiceUnavailable");
+    let status = client.get("/fairlead/v1/status").await.expect(503);
+    assert!(
+        status["message"].as_str().unwrap().contains("no leader"),
+        "{status}"
+    );
 }

@@ -59,11 +59,33 @@ impl Nodes for ScriptedNodes {
     }
 }
 
+/// What differs from test to test.
+pub(crate) struct Setting {
+    pub(crate) service_cidr: &'static str,
+    pub(crate) timing: Timing,
+    pub(crate) limits: Limits,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            service_cidr: "10.96.0.0/16",
+            timing: Timing {
+                heartbeat: Duration::from_millis(20),
+                election: Duration::from_millis(100),
+                ..Timing::default()
+            },
+            limits: Limits::default(),
+        }
+    }
+}
+
 /// A running server; it is stopped when dropped.
 pub(crate) struct Server {
     address: SocketAddr,
     authority: Authority,
     pub(crate) nodes: Arc<ScriptedNodes>,
+    store: Store,
     stop: Option<oneshot::Sender<()>>,
     serving: Option<JoinHandle<()>>,
     _data: TempDir,
@@ -71,10 +93,18 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        Self::with_service_cidr("10.96.0.0/16").await
+        Self::with(Setting::default()).await
     }
 
-    pub(crate) async fn with_service_cidr(service_cidr: &str) -> Self {
+    pub(crate) async fn with(setting: Setting) -> Self {
+        let server = Self::without_leader(setting).await;
+        server.store.initialize().await.unwrap();
+        server.wait_until_bootstrapped().await;
+        server
+    }
+
+    /// A server whose store is in no cluster yet.
+    pub(crate) async fn without_leader(setting: Setting) -> Self {
         fairlead_pki::install_crypto_provider();
         let data = tempfile::tempdir().unwrap();
         let store = Store::open(fairlead_store::Config {
@@ -83,16 +113,11 @@ impl Server {
             cluster_id: "test".to_owned(),
             endpoint: "http://127.0.0.1:1".to_owned(),
             tls: None,
-            timing: Timing {
-                heartbeat: Duration::from_millis(20),
-                election: Duration::from_millis(100),
-                ..Timing::default()
-            },
-            limits: Limits::default(),
+            timing: setting.timing,
+            limits: setting.limits,
         })
         .await
         .unwrap();
-        store.initialize().await.unwrap();
 
         let authority = Authority::generate("test").unwrap();
         let subject = Subject {
@@ -108,12 +133,13 @@ impl Server {
         let config = Config {
             listeners: vec![listener],
             tls: Arc::new(tls),
-            service_cidr: service_cidr.parse().unwrap(),
+            service_cidr: setting.service_cidr.parse().unwrap(),
             version: "1.37.0+fairlead-test".to_owned(),
         };
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn({
             let nodes: Arc<dyn Nodes> = nodes.clone();
+            let store = store.clone();
             async move {
                 let shutdown = async {
                     let _ = stopped.await;
@@ -122,16 +148,15 @@ impl Server {
                 store.shutdown().await;
             }
         });
-        let server = Self {
+        Self {
             address,
             authority,
             nodes,
+            store,
             stop: Some(stop),
             serving: Some(serving),
             _data: data,
-        };
-        server.wait_until_bootstrapped().await;
-        server
+        }
     }
 
     async fn wait_until_bootstrapped(&self) {

@@ -1,7 +1,8 @@
+use fairlead_store::Limits;
 use serde_json::{Value, json};
 
 use crate::{
-    fixture::{Client, Server},
+    fixture::{Client, Server, Setting},
     objects::pod,
 };
 
@@ -195,4 +196,31 @@ async fn metadata_alone_is_served() {
     assert_eq!(list["kind"], "PartialObjectMetadataList");
     assert_eq!(list["items"][0]["metadata"]["name"], "a");
     assert_eq!(list["items"][0].get("data"), None);
+}
+
+#[tokio::test]
+async fn token_that_is_forgotten_is_exchanged_for_one_of_now() {
+    let setting = Setting {
+        limits: Limits {
+            history_events: 4,
+            ..Limits::default()
+        },
+        ..Setting::default()
+    };
+    let server = Server::with(setting).await;
+    let client = server.admin();
+    with_config_maps(&client, &["a", "b", "c"]).await;
+    let first = client
+        .get(&format!("{CONFIG_MAPS}?limit=1"))
+        .await
+        .expect(200);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    with_config_maps(&client, &["d", "e", "f", "g", "h", "i", "j", "k"]).await;
+
+    let page = |token: &str| format!("{CONFIG_MAPS}?limit=3&continue={token}");
+    let status = client.get(&page(token)).await.expect(410);
+    assert_eq!(status["reason"], "Expired");
+    let token = status["metadata"]["continue"].as_str().unwrap();
+    let rest = client.get(&page(token)).await.expect(200);
+    assert_eq!(names(&rest), ["b", "c", "d"]);
 }

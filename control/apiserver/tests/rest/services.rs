@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::fixture::{Client, Server};
+use crate::fixture::{Client, Server, Setting};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
@@ -13,6 +13,14 @@ fn service(name: &str, spec: Value) -> Value {
         service["spec"][field] = value.clone();
     }
     service
+}
+
+async fn with_service_cidr(service_cidr: &'static str) -> Server {
+    let setting = Setting {
+        service_cidr,
+        ..Setting::default()
+    };
+    Server::with(setting).await
 }
 
 async fn created(client: &Client, name: &str, spec: Value) -> Value {
@@ -28,7 +36,7 @@ fn cause(status: &Value) -> &str {
 
 #[tokio::test]
 async fn every_service_gets_an_address_of_its_own() {
-    let server = Server::with_service_cidr("10.96.0.0/29").await;
+    let server = with_service_cidr("10.96.0.0/29").await;
     let client = server.admin();
     let mut addresses = std::collections::BTreeSet::new();
     for index in 0..6 {
@@ -98,7 +106,8 @@ async fn headless_and_external_services_have_no_address() {
 async fn node_ports_are_allocated_kept_and_released() {
     let server = Server::start().await;
     let client = server.admin();
-    let first = created(&client, "a", json!({"type": "LoadBalancer"})).await;
+    let asking = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true});
+    let first = created(&client, "a", asking).await;
     let port = first["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
     assert!((30_000..=32_767).contains(&port));
     let same = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
@@ -127,8 +136,7 @@ async fn node_ports_are_allocated_kept_and_released() {
     assert_eq!(next.expect(200)["spec"]["ports"][0].get("nodePort"), None);
     created(&client, "b", same).await;
 
-    let without = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false});
-    let without = created(&client, "c", without).await;
+    let without = created(&client, "c", json!({"type": "LoadBalancer"})).await;
     assert_eq!(without["spec"]["ports"][0].get("nodePort"), None);
     let low = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]});
     let status = client.post(SERVICES, &service("d", low)).await.expect(422);
@@ -153,7 +161,7 @@ async fn replacement_without_an_address_keeps_it() {
 
 #[tokio::test]
 async fn services_created_at_once_get_different_addresses() {
-    let server = Server::with_service_cidr("10.96.0.0/27").await;
+    let server = with_service_cidr("10.96.0.0/27").await;
     let client = server.admin();
     let mut creating = Vec::new();
     for index in 0..16 {

@@ -1,7 +1,8 @@
+use fairlead_store::Limits;
 use serde_json::json;
 
 use crate::{
-    fixture::{Client, Server},
+    fixture::{Client, Server, Setting},
     objects::pod,
 };
 
@@ -171,4 +172,29 @@ async fn one_object_is_watched_by_its_name() {
         }
         assert_eq!(watch.next_named().await, event("ADDED", "b"), "{path}");
     }
+}
+
+#[tokio::test]
+async fn version_that_is_forgotten_is_told_in_the_stream() {
+    let setting = Setting {
+        limits: Limits {
+            ring_events: 4,
+            ..Limits::default()
+        },
+        ..Setting::default()
+    };
+    let server = Server::with(setting).await;
+    let client = server.admin();
+    let first = create(&client, "first", "x").await;
+    for index in 0..16 {
+        create(&client, &format!("c{index}"), "x").await;
+    }
+    let mut watch = client
+        .watch(&format!("{CONFIG_MAPS}?watch=true&resourceVersion={first}"))
+        .await;
+    let error = watch.next().await.unwrap();
+    assert_eq!(error["type"], "ERROR");
+    assert_eq!(error["object"]["code"], 410);
+    assert_eq!(error["object"]["reason"], "Expired");
+    assert_eq!(watch.next().await, None);
 }
