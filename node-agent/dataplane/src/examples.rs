@@ -1,4 +1,9 @@
-//! The cluster that this crate's tests are about: three nodes, this one first, two services.
+//! What this crate's tests share: a cluster of three nodes, this one first, with two services; and
+//! a way to see whether packets flow.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, TcpStream};
+use std::time::Duration;
 
 use fairlead_api::NodeName;
 use fairlead_proto::node::{
@@ -75,4 +80,16 @@ pub(crate) fn backend(service: u32, node: u32) -> Backend {
         state: BackendState::Active.into(),
         name: format!("pod-{service}-{node}"),
     }
+}
+
+/// Whether packets go from a namespace to an address and back: a port where nobody listens refuses
+/// a connection, and only the host that was meant can do that.
+pub(crate) fn reaches(from: &testbed::NetNsHandle, to: &str) -> bool {
+    let address: IpAddr = to.parse().unwrap();
+    let refused = from.run(|| {
+        // The discard port (RFC 863); no test listens there.
+        let connected = TcpStream::connect_timeout(&(address, 9).into(), Duration::from_secs(5));
+        connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    refused.unwrap()
 }

@@ -393,3 +393,6 @@ fn set_if_present(name: String, value: &str) -> Result<(), Error> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests;

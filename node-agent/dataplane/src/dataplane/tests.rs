@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use testbed::{Deadline, NetNs, NetNsHandle, skip_without_root};
 
 use super::*;
-use crate::examples::{own, state};
+use crate::examples::{own, reaches, state};
 use crate::netns;
 
 /// A node, node-2 across its wire, and what is removed with them.
@@ -241,18 +241,8 @@ fn pod_is_connected_once_and_disconnected_without_a_trace() {
     );
     assert!(pod.ip("route").unwrap().contains("default via 169.254.1.1"));
     // The agent is gone; the pod reaches its host, and the host the pod.
-    let ping = |from: &NetNsHandle, to: &str| {
-        let mut command = from.command("ping").unwrap();
-        command.args(["-c", "1", "-W", "2", to]).output().unwrap()
-    };
-    for (from, to) in [(&pod, "198.18.0.101"), (&*fixture.host, "10.244.1.1")] {
-        let answer = ping(from, to);
-        assert!(
-            answer.status.success(),
-            "{to}: {}",
-            String::from_utf8_lossy(&answer.stdout)
-        );
-    }
+    assert!(reaches(&pod, "198.18.0.101"));
+    assert!(reaches(&fixture.host, "10.244.1.1"));
     drop(pod);
     fixture.agent(async |config| {
         let dataplane = Dataplane::open(config).await.unwrap();
@@ -343,15 +333,9 @@ fn way_to_a_node_is_resolved_and_follows_its_address() {
                 .unwrap();
             if change {
                 // What a machine does when its address moves: it tells (RFC 5227 §3).
-                let mut ping = fixture.peer.command("ping").unwrap();
-                ping.args(["-c", "1", "-W", "2", "198.18.0.101"])
-                    .output()
-                    .unwrap();
+                reaches(&fixture.peer, "198.18.0.101");
                 fixture.host.ip("neighbour flush dev eth0").unwrap();
-                let mut ping = fixture.host.command("ping").unwrap();
-                ping.args(["-c", "1", "-W", "2", "198.18.0.102"])
-                    .output()
-                    .unwrap();
+                assert!(reaches(&fixture.host, "198.18.0.102"));
             }
             let deadline = Deadline::seconds(30);
             while !mac_is(&dataplane, mac) {
