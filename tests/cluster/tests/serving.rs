@@ -310,10 +310,15 @@ fn deleted_example_leaves_nothing(cluster: &mut Cluster) -> Result<()> {
 fn what_is_left(cluster: &Cluster, node: Host) -> Result<Vec<String>> {
     let layout = cluster.layout();
     let mut left = Vec::new();
-    for view in ["services", "backends"] {
+    for (view, name) in [("services", "name"), ("backends", "service")] {
         let content = cluster.node_view(node, view)?;
-        if content.as_array().is_none_or(|entries| !entries.is_empty()) {
-            left.push(format!("{view}: {content}"));
+        for entry in content.as_array().context("a view is a list")? {
+            if entry[name]
+                .as_str()
+                .is_none_or(|name| name.starts_with("hello/"))
+            {
+                left.push(format!("{view}: {entry}"));
+            }
         }
     }
     let netns = NetNs::open(&layout.netns(node))?;

@@ -6,9 +6,6 @@ use serde_json::Value;
 use super::{Cluster, Host};
 use crate::{Deadline, Progress};
 
-/// Where the control plane says what each node's maps hold.
-pub const VIEW_STATUS: &str = "/fairlead/v1/status";
-
 /// How long pods may take from being applied to being in every node's maps.
 const AVAILABLE_S: u64 = 120;
 
@@ -167,11 +164,43 @@ pub(super) fn condition(object: &Value, kind: &str) -> bool {
         .any(|condition| condition["type"] == kind && condition["status"] == "True")
 }
 
-/// Whether a `services` view holds a frontend at `vip` with exactly `backends` backends.
+/// Whether a `services` view holds a frontend at `vip` with exactly `backends` backends that are
+/// picked for new connections.
 fn holds(services: &Value, vip: &str, backends: u64) -> bool {
-    services
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|service| service["vip"] == vip && service["backends"].as_u64() == Some(backends))
+    let entries = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    entries(services).iter().any(|service| {
+        let at_vip = |frontend: &Value| frontend["address"] == vip;
+        let picked = |backend: &&Value| {
+            backend["state"] == "active" && backend["slots"].as_u64().unwrap_or(0) > 0
+        };
+        entries(&service["frontends"]).iter().any(at_vip)
+            && entries(&service["backends"]).iter().filter(picked).count() as u64 == backends
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_backends_that_new_connections_reach_are_counted() {
+        let view = json!([{
+            "frontends": [{"address": "10.96.0.9"}, {"address": "198.18.100.1"}],
+            "backends": [
+                {"state": "active", "slots": 101},
+                {"state": "active", "slots": 0},
+                {"state": "draining", "slots": 100},
+            ],
+        }]);
+        for (vip, backends, expect) in [
+            ("198.18.100.1", 1, true),
+            ("198.18.100.1", 2, false),
+            ("198.18.100.2", 1, false),
+        ] {
+            assert_eq!(holds(&view, vip, backends), expect, "{vip} {backends}");
+        }
+        assert!(!holds(&json!({}), "198.18.100.1", 0));
+    }
 }

@@ -20,7 +20,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-pub use application::{Published, VIEW_STATUS};
+pub use application::Published;
 pub use baseline::Baseline;
 pub use fixture::TestCluster;
 pub use layout::{CLIENT, Layout, address};
