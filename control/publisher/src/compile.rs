@@ -1,0 +1,394 @@
+//! From the cluster's objects to what nodes forward by and run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use fairlead_api::Generation;
+use fairlead_objects::{Cache, Object, ObjectName};
+use fairlead_proto::node;
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service, ServicePort},
+    discovery::v1::{Endpoint, EndpointSlice},
+};
+use serde_json::Value;
+
+use crate::{
+    identities::{Identities, PortKey, Wanted},
+    references,
+    state::{Compiled, Dataplane, ObjectKey, Workload},
+};
+
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+const SCHEDULER_ANNOTATION: &str = "net.fairlead.io/scheduler";
+const FORWARDING_ANNOTATION: &str = "net.fairlead.io/forwarding";
+
+/// The one VPC there is so far.
+const DEFAULT_VPC: u32 = 0;
+
+/// What a state is compiled from.
+pub(crate) struct Input<'a> {
+    pub(crate) cache: &'a Cache,
+    pub(crate) identities: &'a Identities,
+    pub(crate) parameters: &'a node::Parameters,
+    /// The JSON of a ConfigMap or Secret.
+    pub(crate) object: &'a dyn Fn(&ObjectKey) -> Option<Bytes>,
+}
+
+/// Compiles the cluster. Whatever has no number yet is left out until it has.
+pub(crate) fn compile(input: &Input<'_>) -> Compiled {
+    let slices = by_service(input.cache);
+    let services = input
+        .cache
+        .services
+        .iter()
+        .flat_map(|service| compile_service(service, &slices, input.identities))
+        .map(|service| (service.id, service))
+        .collect();
+    let nodes = input.cache.nodes.iter().filter_map(|node| {
+        let name = node.object_name().name;
+        let address = node::NodeAddress {
+            id: input.identities.node(&name)?,
+            address: octets(internal_address(node)?),
+            name: name.clone(),
+        };
+        Some((name, address))
+    });
+    let routes = input.cache.nodes.iter().flat_map(|node| {
+        let name = node.object_name().name;
+        pod_cidrs(node).into_iter().map(move |prefix| {
+            let key = node::RouteKey {
+                vpc: DEFAULT_VPC,
+                prefix: prefix.clone(),
+            };
+            (
+                (DEFAULT_VPC, prefix),
+                node::Route {
+                    key: Some(key),
+                    node: name.clone(),
+                },
+            )
+        })
+    });
+    let dataplane = Dataplane {
+        parameters: input.parameters.clone(),
+        services,
+        nodes: nodes.collect(),
+        routes: routes.collect(),
+    };
+    let workloads = input.cache.nodes.iter().map(|node| {
+        let name = node.object_name().name;
+        let workload = compile_workload(input, node, &name);
+        (name, Arc::new(workload))
+    });
+    Compiled {
+        generation: Generation(input.cache.revision().0),
+        dataplane: Arc::new(dataplane),
+        workloads: workloads.collect(),
+    }
+}
+
+/// All that needs a number.
+pub(crate) fn wanted(cache: &Cache) -> Wanted {
+    let slices = by_service(cache);
+    let mut wanted = Wanted::default();
+    for service in cache
+        .services
+        .iter()
+        .filter(|service| is_forwarded(service))
+    {
+        let name = service.object_name();
+        let ports = wanted.services.entry(name.clone()).or_default();
+        for port in ports_of(service) {
+            let endpoints: BTreeSet<_> = endpoints(&slices, &name, port)
+                .map(|(address, number, _)| (address, number))
+                .collect();
+            ports.insert(port_key(port), endpoints);
+        }
+    }
+    wanted.nodes = cache
+        .nodes
+        .iter()
+        .filter(|node| internal_address(node).is_some())
+        .map(|node| node.object_name().name)
+        .collect();
+    wanted
+}
+
+type Slices<'a> = BTreeMap<ObjectName, Vec<&'a EndpointSlice>>;
+
+fn by_service(cache: &Cache) -> Slices<'_> {
+    let mut slices = Slices::new();
+    for slice in cache.endpoint_slices.iter() {
+        let service = slice
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(SERVICE_LABEL));
+        if let Some(service) = service {
+            let name = ObjectName::new(slice.object_name().namespace, service);
+            slices.entry(name).or_default().push(slice);
+        }
+    }
+    slices
+}
+
+/// Whether packets for the Service are the dataplane's business: a headless one is only names.
+fn is_forwarded(service: &Service) -> bool {
+    !frontend_addresses(service).is_empty()
+}
+
+fn frontend_addresses(service: &Service) -> Vec<(IpAddr, node::FrontendScope)> {
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    if spec.type_.as_deref() == Some("ExternalName") {
+        return Vec::new();
+    }
+    let parsed = |text: &String| text.parse::<IpAddr>().ok();
+    let cluster: BTreeSet<IpAddr> = spec
+        .cluster_ips
+        .iter()
+        .flatten()
+        .chain(&spec.cluster_ip)
+        .filter_map(parsed)
+        .collect();
+    let mut external: BTreeSet<IpAddr> = spec
+        .external_ips
+        .iter()
+        .flatten()
+        .filter_map(parsed)
+        .collect();
+    if spec.type_.as_deref() == Some("LoadBalancer") {
+        let status = service
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.as_ref());
+        let ingress = status
+            .and_then(|status| status.ingress.as_deref())
+            .unwrap_or_default();
+        external.extend(
+            ingress
+                .iter()
+                .filter_map(|ingress| ingress.ip.as_ref())
+                .filter_map(parsed),
+        );
+    }
+    let cluster = cluster
+        .into_iter()
+        .map(|address| (address, node::FrontendScope::Cluster));
+    cluster
+        .chain(
+            external
+                .into_iter()
+                .map(|address| (address, node::FrontendScope::External)),
+        )
+        .collect()
+}
+
+fn ports_of(service: &Service) -> &[ServicePort] {
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ports.as_deref())
+        .unwrap_or_default()
+}
+
+fn port_key(port: &ServicePort) -> PortKey {
+    PortKey {
+        name: port.name.clone().unwrap_or_default(),
+        protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+    }
+}
+
+/// The endpoints behind a port: address, port number, and whose they are. One address and port is
+/// one endpoint, however many slices name it.
+fn endpoints<'a>(
+    slices: &Slices<'a>,
+    service: &ObjectName,
+    port: &ServicePort,
+) -> impl Iterator<Item = (IpAddr, u16, &'a Endpoint)> {
+    let key = port_key(port);
+    let mut found: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
+    for slice in slices.get(service).into_iter().flatten() {
+        let number = slice.ports.iter().flatten().find_map(|candidate| {
+            let is_same = candidate.name.as_deref().unwrap_or_default() == key.name
+                && candidate.protocol.as_deref().unwrap_or("TCP") == key.protocol;
+            is_same.then_some(candidate.port?)
+        });
+        let Some(number) = number.and_then(|number| u16::try_from(number).ok()) else {
+            continue;
+        };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let Some(state) = backend_state(endpoint) else {
+                continue;
+            };
+            for address in endpoint
+                .addresses
+                .iter()
+                .filter_map(|address| address.parse().ok())
+            {
+                let known = found.entry((address, number)).or_insert(endpoint);
+                if state == node::BackendState::Active {
+                    *known = endpoint;
+                }
+            }
+        }
+    }
+    found
+        .into_iter()
+        .map(|((address, number), endpoint)| (address, number, endpoint))
+}
+
+/// Ready ones take new connections; those that end but still serve keep the ones they have.
+fn backend_state(endpoint: &Endpoint) -> Option<node::BackendState> {
+    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let is_ready = conditions.ready.unwrap_or(true);
+    let is_serving = conditions.serving.unwrap_or(is_ready);
+    if is_ready {
+        Some(node::BackendState::Active)
+    } else if is_serving && conditions.terminating.unwrap_or(false) {
+        Some(node::BackendState::Draining)
+    } else {
+        None
+    }
+}
+
+fn compile_service(
+    service: &Service,
+    slices: &Slices<'_>,
+    identities: &Identities,
+) -> Vec<node::Service> {
+    let name = service.object_name();
+    let addresses = frontend_addresses(service);
+    let annotation = |key: &str, default: &str| {
+        let annotations = service.metadata.annotations.as_ref();
+        annotations
+            .and_then(|all| all.get(key))
+            .cloned()
+            .unwrap_or_else(|| default.to_owned())
+    };
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    ports_of(service)
+        .iter()
+        .filter_map(|port| {
+            let key = port_key(port);
+            let protocol = match key.protocol.as_str() {
+                "TCP" => node::Protocol::Tcp,
+                "UDP" => node::Protocol::Udp,
+                "SCTP" => node::Protocol::Sctp,
+                _ => return None,
+            };
+            let number = u32::try_from(port.port).ok()?;
+            let backends =
+                endpoints(slices, &name, port).filter_map(|(address, number, endpoint)| {
+                    let target = endpoint
+                        .target_ref
+                        .as_ref()
+                        .and_then(|target| target.name.clone());
+                    Some(node::Backend {
+                        id: identities.backend(&name, &key, address, number)?,
+                        address: octets(address),
+                        port: u32::from(number),
+                        node: endpoint.node_name.clone().unwrap_or_default(),
+                        weight: 1,
+                        state: backend_state(endpoint)?.into(),
+                        name: target.unwrap_or_else(|| address.to_string()),
+                    })
+                });
+            let mut backends: Vec<_> = backends.collect();
+            // Every node builds its tables from this order.
+            backends.sort_by_key(|backend| backend.id);
+            Some(node::Service {
+                id: identities.service(&name, &key)?,
+                namespace: name.namespace.clone(),
+                name: name.name.clone(),
+                port_name: key.name.clone(),
+                protocol: protocol.into(),
+                vpc: DEFAULT_VPC,
+                frontends: addresses
+                    .iter()
+                    .map(|(address, scope)| node::Frontend {
+                        address: octets(*address),
+                        port: number,
+                        scope: (*scope).into(),
+                    })
+                    .collect(),
+                backends,
+                scheduler: annotation(SCHEDULER_ANNOTATION, "maglev"),
+                forwarding: annotation(FORWARDING_ANNOTATION, "auto"),
+            })
+        })
+        .collect()
+}
+
+fn compile_workload(input: &Input<'_>, node: &Node, name: &str) -> Workload {
+    let mut workload = Workload {
+        pod_cidr: node
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.pod_cidr.clone())
+            .unwrap_or_default(),
+        ..Workload::default()
+    };
+    for pod in input.cache.pods_on(name) {
+        let object = pod.object_name();
+        let key = (object.namespace, object.name, pod.uid().to_owned());
+        workload.pods.insert(key, pod_json(pod));
+        for key in references::of_pod(pod) {
+            if let Some(json) = (input.object)(&key) {
+                workload.objects.insert(key, json);
+            }
+        }
+    }
+    workload
+}
+
+/// A pod as its node needs it: without what the node itself reports, or each of its reports would
+/// come back to it as news.
+fn pod_json(pod: &Pod) -> Bytes {
+    let mut value = serde_json::to_value(pod).expect("an API type always serialises");
+    if let Some(object) = value.as_object_mut() {
+        object.remove("status");
+    }
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+        metadata.remove("managedFields");
+    }
+    serde_json::to_vec(&value)
+        .expect("a JSON value always serialises")
+        .into()
+}
+
+fn internal_address(node: &Node) -> Option<IpAddr> {
+    let addresses = node.status.as_ref()?.addresses.as_deref()?;
+    let internal = addresses
+        .iter()
+        .find(|address| address.type_ == "InternalIP")?;
+    internal.address.parse().ok()
+}
+
+fn pod_cidrs(node: &Node) -> BTreeSet<String> {
+    let Some(spec) = &node.spec else {
+        return BTreeSet::new();
+    };
+    spec.pod_cidrs
+        .iter()
+        .flatten()
+        .chain(&spec.pod_cidr)
+        .filter(|cidr| !cidr.is_empty())
+        .cloned()
+        .collect()
+}
+
+fn octets(address: IpAddr) -> Bytes {
+    match address {
+        IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),
+    }
+}

@@ -1,0 +1,191 @@
+//! A node's state as messages: all of it, or what changed.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fairlead_proto::node;
+
+use crate::state::{NodeState, ObjectKey, PodKey};
+
+/// The whole state.
+pub(crate) fn snapshot(state: &NodeState) -> node::Snapshot {
+    let dataplane = &state.dataplane;
+    node::Snapshot {
+        generation: state.generation.0,
+        dataplane: Some(node::DataplaneState {
+            parameters: Some(dataplane.parameters.clone()),
+            services: dataplane.services.values().cloned().collect(),
+            nodes: dataplane.nodes.values().cloned().collect(),
+            routes: dataplane.routes.values().cloned().collect(),
+        }),
+        pods: state.workload.pods.values().map(pod).collect(),
+        objects: state.workload.objects.iter().map(object).collect(),
+        pod_cidr: state.workload.pod_cidr.clone(),
+    }
+}
+
+/// What turns `previous` into `next`, but for the parameters, which never change while a member
+/// leads. `None` if nothing of it concerns the node.
+pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta> {
+    let mut delta = node::Delta {
+        base_generation: previous.generation.0,
+        generation: next.generation.0,
+        ..node::Delta::default()
+    };
+    if !std::sync::Arc::ptr_eq(&previous.dataplane, &next.dataplane) {
+        let (old, new) = (&previous.dataplane, &next.dataplane);
+        delta.services = changed(&old.services, &new.services)
+            .map(|(_, one)| one.clone())
+            .collect();
+        delta.removed_services = removed(&old.services, &new.services).copied().collect();
+        delta.nodes = changed(&old.nodes, &new.nodes)
+            .map(|(_, one)| one.clone())
+            .collect();
+        delta.removed_nodes = removed(&old.nodes, &new.nodes).cloned().collect();
+        delta.routes = changed(&old.routes, &new.routes)
+            .map(|(_, one)| one.clone())
+            .collect();
+        delta.removed_routes = removed(&old.routes, &new.routes)
+            .map(|(vpc, prefix)| node::RouteKey {
+                vpc: *vpc,
+                prefix: prefix.clone(),
+            })
+            .collect();
+    }
+    let (old, new) = (&previous.workload, &next.workload);
+    if !std::sync::Arc::ptr_eq(old, new) {
+        delta.pods = changed(&old.pods, &new.pods)
+            .map(|(_, json)| pod(json))
+            .collect();
+        delta.removed_pods = removed(&old.pods, &new.pods).map(pod_key).collect();
+        delta.objects = changed(&old.objects, &new.objects).map(object).collect();
+        delta.removed_objects = removed(&old.objects, &new.objects)
+            .map(object_key)
+            .collect();
+        if old.pod_cidr != new.pod_cidr {
+            delta.pod_cidr = new.pod_cidr.clone();
+        }
+    }
+    let nothing = node::Delta {
+        base_generation: delta.base_generation,
+        generation: delta.generation,
+        ..node::Delta::default()
+    };
+    (delta != nothing).then_some(delta)
+}
+
+fn changed<'a, K: Ord, V: PartialEq>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (&'a K, &'a V)> {
+    new.iter()
+        .filter(|(key, value)| old.get(key) != Some(value))
+}
+
+fn removed<'a, K: Ord, V>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    old.keys().filter(|key| !new.contains_key(key))
+}
+
+fn pod(json: &Bytes) -> node::Pod {
+    node::Pod {
+        pod_json: json.clone(),
+    }
+}
+
+fn pod_key((namespace, name, uid): &PodKey) -> node::PodKey {
+    node::PodKey {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        uid: uid.clone(),
+    }
+}
+
+fn object(((kind, namespace, name), json): (&ObjectKey, &Bytes)) -> node::Object {
+    node::Object {
+        kind: kind.clone(),
+        namespace: namespace.clone(),
+        name: name.clone(),
+        json: json.clone(),
+    }
+}
+
+fn object_key((kind, namespace, name): &ObjectKey) -> node::ObjectKey {
+    node::ObjectKey {
+        kind: kind.clone(),
+        namespace: namespace.clone(),
+        name: name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use fairlead_api::Generation;
+
+    use super::*;
+    use crate::state::{Dataplane, Workload};
+
+    fn state(generation: u64, services: &[(u32, &str)], pods: &[(&str, &str)]) -> NodeState {
+        let service = |(id, name): &(u32, &str)| {
+            (
+                *id,
+                node::Service {
+                    id: *id,
+                    name: (*name).to_owned(),
+                    ..Default::default()
+                },
+            )
+        };
+        let pod = |(uid, json): &(&str, &str)| {
+            (
+                ("shop".to_owned(), "web".to_owned(), (*uid).to_owned()),
+                Bytes::copy_from_slice(json.as_bytes()),
+            )
+        };
+        NodeState {
+            generation: Generation(generation),
+            dataplane: Arc::new(Dataplane {
+                services: services.iter().map(service).collect(),
+                ..Dataplane::default()
+            }),
+            workload: Arc::new(Workload {
+                pods: pods.iter().map(pod).collect(),
+                ..Workload::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn delta_upserts_what_changed_and_removes_what_is_gone() {
+        let old = state(3, &[(1, "a"), (2, "b")], &[("u1", "{}"), ("u2", "{}")]);
+        let new = state(5, &[(1, "a"), (2, "c"), (4, "d")], &[("u2", "{ }")]);
+        let delta = diff(&old, &new).unwrap();
+        assert_eq!((delta.base_generation, delta.generation), (3, 5));
+        let services: Vec<_> = delta.services.iter().map(|service| service.id).collect();
+        assert_eq!((services, delta.removed_services), (vec![2, 4], vec![]));
+        assert_eq!(delta.pods.len(), 1);
+        assert_eq!(delta.removed_pods[0].uid, "u1");
+        let back = diff(&new, &old).unwrap();
+        assert_eq!(back.removed_services, [4]);
+    }
+
+    #[test]
+    fn same_state_at_a_later_generation_is_no_delta() {
+        assert_eq!(
+            diff(&state(3, &[(1, "a")], &[]), &state(9, &[(1, "a")], &[])),
+            None
+        );
+    }
+
+    #[test]
+    fn snapshot_holds_everything() {
+        let snapshot = snapshot(&state(3, &[(1, "a")], &[("u1", "{}")]));
+        assert_eq!(snapshot.generation, 3);
+        assert_eq!(snapshot.dataplane.unwrap().services.len(), 1);
+        assert_eq!(snapshot.pods.len(), 1);
+    }
+}

@@ -1,0 +1,409 @@
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fairlead_api::{Generation, NodeName, resource};
+use fairlead_objects::{Change, Changed, Informer, ObjectName, Recorder, Writer};
+use fairlead_proto::node::{
+    AgentMessage, ControlMessage, OpenTunnel, Parameters, node_server::NodeServer,
+};
+use fairlead_store::Store;
+use tokio::sync::{Notify, mpsc, watch};
+use tonic::{Status, Streaming};
+use tracing::{debug, info, warn};
+
+use crate::{
+    Enrollment, NodeProgress, NodeService, OpenError,
+    compile::{self, Input},
+    identities::Identities,
+    progress::Progress,
+    reports::Reports,
+    session::{self, Session},
+    state::{Compiled, ObjectKey},
+    tunnel::Tunnels,
+};
+
+/// The metadata that names the leader's endpoint to an agent that dialled another member.
+const LEADER: &str = "fairlead-leader";
+/// How many tunnels may be asked of a node before its session has passed them on.
+const TUNNELS_MAX: usize = 16;
+
+/// What the operator decided, and a few times.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What every node's dataplane is told.
+    pub parameters: Parameters,
+    /// The port on which each member serves nodes.
+    pub node_port: u16,
+    /// How long a node's lease holds without renewal.
+    pub lease: Duration,
+    /// How long an agent may be silent before its session is ended.
+    pub idle_max: Duration,
+    /// How long changes are gathered before they are compiled.
+    pub gather: Duration,
+}
+
+impl Config {
+    /// Usual times with these parameters.
+    pub fn new(parameters: Parameters) -> Self {
+        Self {
+            parameters,
+            node_port: 6444,
+            lease: Duration::from_secs(40),
+            idle_max: Duration::from_secs(30),
+            gather: Duration::from_millis(5),
+        }
+    }
+}
+
+/// Why waiting for a generation ended without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// Not all connected nodes held it in time.
+    #[error("generation {0} is not in all nodes' maps yet")]
+    Deadline(Generation),
+}
+
+/// Compiles and publishes while this member leads, and serves the nodes.
+#[derive(Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    enrollment: Arc<dyn Enrollment>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) writer: Writer,
+    pub(crate) recorder: Recorder,
+    pub(crate) tunnels: Tunnels,
+    store: Store,
+    /// The newest state; `None` while this member does not lead or has not compiled yet.
+    states: watch::Sender<Option<Arc<Compiled>>>,
+    sessions: Mutex<HashMap<String, SessionHandle>>,
+    progress: Arc<Progress>,
+}
+
+/// How a node's session is reached. Dropping it ends the session.
+struct SessionHandle {
+    serial: uuid::Uuid,
+    tunnels: mpsc::Sender<OpenTunnel>,
+}
+
+impl Publisher {
+    /// A publisher on `store`. It does nothing before [`run`](Self::run).
+    pub fn new(store: Store, config: Config, enrollment: Arc<dyn Enrollment>) -> Self {
+        let writer = Writer::new(store.clone());
+        let shared = Shared {
+            config,
+            recorder: Recorder::new(writer.clone(), "kubelet"),
+            writer,
+            tunnels: Tunnels::default(),
+            store,
+            states: watch::Sender::new(None),
+            sessions: Mutex::default(),
+            progress: Arc::default(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            enrollment,
+        }
+    }
+
+    /// The service that agents dial; served with TLS that asks for client certificates.
+    pub fn node_service(&self) -> NodeServer<NodeService> {
+        NodeServer::new(NodeService::new(
+            self.shared.clone(),
+            self.enrollment.clone(),
+        ))
+    }
+
+    /// Asks a node's agent for something that comes as a stream: `logs`, `query`.
+    pub async fn open(
+        &self,
+        node: &NodeName,
+        kind: &str,
+        request: serde_json::Value,
+    ) -> Result<mpsc::Receiver<Result<Bytes, String>>, OpenError> {
+        let node = node.as_str();
+        if !self.shared.store.leadership().borrow().is_leader {
+            return Err(OpenError::NotLeading);
+        }
+        let session = self
+            .shared
+            .sessions()
+            .get(node)
+            .map(|session| session.tunnels.clone());
+        let session = session.ok_or_else(|| OpenError::NotConnected(node.to_owned()))?;
+        self.shared
+            .tunnels
+            .open(node, &session, kind, &request)
+            .await
+    }
+
+    /// How far each node is.
+    pub fn status(&self) -> Vec<NodeProgress> {
+        self.shared.progress.list(self.generation())
+    }
+
+    /// The generation of the newest state; 0 while this member publishes none.
+    pub fn generation(&self) -> Generation {
+        self.shared
+            .states
+            .borrow()
+            .as_ref()
+            .map_or(Generation(0), |state| state.generation)
+    }
+
+    /// Waits until the maps of all connected nodes correspond to this generation or a newer one.
+    pub async fn applied(
+        &self,
+        generation: Generation,
+        deadline: Duration,
+    ) -> Result<(), WaitError> {
+        let mut states = self.shared.states.subscribe();
+        let applied = async {
+            // The sender lives as long as `self`.
+            let _ = states
+                .wait_for(|state| {
+                    state
+                        .as_ref()
+                        .is_some_and(|state| state.generation >= generation)
+                })
+                .await;
+            self.shared.progress.reached(generation).await;
+        };
+        tokio::time::timeout(deadline, applied)
+            .await
+            .map_err(|_| WaitError::Deadline(generation))
+    }
+
+    /// Compiles and publishes whenever this member leads, until `shutdown`.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) {
+        let mut leadership = self.shared.store.leadership();
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                led = leadership.wait_for(|now| now.is_leader) => if led.is_err() { break },
+            }
+            let lost = async {
+                // An error means the store is gone, which ends the lead as well.
+                let _ = leadership.wait_for(|now| !now.is_leader).await;
+            };
+            let is_over = tokio::select! {
+                () = &mut shutdown => true,
+                () = lost => false,
+                () = self.shared.publish() => true,
+            };
+            self.shared.stop();
+            if is_over {
+                break;
+            }
+            warn!("no longer leading: nodes are sent to the leader");
+        }
+    }
+}
+
+impl Shared {
+    /// One term: compiles after every change that matters, until dropped or the store closes.
+    async fn publish(&self) {
+        let base = loop {
+            match self.store.linearizable().await {
+                Ok(snapshot) => break snapshot,
+                Err(cause) => {
+                    warn!(
+                        error = &cause as &dyn std::error::Error,
+                        "the lead is not confirmed yet"
+                    );
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        };
+        let informer = Informer::new(self.store.clone());
+        let changed = Notify::new();
+        changed.notify_one();
+        let watching = informer.run(|change| {
+            if concerns_nodes(change) {
+                changed.notify_one();
+            }
+        });
+        let compiling = async {
+            // An empty cache would empty every node.
+            informer.reached(base.revision()).await;
+            let mut identities = Identities::load(&base);
+            loop {
+                changed.notified().await;
+                tokio::time::sleep(self.config.gather).await;
+                if let Err(cause) = self.compile(&informer, &mut identities).await {
+                    warn!(
+                        error = &cause as &dyn std::error::Error,
+                        "not published; trying again"
+                    );
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    identities = Identities::load(&self.store.snapshot());
+                    changed.notify_one();
+                }
+            }
+        };
+        tokio::select! {
+            () = watching => {}
+            () = compiling => {}
+        }
+    }
+
+    async fn compile(
+        &self,
+        informer: &Informer,
+        identities: &mut Identities,
+    ) -> Result<(), crate::identities::Error> {
+        let cache = informer.cache();
+        identities
+            .ensure(&compile::wanted(&cache), &self.store)
+            .await?;
+        let snapshot = self.store.snapshot();
+        let object = |(kind, namespace, name): &ObjectKey| {
+            let resource = if kind == "Secret" {
+                &resource::SECRET
+            } else {
+                &resource::CONFIG_MAP
+            };
+            let entry = snapshot.get(&ObjectName::new(namespace, name).key(resource))?;
+            Some(entry.value.clone())
+        };
+        let compiled = compile::compile(&Input {
+            cache: &cache,
+            identities,
+            parameters: &self.config.parameters,
+            object: &object,
+        });
+        self.progress
+            .retain(|node| compiled.workloads.contains_key(node));
+        debug!(
+            generation = compiled.generation.0,
+            services = compiled.dataplane.services.len(),
+            "compiled"
+        );
+        self.states.send_replace(Some(Arc::new(compiled)));
+        Ok(())
+    }
+
+    /// Ends all sessions; agents look for the leader.
+    fn stop(&self) {
+        self.states.send_replace(None);
+        self.sessions().clear();
+    }
+
+    /// Refuses what only the leader can do, naming it.
+    pub(crate) fn require_lead(&self) -> Result<(), Status> {
+        if self.store.leadership().borrow().is_leader {
+            Ok(())
+        } else {
+            Err(self.not_leading())
+        }
+    }
+
+    fn not_leading(&self) -> Status {
+        let mut status =
+            Status::failed_precondition("this member of the control plane does not lead");
+        let leader = self.store.leadership().borrow().leader.clone();
+        let endpoint =
+            leader.and_then(|leader| node_endpoint(&leader.endpoint, self.config.node_port));
+        if let Some(value) = endpoint.and_then(|endpoint| endpoint.parse().ok()) {
+            status.metadata_mut().insert(LEADER, value);
+        }
+        status
+    }
+
+    /// Starts the session of a node that was registered, ending an older one of it.
+    pub(crate) fn begin_session(
+        self: Arc<Self>,
+        node: String,
+        held: Generation,
+        incoming: Streaming<AgentMessage>,
+        reports: Reports,
+    ) -> Result<mpsc::Receiver<Result<ControlMessage, Status>>, Status> {
+        let (outgoing, received) = mpsc::channel(session::QUEUE);
+        let (sender, tunnels) = mpsc::channel(TUNNELS_MAX);
+        let serial = uuid::Uuid::new_v4();
+        self.sessions().insert(
+            node.clone(),
+            SessionHandle {
+                serial,
+                tunnels: sender,
+            },
+        );
+        // Whoever lost the lead since the first look has cleared the sessions, or does so now.
+        if let Err(status) = self.require_lead() {
+            self.sessions().remove(&node);
+            return Err(status);
+        }
+        self.progress.connected(&node, held);
+        info!(node, generation = held.0, "session begins");
+        let session = Session {
+            node: node.clone(),
+            outgoing,
+            states: self.states.subscribe(),
+            tunnels,
+            progress: self.progress.clone(),
+            idle_max: self.config.idle_max,
+        };
+        tokio::spawn(async move {
+            session.run(incoming, reports, || self.not_leading()).await;
+            let mut sessions = self.sessions();
+            if sessions
+                .get(&node)
+                .is_none_or(|current| current.serial == serial)
+            {
+                sessions.remove(&node);
+                self.progress.disconnected(&node);
+            }
+        });
+        Ok(received)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<String, SessionHandle>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a change can make any node's state another.
+fn concerns_nodes(change: &Change) -> bool {
+    match &change.changed {
+        Changed::Service(_) | Changed::EndpointSlice(_) | Changed::Node(_) | Changed::Pod(_) => {
+            true
+        }
+        Changed::Other(_) => matches!(change.resource.kind, "ConfigMap" | "Secret"),
+        _ => false,
+    }
+}
+
+/// Where nodes reach the member whose peers reach it at `https://ADDRESS:PORT`.
+fn node_endpoint(peer: &str, port: u16) -> Option<String> {
+    let authority = peer.split_once("://").map_or(peer, |(_, rest)| rest);
+    let host = authority.rsplit_once(':')?.0.trim_matches(['[', ']']);
+    Some(match host.parse::<IpAddr>() {
+        Ok(address) => std::net::SocketAddr::new(address, port).to_string(),
+        Err(_) => format!("{host}:{port}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leader_is_named_by_the_address_that_nodes_dial() {
+        for (peer, expected) in [
+            ("https://198.18.0.11:6445", Some("198.18.0.11:6444")),
+            ("https://[2001:db8::1]:6445", Some("[2001:db8::1]:6444")),
+            ("https://control-1:6445", Some("control-1:6444")),
+            ("nonsense", None),
+        ] {
+            assert_eq!(node_endpoint(peer, 6444).as_deref(), expected, "{peer}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! One agent's session: its state out, its reports in.
+
+use std::{sync::Arc, time::Duration};
+
+use fairlead_api::Generation;
+use fairlead_proto::node::{
+    AgentMessage, ControlMessage, OpenTunnel, agent_message, control_message,
+};
+use tokio::sync::{mpsc, watch};
+use tonic::{Status, Streaming};
+use tracing::{info, warn};
+
+use crate::{
+    delta,
+    progress::Progress,
+    reports::Reports,
+    state::{Compiled, NodeState},
+};
+
+/// How many messages wait for a slow agent. While it is full no delta is made: the next one leads
+/// from what was sent last to what is newest then.
+pub(crate) const QUEUE: usize = 4;
+
+/// How long an agent that refused a state is left alone before it gets the whole state again.
+const REFUSED_WAIT: Duration = Duration::from_secs(5);
+
+pub(crate) type Outgoing = mpsc::Sender<Result<ControlMessage, Status>>;
+
+/// What a session works with.
+pub(crate) struct Session {
+    pub(crate) node: String,
+    pub(crate) outgoing: Outgoing,
+    /// The newest state; `None` once this member no longer leads.
+    pub(crate) states: watch::Receiver<Option<Arc<Compiled>>>,
+    pub(crate) tunnels: mpsc::Receiver<OpenTunnel>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) idle_max: Duration,
+}
+
+impl Session {
+    /// Runs until either side ends it.
+    pub(crate) async fn run(
+        self,
+        incoming: Streaming<AgentMessage>,
+        reports: Reports,
+        not_leading: impl Fn() -> Status,
+    ) {
+        let Self {
+            node,
+            outgoing,
+            states,
+            tunnels,
+            progress,
+            idle_max,
+        } = self;
+        let (refused, refusals) = mpsc::channel(1);
+        let reason = tokio::select! {
+            reason = send(&node, &outgoing, states, tunnels, refusals, &progress) => reason,
+            reason = receive(&node, incoming, reports, &progress, idle_max, refused) => reason,
+        };
+        info!(node, reason = reason.as_str(), "session ended");
+        let status = match reason {
+            End::NotLeading => not_leading(),
+            End::Replaced => Status::aborted("the node opened another session"),
+            End::Silent => Status::deadline_exceeded("the agent was silent for too long"),
+            End::Gone => return,
+        };
+        // An agent that does not read learns it from the closed connection.
+        let _ = outgoing.try_send(Err(status));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    NotLeading,
+    Replaced,
+    Silent,
+    Gone,
+}
+
+impl End {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::NotLeading => "this member no longer leads",
+            Self::Replaced => "the node opened another",
+            Self::Silent => "the agent was silent",
+            Self::Gone => "the agent went away",
+        }
+    }
+}
+
+async fn send(
+    node: &str,
+    outgoing: &Outgoing,
+    mut states: watch::Receiver<Option<Arc<Compiled>>>,
+    mut tunnels: mpsc::Receiver<OpenTunnel>,
+    mut refusals: mpsc::Receiver<()>,
+    progress: &Progress,
+) -> End {
+    let mut sent: Option<NodeState> = None;
+    states.mark_changed();
+    loop {
+        let mut is_whole = sent.is_none();
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return End::NotLeading },
+            tunnel = tunnels.recv() => {
+                let Some(tunnel) = tunnel else { return End::Replaced };
+                let message = control_message::Message::OpenTunnel(tunnel);
+                if outgoing.send(Ok(ControlMessage { message: Some(message) })).await.is_err() {
+                    return End::Gone;
+                }
+                continue;
+            }
+            refused = refusals.recv() => match refused {
+                Some(()) => is_whole = true,
+                None => return End::Gone,
+            },
+        }
+        let Ok(permit) = outgoing.reserve().await else {
+            return End::Gone;
+        };
+        // Looked at only now that there is room: whatever came meanwhile is in it.
+        let next = match &*states.borrow_and_update() {
+            Some(compiled) => compiled.of_node(node),
+            // Before the first state there is nothing to say; the lead's loss ends the session
+            // from the registry.
+            None if sent.is_none() => continue,
+            None => return End::NotLeading,
+        };
+        let message = match &sent {
+            Some(previous) if !is_whole => {
+                delta::diff(previous, &next).map(control_message::Message::Delta)
+            }
+            Some(_) | None => Some(control_message::Message::Snapshot(delta::snapshot(&next))),
+        };
+        match message {
+            Some(message) => {
+                progress.sent(node, next.generation);
+                permit.send(Ok(ControlMessage {
+                    message: Some(message),
+                }));
+                sent = Some(next);
+            }
+            None => progress.compared(node, next.generation),
+        }
+    }
+}
+
+async fn receive(
+    node: &str,
+    mut incoming: Streaming<AgentMessage>,
+    mut reports: Reports,
+    progress: &Progress,
+    idle_max: Duration,
+    refused: mpsc::Sender<()>,
+) -> End {
+    loop {
+        let message = match tokio::time::timeout(idle_max, incoming.message()).await {
+            Err(_) => return End::Silent,
+            Ok(Ok(Some(message))) => message,
+            Ok(Ok(None) | Err(_)) => return End::Gone,
+        };
+        let taken = match message.message {
+            Some(agent_message::Message::Acknowledgement(ack)) => {
+                if ack.failed_generation != 0 {
+                    warn!(
+                        node,
+                        generation = ack.failed_generation,
+                        error = ack.error,
+                        "state refused"
+                    );
+                    let refused = refused.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(REFUSED_WAIT).await;
+                        // One that waits already does for this one too.
+                        let _ = refused.try_send(());
+                    });
+                }
+                progress.acknowledged(node, Generation(ack.generation), ack.error);
+                Ok(())
+            }
+            Some(agent_message::Message::Heartbeat(_)) => reports.heartbeat().await,
+            Some(agent_message::Message::NodeStatus(status)) => {
+                reports.node_status(&status.status_json).await
+            }
+            Some(agent_message::Message::PodStatus(status)) => reports.pod_status(&status).await,
+            Some(agent_message::Message::PodGone(gone)) => reports.pod_gone(&gone).await,
+            Some(agent_message::Message::Event(event)) => reports.event(&event).await,
+            Some(agent_message::Message::Hello(_)) | None => Ok(()),
+        };
+        if let Err(cause) = taken {
+            // The agent cannot tell whether it was taken: it says it again in a new session.
+            warn!(
+                node,
+                error = &cause as &dyn std::error::Error,
+                "report not taken"
+            );
+            if matches!(cause, crate::reports::Error::Write { .. }) {
+                return End::Gone;
+            }
+        }
+    }
+}

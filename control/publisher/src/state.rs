@@ -1,0 +1,61 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use fairlead_api::Generation;
+use fairlead_proto::node;
+
+/// What all nodes forward by. Every node gets the same, so that every node picks the same.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Dataplane {
+    pub(crate) parameters: node::Parameters,
+    /// By id.
+    pub(crate) services: BTreeMap<u32, node::Service>,
+    /// By name.
+    pub(crate) nodes: BTreeMap<String, node::NodeAddress>,
+    /// By VPC and prefix.
+    pub(crate) routes: BTreeMap<(u32, String), node::Route>,
+}
+
+/// Namespace, name, uid.
+pub(crate) type PodKey = (String, String, String);
+/// Kind, namespace, name.
+pub(crate) type ObjectKey = (String, String, String);
+
+/// What one node should run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Workload {
+    /// The pods bound to it, as JSON.
+    pub(crate) pods: BTreeMap<PodKey, Bytes>,
+    /// The ConfigMaps and Secrets they refer to, as JSON.
+    pub(crate) objects: BTreeMap<ObjectKey, Bytes>,
+    /// The range it gives addresses from; empty until allocated.
+    pub(crate) pod_cidr: String,
+}
+
+/// The desired state of one node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct NodeState {
+    pub(crate) generation: Generation,
+    pub(crate) dataplane: Arc<Dataplane>,
+    pub(crate) workload: Arc<Workload>,
+}
+
+/// The desired state of the cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Compiled {
+    pub(crate) generation: Generation,
+    pub(crate) dataplane: Arc<Dataplane>,
+    /// By node.
+    pub(crate) workloads: BTreeMap<String, Arc<Workload>>,
+}
+
+impl Compiled {
+    /// The part of one node. A node that is not registered yet runs nothing.
+    pub(crate) fn of_node(&self, name: &str) -> NodeState {
+        NodeState {
+            generation: self.generation,
+            dataplane: self.dataplane.clone(),
+            workload: self.workloads.get(name).cloned().unwrap_or_default(),
+        }
+    }
+}
