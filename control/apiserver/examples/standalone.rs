@@ -1,4 +1,5 @@
-//! The API alone, over a store of one member: no controllers, no nodes. For trying a client.
+//! The API alone, over a store of one member: no controllers, no nodes. For trying a client, which
+//! has to create its namespaces itself.
 //!
 //! `cargo run -p fairlead-apiserver --example standalone -- DIR [PORT]` serves on 127.0.0.1, keeps
 //! its data in DIR and writes DIR/kubeconfig.

@@ -7,7 +7,7 @@ use fairlead_api::{Index, RevisionedBytes};
 use fairlead_store::{Expect, Key, Op, Snapshot};
 use ipnetwork::IpNetwork;
 use rand::RngExt;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// At most so many addresses of a range are used: with IPv6 a range has more than anybody needs,
 /// and a search must end.
@@ -110,11 +110,11 @@ pub(crate) enum Claim {
     NodePort(u16),
 }
 
-/// The value at a claim's key.
-#[derive(Deserialize)]
-struct Holder {
-    /// `namespace/name` of the Service.
-    owner: String,
+/// The Service that holds a claim: the value at the claim's key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
 }
 
 impl Claim {
@@ -125,22 +125,23 @@ impl Claim {
         })
     }
 
-    /// Who holds it: `namespace/name`, and since when.
-    pub(crate) fn holder(self, snapshot: &Snapshot) -> Option<(String, Expect)> {
+    /// Who holds it, and the condition that this is still so.
+    pub(crate) fn holder(self, snapshot: &Snapshot) -> Option<(Holder, Expect)> {
         let entry = snapshot.get(&self.key())?;
-        let holder: Holder = serde_json::from_slice(&entry.value).ok()?;
-        Some((holder.owner, Expect::Revision(entry.revision)))
+        let holder = serde_json::from_slice(&entry.value).ok()?;
+        Some((holder, Expect::Revision(entry.revision)))
     }
 
-    /// Takes it for `owner`, on the condition that nothing changed since it was looked up.
-    pub(crate) fn take(self, owner: &str, expect: Expect) -> Op {
-        let owner = serde_json::Value::from(owner);
+    /// Takes it for a Service, on the condition that nothing changed since it was looked up.
+    pub(crate) fn take(self, holder: &Holder, expect: Expect) -> Op {
+        let holder = serde_json::to_string(holder).expect("two texts always serialise");
+        let members = holder.trim_start_matches('{');
         Op::Put {
             key: self.key(),
             expect,
             value: RevisionedBytes {
-                head: format!(r#"{{"owner":{owner},"resourceVersion":""#).into(),
-                tail: r#""}"#.into(),
+                head: r#"{"resourceVersion":""#.into(),
+                tail: format!(r#"",{members}"#).into(),
             },
             index: Index::default().into(),
         }
@@ -220,5 +221,20 @@ mod tests {
         assert!(NODE_PORTS.contains(&choose_node_port(|_| false).unwrap()));
         assert_eq!(choose_node_port(|_| true), None);
         assert_eq!(choose_node_port(|port| port != 30_007), Some(30_007));
+    }
+
+    #[test]
+    fn claim_is_kept_as_json_that_names_its_holder() {
+        let holder = Holder {
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+        };
+        let Op::Put { value, .. } = Claim::NodePort(30_080).take(&holder, Expect::Absent) else {
+            panic!("a claim is taken by writing it");
+        };
+        let stamped = value.stamp(fairlead_api::Revision(7));
+        assert_eq!(serde_json::from_slice::<Holder>(&stamped).unwrap(), holder);
+        let whole: serde_json::Value = serde_json::from_slice(&stamped).unwrap();
+        assert_eq!(whole["resourceVersion"], "7");
     }
 }

@@ -10,7 +10,6 @@ mod addresses;
 mod api;
 mod authorize;
 mod body;
-mod bootstrap;
 mod config;
 mod continuation;
 mod discovery;

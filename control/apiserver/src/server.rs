@@ -16,9 +16,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{
-    Config, Nodes, addresses::AddressRange, api::Api, bootstrap, discovery::Documents, router,
-};
+use crate::{Config, Nodes, addresses::AddressRange, api::Api, discovery::Documents, router};
 
 /// A client that does not finish its handshake by then is cut off.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
@@ -82,7 +80,6 @@ pub async fn serve(
         };
         tasks.spawn(endpoint.accept(listener));
     }
-    tasks.spawn(bootstrap::create_namespaces(Arc::clone(&api)));
 
     shutdown.await;
     stopping.cancel();

@@ -7,7 +7,7 @@ use fairlead_store::{Expect, Op, Snapshot};
 use serde_json::{Value, json};
 
 use crate::{
-    addresses::{AddressRange, Claim, NODE_PORTS, choose_node_port},
+    addresses::{AddressRange, Claim, Holder, NODE_PORTS, choose_node_port},
     metadata,
     subject::Subject,
 };
@@ -129,11 +129,14 @@ pub(crate) fn allocate(
     old: Option<&Value>,
     new: &mut Value,
 ) -> Result<Vec<Op>, Status> {
-    let owner = format!("{}/{}", subject.namespace.unwrap_or_default(), subject.name);
+    let holder = Holder {
+        namespace: subject.namespace.unwrap_or_default().to_owned(),
+        name: subject.name.to_owned(),
+    };
     let held = old.map(claims).unwrap_or_default();
     let mut allocation = Allocation {
         snapshot,
-        owner: &owner,
+        holder: &holder,
         held: &held,
         taken: BTreeSet::new(),
         ops: Vec::new(),
@@ -153,7 +156,7 @@ pub(crate) fn release(service: &Value) -> Vec<Op> {
 
 struct Allocation<'a> {
     snapshot: &'a Snapshot,
-    owner: &'a str,
+    holder: &'a Holder,
     held: &'a BTreeSet<Claim>,
     /// What this Service takes besides.
     taken: BTreeSet<Claim>,
@@ -286,19 +289,16 @@ impl Allocation<'_> {
             || self.taken.contains(&claim)
             || claim
                 .holder(self.snapshot)
-                .is_some_and(|(owner, _)| self.still_holds(&owner, claim))
+                .is_some_and(|(holder, _)| self.still_holds(&holder, claim))
     }
 
     /// Whether the Service that took a claim still exists and holds it. A claim outlives its
     /// Service only if something removed the Service without its claims; it is free then.
-    fn still_holds(&self, owner: &str, claim: Claim) -> bool {
-        let Some((namespace, name)) = owner.split_once('/') else {
-            return false;
-        };
+    fn still_holds(&self, holder: &Holder, claim: Claim) -> bool {
         let service = Subject {
             resource: &fairlead_api::resource::SERVICE,
-            namespace: Some(namespace),
-            name,
+            namespace: Some(&holder.namespace),
+            name: &holder.name,
         };
         self.snapshot
             .get(&service.key())
@@ -310,7 +310,7 @@ impl Allocation<'_> {
         let expect = claim
             .holder(self.snapshot)
             .map_or(Expect::Absent, |(_, expect)| expect);
-        self.ops.push(claim.take(self.owner, expect));
+        self.ops.push(claim.take(self.holder, expect));
         self.taken.insert(claim);
     }
 }

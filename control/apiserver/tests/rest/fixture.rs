@@ -99,7 +99,7 @@ impl Server {
     pub(crate) async fn with(setting: Setting) -> Self {
         let server = Self::without_leader(setting).await;
         server.store.initialize().await.unwrap();
-        server.wait_until_bootstrapped().await;
+        server.create_namespaces().await;
         server
     }
 
@@ -159,16 +159,15 @@ impl Server {
         }
     }
 
-    async fn wait_until_bootstrapped(&self) {
-        let client = self.admin();
-        let bootstrapped = async {
-            // The last namespace that is created; the watch waits for it.
-            let mut namespaces = client.watch("/api/v1/namespaces?watch=true").await;
-            while namespaces.next_named().await.1 != "kube-node-lease" {}
-        };
-        timeout(PATIENCE, bootstrapped)
-            .await
-            .expect("the server creates its namespaces");
+    /// What the controllers do first in a cluster.
+    async fn create_namespaces(&self) {
+        for name in ["default", "kube-public"] {
+            let namespace = serde_json::json!({ "metadata": { "name": name } });
+            self.admin()
+                .post("/api/v1/namespaces", &namespace)
+                .await
+                .expect(201);
+        }
     }
 
     /// A client with all rights.

@@ -138,7 +138,7 @@ async fn body_must_fit_the_path() {
     let server = Server::start().await;
     let client = server.admin();
     let mut elsewhere = config_map("a");
-    elsewhere["metadata"]["namespace"] = "kube-system".into();
+    elsewhere["metadata"]["namespace"] = "kube-public".into();
     client.post(CONFIG_MAPS, &elsewhere).await.expect(400);
     let mut versioned = config_map("a");
     versioned["metadata"]["resourceVersion"] = "7".into();
