@@ -13,11 +13,11 @@ use fairlead_dataplane_common::{
     PodEntry, RouteKey, ServiceEntry, ServiceStats, maps as names,
 };
 
+use crate::action::Action;
 use crate::cuckoo;
 use crate::loader::{Slots, Tables};
 use crate::lut;
 use crate::observed::{Observed, Prefix, Table, range_of};
-use crate::plan::Action;
 use crate::pod_network::PodLink;
 
 /// A map could not be read or written.

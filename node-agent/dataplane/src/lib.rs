@@ -12,6 +12,7 @@
 
 #![deny(unsafe_code)] // `sys` alone is allowed to
 
+mod action;
 mod apply;
 pub mod cuckoo;
 mod dataplane;
@@ -22,6 +23,7 @@ mod examples;
 pub mod ipam;
 pub mod links;
 pub mod loader;
+mod local;
 pub mod lut;
 pub mod maglev;
 mod neighbours;
@@ -35,6 +37,8 @@ mod state;
 mod sys;
 pub mod view;
 
+pub use action::Action;
 pub use apply::Error as MapError;
 pub use dataplane::{Applied, Config, Dataplane};
 pub use error::Error;
+pub use local::{Local, Way};

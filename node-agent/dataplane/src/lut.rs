@@ -240,7 +240,7 @@ mod tests {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            if state % 3 == 0 && !held.is_empty() {
+            if state.is_multiple_of(3) && !held.is_empty() {
                 let range = held.swap_remove((state >> 8) as usize % held.len());
                 lut.release(range);
                 used[range.offset as usize..range.end() as usize].fill(false);

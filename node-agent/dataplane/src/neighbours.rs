@@ -14,8 +14,8 @@ use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::local::Way;
 use crate::netlink::{self, Netlink, NextHop};
-use crate::plan::Way;
 
 /// How often routes are looked up again and stale neighbours confirmed: well below the kernel's
 /// `gc_stale_time` of 60 s, after which it may forget them.

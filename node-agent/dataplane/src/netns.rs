@@ -48,6 +48,11 @@ pub fn is_pinned(path: &Path) -> Result<bool, Error> {
     }
 }
 
+/// Opens the namespace pinned at `path`.
+pub fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(Error::of("open", path))
+}
+
 /// Makes a new namespace and pins it at `path`, unless one is pinned there.
 pub async fn ensure(path: &Path) -> Result<(), Error> {
     if is_pinned(path)? {
@@ -96,7 +101,7 @@ where
 {
     let target = path.to_owned();
     on_thread(path, move || {
-        let namespace = File::open(&target).map_err(Error::of("open", &target))?;
+        let namespace = open(&target)?;
         setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).map_err(Error::of("enter", &target))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -8,10 +8,10 @@ use fairlead_dataplane_common::{
     Address, BackendEntry, Config, NodeEntry, RouteEntry, ServiceEntry,
 };
 
+use crate::action::Action;
 use crate::cuckoo;
 use crate::lut;
 use crate::maglev::Candidate;
-use crate::plan::Action;
 
 /// The state of the maps. Unused elements are left out.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,167 +7,32 @@
 //! 2. one write of `config` flips the bank (skipped when services and frontends are unchanged);
 //! 3. what the old state alone referred to is removed;
 //! 4. the generation is written.
+//!
+//! A bank is written again by the next plan that changes services or frontends: between the flip
+//! that left it and that write pass the removals and a whole plan, which is longer than a packet
+//! stays in a program.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
 
 use fairlead_api::{BackendId, Generation, ServiceId};
 use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BACKEND_DRAINING, BackendEntry, Config, FRONTEND_ADDRESS,
     FRONTEND_CLUSTER, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry, FrontendKey, NODE_LOCAL,
-    NODE_RESOLVED, NodeEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE,
-    RouteEntry, RouteKey, ServiceEntry, maps,
+    NodeEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry, RouteKey,
+    ServiceEntry, maps,
 };
 use ipnetwork::IpNetwork;
 
-use crate::cuckoo;
+use crate::action::Action;
 use crate::desired::{Desired, Place, Service};
+use crate::local::Local;
 use crate::lut;
 use crate::maglev::{self, Candidate};
-use crate::netlink::Mac;
 use crate::observed::{Observed, Prefix, Share, Table, range_of};
 
 /// The node slot of a backend that no node of the cluster holds: beyond the array, so that a
 /// lookup finds nothing.
 pub const NODE_ELSEWHERE: u32 = maps::NODES_MAX;
-
-/// One change of one map.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Writes an element of `nodes`; all-zero frees the slot.
-    WriteNode {
-        /// Which.
-        slot: u32,
-        /// What.
-        entry: NodeEntry,
-    },
-    /// Lets a node's address encapsulate for us.
-    SetNodeAddress {
-        /// The node's.
-        address: Address,
-        /// Its slot in `nodes`.
-        slot: u32,
-    },
-    /// Forgets a node's address.
-    RemoveNodeAddress {
-        /// The node's.
-        address: Address,
-    },
-    /// Writes an element of `backends`; all-zero frees the slot.
-    WriteBackend {
-        /// Which.
-        slot: u32,
-        /// What.
-        entry: BackendEntry,
-    },
-    /// Names the slot of a backend.
-    SetBackendId {
-        /// The backend.
-        id: BackendId,
-        /// Its slot in `backends`.
-        slot: u32,
-    },
-    /// Forgets a backend's slot.
-    RemoveBackendId {
-        /// The backend.
-        id: BackendId,
-    },
-    /// Writes the Maglev table of `shares` to a range that no active service owns.
-    WriteTable {
-        /// Where.
-        range: lut::Range,
-        /// Whom it is for.
-        shares: Vec<Share>,
-        /// The range's elements: backend slots.
-        slots: Vec<u32>,
-    },
-    /// Writes nothing: a table found after a restart is the one it should be.
-    KeepTable {
-        /// Where.
-        range: lut::Range,
-        /// Whom it is for.
-        shares: Vec<Share>,
-    },
-    /// Zeroes the counters of a service slot that gets a new owner.
-    ResetStats {
-        /// The service slot.
-        slot: u32,
-    },
-    /// Writes an element of `services`; all-zero frees the slot.
-    WriteService {
-        /// The bank that is not active.
-        bank: usize,
-        /// Which.
-        slot: u32,
-        /// What.
-        entry: ServiceEntry,
-    },
-    /// Writes a bucket of `frontends`.
-    WriteBucket {
-        /// The bank that is not active.
-        bank: usize,
-        /// Which, and what.
-        write: cuckoo::Write,
-    },
-    /// Adds or changes a route.
-    SetRoute {
-        /// Where to.
-        prefix: Prefix,
-        /// Which way.
-        entry: RouteEntry,
-    },
-    /// Removes a route.
-    RemoveRoute {
-        /// Where to.
-        prefix: Prefix,
-    },
-    /// Accepts a VNI.
-    AddVpc {
-        /// The network.
-        vpc: u32,
-    },
-    /// Refuses a VNI again.
-    RemoveVpc {
-        /// The network.
-        vpc: u32,
-    },
-    /// Writes `config`, and with it names the active bank: the flip.
-    WriteConfig {
-        /// All of it.
-        config: Config,
-    },
-    /// Says which state is in force.
-    SetGeneration {
-        /// Its generation.
-        generation: Generation,
-    },
-}
-
-/// What this node knows of itself, beside what the control plane sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Local {
-    /// Its own address on the uplink.
-    pub address: IpAddr,
-    /// The range of its pods, once it has one.
-    pub pod_range: Option<IpNetwork>,
-    /// Where packets leave for nodes whose way is not known.
-    pub uplink: u32,
-    /// Of the uplinks.
-    pub mtu: u32,
-    /// The ways to other nodes, as far as they are known; by the node's address.
-    pub ways: HashMap<IpAddr, Way>,
-}
-
-/// The way to another node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
-    /// The uplink it is reached by.
-    pub interface: u32,
-    /// Of the uplink.
-    pub mtu: u32,
-    /// Whom frames go to; `None` while the neighbour does not answer.
-    pub mac: Option<Mac>,
-}
 
 /// A map is too small for the desired state. Nothing has been written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -228,34 +93,8 @@ pub fn plan(
     Ok(actions)
 }
 
-/// The node entry for `address`: by what is known of the way, else by what the map has held.
-pub fn node_entry(
-    id: u32,
-    address: IpAddr,
-    local: &Local,
-    before: Option<&NodeEntry>,
-) -> NodeEntry {
-    let way = local.ways.get(&address).copied().unwrap_or_else(|| {
-        // After a restart the neighbour table has not been read yet: what the last agent found
-        // out still holds, and forgetting it would take the node off the fast path.
-        let before = before.filter(|entry| entry.address == address.into());
-        Way {
-            interface: before.map_or(local.uplink, |entry| entry.ifindex),
-            mtu: before.map_or(local.mtu, |entry| entry.mtu),
-            mac: before
-                .filter(|e| e.flags & NODE_RESOLVED != 0)
-                .map(|e| e.mac),
-        }
-    });
-    NodeEntry::new(
-        id,
-        address.into(),
-        local.address.into(),
-        way.interface,
-        way.mtu,
-        way.mac,
-    )
-}
+/// The frontends there should be, by VPC, address, protocol and port.
+type Frontends = BTreeMap<(u32, Address, u8, u16), FrontendEntry>;
 
 struct Planner<'a> {
     desired: &'a Desired,
@@ -291,7 +130,7 @@ impl Planner<'_> {
                 });
             };
             let before = self.observed.nodes.get(&slot);
-            let entry = node_entry(id, node.address, self.local, before);
+            let entry = self.local.node_entry(id, node.address, before);
             if before != Some(&entry) {
                 self.before_flip.push(Action::WriteNode { slot, entry });
             }
@@ -509,10 +348,7 @@ impl Planner<'_> {
         Ok(range)
     }
 
-    fn wanted_frontends(
-        &self,
-        services: &BTreeMap<u32, ServiceEntry>,
-    ) -> Result<BTreeMap<(u32, Address, u8, u16), FrontendEntry>, Full> {
+    fn wanted_frontends(&self, services: &BTreeMap<u32, ServiceEntry>) -> Result<Frontends, Full> {
         let slots: HashMap<u32, u32> = services
             .iter()
             .map(|(slot, entry)| (entry.id, *slot))
@@ -557,7 +393,7 @@ impl Planner<'_> {
     fn plan_banks(
         &mut self,
         services: &BTreeMap<u32, ServiceEntry>,
-        frontends: &BTreeMap<(u32, Address, u8, u16), FrontendEntry>,
+        frontends: &Frontends,
     ) -> Result<usize, Full> {
         let active = self.observed.active();
         let table = &self.observed.frontends[active];
@@ -683,32 +519,11 @@ impl Planner<'_> {
             node_id: self.desired.node_id,
             bank: bank as u32,
             vxlan_port_be: self.desired.vxlan_port.to_be(),
-            ..with_local(self.observed.config, self.local)
+            ..self.local.in_config(self.observed.config)
         };
         if config != self.observed.config {
             self.before_flip.push(Action::WriteConfig { config });
         }
-    }
-}
-
-/// `config` with this node's own facts in it.
-pub fn with_local(config: Config, local: &Local) -> Config {
-    let (pod_prefix, pod_mask) = match local.pod_range {
-        Some(range) => {
-            let family = if range.is_ipv4() { 96 } else { 0 };
-            (
-                range.network().into(),
-                Address::mask(family + u32::from(range.prefix())),
-            )
-        }
-        None => (Address::UNSPECIFIED, Address::UNSPECIFIED),
-    };
-    Config {
-        node_address: local.address.into(),
-        pod_prefix,
-        pod_mask,
-        uplink_ifindex: local.uplink,
-        ..config
     }
 }
 

@@ -6,7 +6,7 @@
 //! [`PodNetwork::prepare`] and [`PodNetwork::raise`] the caller attaches what guards the pod, so
 //! that no packet passes before.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -61,11 +61,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// No netlink socket could be opened in the pod's namespace.
+    #[error("open netlink socket in a pod's namespace")]
+    Socket(#[source] io::Error),
     /// A link that was just made is not there: somebody else removed it.
-    #[error("link {name} of pod {uid} has vanished")]
+    #[error("link {name} has vanished")]
     Vanished {
-        /// The pod.
-        uid: String,
         /// The link's name.
         name: String,
     },
@@ -144,7 +145,6 @@ impl PodNetwork {
                     .link(&names.host)
                     .await?
                     .ok_or_else(|| Error::Vanished {
-                        uid: uid.to_owned(),
                         name: names.host.clone(),
                     })?
             }
@@ -243,10 +243,7 @@ impl PodNetwork {
     }
 
     async fn add_pair(&self, names: &Names, namespace: &Path) -> Result<(), Error> {
-        let file = File::open(namespace).map_err(|source| Error::Setting {
-            path: namespace.to_owned(),
-            source,
-        })?;
+        let file = netns::open(namespace)?;
         let (host, pod) = ((&*names.host, names.host_mac), (POD_LINK, names.pod_mac));
         self.netlink
             .add_veth(host, pod, file.as_fd(), self.mtu)
@@ -367,15 +364,11 @@ async fn configure_inside(
 }
 
 fn open_inside() -> Result<Netlink, Error> {
-    Netlink::open().map_err(|source| Error::Setting {
-        path: "netlink socket".into(),
-        source,
-    })
+    Netlink::open().map_err(Error::Socket)
 }
 
 async fn find_inside(netlink: &Netlink, name: &str) -> Result<Link, Error> {
     netlink.link(name).await?.ok_or_else(|| Error::Vanished {
-        uid: String::new(),
         name: name.to_owned(),
     })
 }

@@ -6,10 +6,12 @@ use fairlead_api::Generation;
 use ipnetwork::IpNetwork;
 
 use crate::Error;
+use crate::action::Action;
 use crate::desired::Desired;
 use crate::loader::Loaded;
+use crate::local::{Local, Way};
 use crate::observed::Observed;
-use crate::plan::{self, Action, Local, Way};
+use crate::plan;
 
 /// See the [module](self).
 pub(crate) struct State {
@@ -83,7 +85,7 @@ impl State {
             .filter(|(_, entry)| entry.address == node.into())
             .map(|(&slot, before)| Action::WriteNode {
                 slot,
-                entry: plan::node_entry(before.id, node, &self.local, Some(before)),
+                entry: self.local.node_entry(before.id, node, Some(before)),
             })
             .filter(|action| {
                 !matches!(action, Action::WriteNode { slot, entry }
@@ -103,7 +105,7 @@ impl State {
     }
 
     fn adopt_local(&self) -> Vec<Action> {
-        let config = plan::with_local(self.observed.config, &self.local);
+        let config = self.local.in_config(self.observed.config);
         if config == self.observed.config {
             Vec::new()
         } else {

@@ -1,10 +1,14 @@
 //! Plans against a model of the maps. The model is what the programs read: banks, table slots,
 //! backend slots; after each single action a packet must meet the old state or the new one, whole.
 
+use std::net::IpAddr;
+
+use fairlead_dataplane_common::NODE_RESOLVED;
 use fairlead_proto::node::{BackendState, DataplaneState};
 
 use super::*;
 use crate::examples::{backend, own, service, state};
+use crate::local::Way;
 
 /// The maps: what the agent observes, and the LUT's elements.
 #[derive(Default)]

@@ -136,8 +136,8 @@ fn way_to_a_neighbour_is_found_and_followed() {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
+    use crate::local::Way;
     use crate::neighbours;
-    use crate::plan::Way;
 
     if skip_without_root() {
         return;

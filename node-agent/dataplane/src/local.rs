@@ -1,0 +1,81 @@
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use fairlead_dataplane_common::{Address, Config, NODE_RESOLVED, NodeEntry};
+use ipnetwork::IpNetwork;
+
+use crate::netlink::Mac;
+
+/// What this node knows of itself, beside what the control plane sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// Its own address on the uplink.
+    pub address: IpAddr,
+    /// The range of its pods, once it has one.
+    pub pod_range: Option<IpNetwork>,
+    /// Where packets leave for nodes whose way is not known.
+    pub uplink: u32,
+    /// Of the uplinks.
+    pub mtu: u32,
+    /// The ways to other nodes, as far as they are known; by the node's address.
+    pub ways: HashMap<IpAddr, Way>,
+}
+
+/// The way to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The uplink it is reached by.
+    pub interface: u32,
+    /// Of the uplink.
+    pub mtu: u32,
+    /// Whom frames go to; `None` while the neighbour does not answer.
+    pub mac: Option<Mac>,
+}
+
+impl Local {
+    /// The entry of the node `id` at `address`: by what is known of the way, else by what the map
+    /// has held.
+    pub fn node_entry(&self, id: u32, address: IpAddr, before: Option<&NodeEntry>) -> NodeEntry {
+        let way = self.ways.get(&address).copied().unwrap_or_else(|| {
+            // After a restart the neighbour table has not been read yet: what the last agent found
+            // out still holds, and forgetting it would take the node off the fast path.
+            let before = before.filter(|entry| entry.address == address.into());
+            Way {
+                interface: before.map_or(self.uplink, |entry| entry.ifindex),
+                mtu: before.map_or(self.mtu, |entry| entry.mtu),
+                mac: before
+                    .filter(|e| e.flags & NODE_RESOLVED != 0)
+                    .map(|e| e.mac),
+            }
+        });
+        NodeEntry::new(
+            id,
+            address.into(),
+            self.address.into(),
+            way.interface,
+            way.mtu,
+            way.mac,
+        )
+    }
+
+    /// `config` with this node's own facts in it.
+    pub fn in_config(&self, config: Config) -> Config {
+        let (pod_prefix, pod_mask) = match self.pod_range {
+            Some(range) => {
+                let family = if range.is_ipv4() { 96 } else { 0 };
+                (
+                    range.network().into(),
+                    Address::mask(family + u32::from(range.prefix())),
+                )
+            }
+            None => (Address::UNSPECIFIED, Address::UNSPECIFIED),
+        };
+        Config {
+            node_address: self.address.into(),
+            pod_prefix,
+            pod_mask,
+            uplink_ifindex: self.uplink,
+            ..config
+        }
+    }
+}
