@@ -31,11 +31,11 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     1 Malformed "a header is cut short or contradicts itself",
-    2 IpOptions "IP options on a packet for a VIP",
-    3 Fragment "a fragment of a packet for a VIP",
+    2 IpOptions "IP options on a packet that has to be rewritten",
+    3 Fragment "a fragment, where every packet has to show its ports",
     4 NoBackend "the service has no backend",
     5 UnknownPort "the VIP has no service at this port",
-    6 UnsupportedProtocol "a protocol that is not balanced, sent to a VIP",
+    6 UnsupportedProtocol "a protocol that is neither balanced nor masqueraded",
     7 UnknownVni "encapsulated for a network this node does not have",
     8 UnknownPeer "encapsulated by a host that is no node of the cluster",
     9 UnknownBackend "encapsulated for a backend this node does not have",
@@ -45,6 +45,7 @@ drop_reasons! {
     13 SnatExhausted "no port is left to masquerade a connection to this destination",
     14 EncapsulationFailed "the kernel refused to add or remove the outer headers",
     15 RewriteFailed "the kernel refused to change a header",
+    16 UnsupportedFamily "sent by a pod, and neither IPv4 nor ARP",
 }
 
 impl DropReason {

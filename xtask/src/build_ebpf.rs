@@ -14,10 +14,9 @@ const TARGET: &str = "bpfel-unknown-none";
 /// The objects that are built: the node's programs first, then those of the benchmark.
 const OBJECTS: [&str; 2] = ["fairlead", "measured"];
 
-/// Unaligned loads are one instruction: the kernel's JITs run only where they are allowed. Debug
-/// information becomes BTF, which names types and source lines to the verifier and bpftool.
-const RUSTFLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3 \
-                         -Ctarget-feature=+allows-misaligned-mem-access";
+/// Debug information becomes BTF, which names types and source lines to the verifier and bpftool.
+/// `v3` has 32-bit operations and jumps; kernels run it since 5.1.
+const RUSTFLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3";
 
 /// Builds the programs of the workspace at `root` and returns the object that the agent embeds.
 pub(crate) fn run(root: &Path) -> Result<PathBuf> {

@@ -1,0 +1,160 @@
+//! The headers on the wire, all of alignment 2: a frame begins at an even address (drivers leave an
+//! even headroom, and nothing here moves a frame's start by an odd number), and bytes one by one would
+//! cost twice the instructions. A field in network order says so by `_be`; a
+//! checksum, an address word or an opaque number is carried as loaded and never swapped.
+
+use crate::frame::OnWire;
+
+/// EtherType of IPv4, network order.
+pub const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
+/// EtherType of ARP, network order.
+pub const ETHERTYPE_ARP_BE: u16 = 0x0806_u16.to_be();
+
+/// Offset of the network header.
+pub const NETWORK: usize = 14;
+/// Offset of the transport header behind an IPv4 header without options.
+pub const TRANSPORT: usize = NETWORK + 20;
+
+macro_rules! header {
+    ($name:ty, $size:expr) => {
+        const _: () = assert!(size_of::<$name>() == $size && align_of::<$name>() <= 2);
+        // SAFETY: packed to alignment 2 (just asserted), integers only.
+        unsafe impl OnWire for $name {}
+    };
+}
+
+/// Ethernet II.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Ethernet {
+    pub destination: [u8; 6],
+    pub source: [u8; 6],
+    pub ethertype_be: u16,
+}
+header!(Ethernet, 14);
+
+/// IPv4 without options (RFC 791 §3.1).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Ipv4 {
+    pub version_and_length: u8,
+    pub dscp_ecn: u8,
+    pub total_length_be: u16,
+    pub identification: u16,
+    pub fragment_be: u16,
+    pub ttl: u8,
+    pub protocol: u8,
+    pub checksum: u16,
+    pub source: u32,
+    pub destination: u32,
+}
+header!(Ipv4, 20);
+
+impl Ipv4 {
+    /// Version 4, five words.
+    pub const PLAIN: u8 = 0x45;
+    /// "Don't fragment", network order.
+    pub const DONT_FRAGMENT_BE: u16 = 0x4000_u16.to_be();
+    /// "More fragments" and the fragment's offset: zero in a packet that is whole. Network order.
+    pub const FRAGMENT_BE: u16 = 0x3fff_u16.to_be();
+    /// Offset of the checksum in the frame.
+    pub const CHECKSUM: usize = NETWORK + 10;
+    /// Offset of the source address in the frame.
+    pub const SOURCE: usize = NETWORK + 12;
+    /// Offset of the destination address in the frame.
+    pub const DESTINATION: usize = NETWORK + 16;
+}
+
+/// TCP without options (RFC 9293 §3.1).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Tcp {
+    pub source_be: u16,
+    pub destination_be: u16,
+    pub sequence: u32,
+    pub acknowledgement: u32,
+    pub data_offset: u8,
+    pub flags: u8,
+    pub window: u16,
+    pub checksum: u16,
+    pub urgent: u16,
+}
+header!(Tcp, 20);
+
+impl Tcp {
+    /// Opens a connection, unless with [`Self::ACK`].
+    pub const SYN: u8 = 0x02;
+    /// Acknowledges.
+    pub const ACK: u8 = 0x10;
+    /// Offset of the checksum in the frame.
+    pub const CHECKSUM: usize = TRANSPORT + 16;
+}
+
+/// UDP (RFC 768).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Udp {
+    pub source_be: u16,
+    pub destination_be: u16,
+    pub length_be: u16,
+    pub checksum: u16,
+}
+header!(Udp, 8);
+
+impl Udp {
+    /// Offset of the checksum in the frame.
+    pub const CHECKSUM: usize = TRANSPORT + 6;
+}
+
+/// ICMP echo (RFC 792).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Icmp {
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: u16,
+    pub identifier: u16,
+    pub sequence: u16,
+}
+header!(Icmp, 8);
+
+impl Icmp {
+    pub const ECHO_REPLY: u8 = 0;
+    pub const ECHO_REQUEST: u8 = 8;
+    /// Offset of the checksum in the frame.
+    pub const CHECKSUM: usize = TRANSPORT + 2;
+    /// Offset of the identifier in the frame.
+    pub const IDENTIFIER: usize = TRANSPORT + 4;
+}
+
+/// VXLAN (RFC 7348 §5).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Vxlan {
+    pub flags_be: u32,
+    /// The network in the upper 24 bits.
+    pub vni_be: u32,
+}
+header!(Vxlan, 8);
+
+impl Vxlan {
+    /// The VNI is valid; every other bit is reserved.
+    pub const VNI_VALID_BE: u32 = 0x0800_0000_u32.to_be();
+
+    /// The network.
+    #[inline(always)]
+    pub fn vni(&self) -> u32 {
+        u32::from_be(self.vni_be) >> 8
+    }
+}
+
+/// What encapsulation puts between the outer Ethernet header and the inner IP header.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Outer {
+    pub ip: Ipv4,
+    pub udp: Udp,
+    pub vxlan: Vxlan,
+    pub inner: Ethernet,
+}
+header!(Outer, 50);

@@ -1,0 +1,29 @@
+//! The packet path: what a node does with a packet or a connecting socket, as eBPF.
+//!
+//! One module per role. `frame` and `header` read and write bytes; `parse` says what a packet is;
+//! `maps` declares the state; `lookup` finds frontends, picks and neighbours; `encap` and `rewrite`
+//! change packets; `ingress`, `uplink`, `pod` and `socket` are the ways through, one a hook;
+//! `verdict` is the one exit that counts drops.
+//!
+//! Every function is inlined into its program: a call costs as much as the lookup it would wrap.
+//! Nothing here knows where a table's content comes from; see `dataplane-common` for the layouts.
+
+#![no_std]
+#![feature(asm_experimental_arch)]
+#![warn(missing_docs)]
+
+mod encap;
+mod frame;
+mod header;
+pub mod ingress;
+mod lookup;
+pub mod maps;
+mod parse;
+pub mod pod;
+mod reply;
+mod rewrite;
+mod snat;
+pub mod socket;
+mod stats;
+pub mod uplink;
+pub mod verdict;

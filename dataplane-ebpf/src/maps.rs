@@ -1,0 +1,95 @@
+//! The maps, one declaration each. Names, meaning and capacities: `dataplane-common`'s `maps`.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use fairlead_dataplane_common::maps::{
+    BACKENDS_MAX, DROP_REASONS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NODES_MAX, PODS_MAX, REPLIES_MAX,
+    ROUTES_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX, VPCS_MAX,
+};
+use fairlead_dataplane_common::{
+    Address, BackendEntry, Config, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey,
+    FrontendBucket, Meta, NodeEntry, PodEntry, RouteEntry, RouteKey, ServiceEntry, ServiceStats,
+    SocketKey, SocketOrigin,
+};
+
+/// The node's parameters.
+#[map(name = "config")]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+/// The agent's mark of what the maps hold. No program reads it; it is here to live as long as they.
+#[map(name = "meta")]
+pub static META: Array<Meta> = Array::with_max_entries(1, 0);
+
+/// Address, port, protocol and network to service slot, in two banks.
+#[map(name = "frontends")]
+pub static FRONTENDS: Array<FrontendBucket> = Array::with_max_entries(2 * FRONTEND_BUCKETS, 0);
+
+/// Service slot to table, in two banks.
+#[map(name = "services")]
+pub static SERVICES: Array<ServiceEntry> = Array::with_max_entries(2 * SERVICES_MAX, 0);
+
+/// The services' tables, one behind the other.
+#[map(name = "lut")]
+pub static LUT: Array<u32> = Array::with_max_entries(LUT_SLOTS, 0);
+
+/// Backend slot to backend.
+#[map(name = "backends")]
+pub static BACKENDS: Array<BackendEntry> = Array::with_max_entries(BACKENDS_MAX, 0);
+
+/// The id that nodes tell each other to backend slot.
+#[map(name = "backend_ids")]
+pub static BACKEND_IDS: HashMap<u32, u32> =
+    HashMap::with_max_entries(BACKENDS_MAX, BPF_F_NO_PREALLOC);
+
+/// Node slot to node.
+#[map(name = "nodes")]
+pub static NODES: Array<NodeEntry> = Array::with_max_entries(NODES_MAX, 0);
+
+/// The addresses that may encapsulate for this node.
+#[map(name = "node_addresses")]
+pub static NODE_ADDRESSES: HashMap<Address, u32> =
+    HashMap::with_max_entries(NODES_MAX, BPF_F_NO_PREALLOC);
+
+/// The pods here, by address.
+#[map(name = "endpoints")]
+pub static ENDPOINTS: HashMap<EndpointKey, EndpointEntry> =
+    HashMap::with_max_entries(PODS_MAX, BPF_F_NO_PREALLOC);
+
+/// The pods here, by the host's end of their veth pair.
+#[map(name = "pods")]
+pub static PODS: HashMap<u32, PodEntry> = HashMap::with_max_entries(PODS_MAX, BPF_F_NO_PREALLOC);
+
+/// Where the cluster's addresses are.
+#[map(name = "routes")]
+pub static ROUTES: LpmTrie<RouteKey, RouteEntry> = LpmTrie::with_max_entries(ROUTES_MAX, 0);
+
+/// The networks beside the default one.
+#[map(name = "vpcs")]
+pub static VPCS: HashMap<u32, u32> = HashMap::with_max_entries(VPCS_MAX, BPF_F_NO_PREALLOC);
+
+/// What pods answer to clients of a VIP, and as whom.
+#[map(name = "replies")]
+pub static REPLIES: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(REPLIES_MAX, 0);
+
+/// What pods send to the outside, and as whom.
+#[map(name = "snat_out")]
+pub static SNAT_OUT: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(SNAT_MAX, 0);
+
+/// What the outside answers, and to whom.
+#[map(name = "snat_in")]
+pub static SNAT_IN: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(SNAT_MAX, 0);
+
+/// What sockets asked for, by what they were given.
+#[map(name = "socket_origins")]
+pub static SOCKET_ORIGINS: LruHashMap<SocketKey, SocketOrigin> =
+    LruHashMap::with_max_entries(SOCKETS_MAX, 0);
+
+/// Service slot to counters.
+#[map(name = "service_stats")]
+pub static SERVICE_STATS: PerCpuArray<ServiceStats> =
+    PerCpuArray::with_max_entries(SERVICES_MAX, 0);
+
+/// Drop reason to counters.
+#[map(name = "drops")]
+pub static DROPS: PerCpuArray<DropStats> = PerCpuArray::with_max_entries(DROP_REASONS_MAX, 0);

@@ -1,0 +1,131 @@
+//! Direct server return at the pod's node: the client's packet is translated to the pod here, and
+//! the pod's answer goes straight to the client in the VIP's name.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_redirect_peer};
+use aya_ebpf::programs::TcContext;
+use fairlead_dataplane_common::{BackendEntry, DropReason, EndpointEntry, FlowEntry, FlowKey};
+
+use crate::frame::Frame;
+use crate::lookup;
+use crate::maps::REPLIES;
+use crate::parse::Packet;
+use crate::rewrite::{self, End, Peer};
+
+/// Delivers a client's packet to a backend on this node, and remembers as whom it answers.
+#[inline(always)]
+pub fn deliver(
+    ctx: &TcContext,
+    packet: &Packet,
+    backend: &BackendEntry,
+) -> Result<i32, DropReason> {
+    let flow = &packet.flow;
+    let endpoint = lookup::endpoint(flow.vpc, backend.address).ok_or(DropReason::NoEndpoint)?;
+    remember(ctx, flow, backend);
+    rewrite::replace(
+        ctx,
+        flow.protocol,
+        End::Destination,
+        Peer {
+            address: flow.destination.v4_word(),
+            port_be: flow.destination_port_be,
+        },
+        Peer {
+            address: backend.address.v4_word(),
+            port_be: backend.port_be,
+        },
+    )?;
+    hand_over(ctx, endpoint)
+}
+
+/// Gives a packet to a pod as if its own interface had received it, without a detour through the
+/// host's stack.
+#[inline(always)]
+pub fn hand_over(ctx: &TcContext, endpoint: &EndpointEntry) -> Result<i32, DropReason> {
+    ctx.store(0, &endpoint.mac, 0)
+        .map_err(|_| DropReason::RewriteFailed)?;
+    // SAFETY: takes numbers only.
+    Ok(unsafe { bpf_redirect_peer(endpoint.ifindex, 0) } as i32)
+}
+
+/// Puts the VIP in place of the pod that answers, if it does answer a client of a VIP.
+#[inline(always)]
+pub fn translate(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
+    let flow = &mut packet.flow;
+    let key = *flow;
+    let Some(entry) = REPLIES.get_ptr_mut(&key) else {
+        return Ok(());
+    };
+    // SAFETY: the kernel keeps a removed element readable until the program has ended; the counts
+    // of two CPUs that meet here may lose one, which is all they lose.
+    let (vip, port_be) = unsafe {
+        met(entry, ctx.length());
+        ((*entry).address, (*entry).port_be)
+    };
+    rewrite::replace(
+        ctx,
+        flow.protocol,
+        End::Source,
+        Peer {
+            address: flow.source.v4_word(),
+            port_be: flow.source_port_be,
+        },
+        Peer {
+            address: vip.v4_word(),
+            port_be,
+        },
+    )?;
+    flow.source = vip;
+    flow.source_port_be = port_be;
+    Ok(())
+}
+
+/// Notes on an entry that a packet has met it.
+///
+/// # Safety
+/// `entry` points at a live map element.
+#[inline(always)]
+pub unsafe fn met(entry: *mut FlowEntry, bytes: u32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*entry).seen_jiffies = bpf_jiffies64();
+        (*entry).packets += 1;
+        (*entry).bytes += u64::from(bytes);
+    }
+}
+
+#[inline(always)]
+fn remember(ctx: &TcContext, flow: &FlowKey, backend: &BackendEntry) {
+    let key = FlowKey {
+        source: backend.address,
+        destination: flow.source,
+        vpc: flow.vpc,
+        source_port_be: backend.port_be,
+        destination_port_be: flow.source_port_be,
+        protocol: flow.protocol,
+        padding: [0; 3],
+    };
+    if let Some(entry) = REPLIES.get_ptr_mut(&key) {
+        // SAFETY: as in `translate`.
+        let same = unsafe {
+            met(entry, ctx.length());
+            (*entry).address == flow.destination && (*entry).port_be == flow.destination_port_be
+        };
+        if same {
+            return;
+        }
+    }
+    let entry = FlowEntry {
+        address: flow.destination,
+        port_be: flow.destination_port_be,
+        padding: 0,
+        backend: backend.id,
+        // SAFETY: takes nothing.
+        seen_jiffies: unsafe { bpf_jiffies64() },
+        packets: 1,
+        bytes: u64::from(ctx.length()),
+    };
+    // An LRU map makes room; if it cannot, the pod's answer leaves in its own name and the client
+    // resets it, as with any lost state.
+    let _ = REPLIES.insert(&key, &entry, u64::from(BPF_ANY));
+}
