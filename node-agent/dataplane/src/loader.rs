@@ -1,0 +1,468 @@
+//! The programs and maps in the kernel.
+//!
+//! Everything is pinned below `<bpffs>/v<schema version>/`: `maps/`, `programs/` and `links/`. A
+//! loader that finds maps pinned adopts them, loads its own programs over them, and puts these into
+//! the pinned links' place; packets meet the old program or the new one, never none.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::programs::{Program, ProgramError, ProgramInfo};
+use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
+use fairlead_dataplane_common::maps;
+use fairlead_dataplane_common::{
+    Address, BackendEntry, Config, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey,
+    FrontendBucket, Meta, NodeEntry, PodEntry, RouteEntry, RouteKey, ServiceEntry, ServiceStats,
+    SocketKey, SocketOrigin,
+};
+
+use crate::links::{self, Hook, Links};
+use crate::object;
+use crate::sys;
+
+/// Why programs or maps are not in place.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The binary has none.
+    #[error(transparent)]
+    Object(#[from] object::Missing),
+    /// The object was not accepted.
+    #[error("load the eBPF object")]
+    Load(#[source] Box<EbpfError>),
+    /// The verifier refused a program, or the kernel cannot run it.
+    #[error("load program {name}")]
+    Program {
+        /// The program's name.
+        name: &'static str,
+        /// The verifier's log is in here.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// The object lacks something this binary expects: they were not built together.
+    #[error("the eBPF object has no {name}")]
+    Absent {
+        /// What is missing.
+        name: &'static str,
+    },
+    /// A map is of another kind or size than this binary expects.
+    #[error("open map {name}")]
+    Map {
+        /// The map's name.
+        name: &'static str,
+        /// What does not fit.
+        #[source]
+        source: Box<MapError>,
+    },
+    /// A pinned map was made for another layout under the same schema version.
+    #[error("map {name} was pinned with a layout of {found}, not {expected}")]
+    Layout {
+        /// The map's name.
+        name: &'static str,
+        /// Key size, value size and capacity of the pinned map.
+        found: String,
+        /// The same of this binary's.
+        expected: String,
+    },
+    /// A directory of the bpffs could not be made or read.
+    #[error("{operation} {}", path.display())]
+    Files {
+        /// What was tried.
+        operation: &'static str,
+        /// With which path.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A program could not be attached.
+    #[error(transparent)]
+    Link(#[from] links::Error),
+}
+
+/// Where a node's programs are attached and everything is pinned.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// A directory of a bpffs, the node's own. One is mounted there if none is.
+    pub bpffs: PathBuf,
+    /// Names of the uplinks.
+    pub uplinks: Vec<String>,
+    /// The cgroup v2 directory whose sockets are translated.
+    pub cgroup: PathBuf,
+}
+
+impl Place {
+    /// The directory of all pins of this schema version.
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.join(format!("v{}", maps::SCHEMA_VERSION))
+    }
+}
+
+/// The program of each hook.
+const PROGRAMS: [&str; 8] = [
+    "xdp_ingress",
+    "tc_uplink_in",
+    "tc_uplink_out",
+    "tc_from_pod",
+    "sock_connect4",
+    "sock_sendmsg4",
+    "sock_recvmsg4",
+    "sock_getpeername4",
+];
+
+/// Programs, maps and links of a node.
+pub struct Loaded {
+    /// The maps, by type.
+    pub tables: Tables,
+    programs: Programs,
+    links: Links,
+}
+
+impl Loaded {
+    /// Loads the programs, adopting what is pinned at `place`, and attaches each to its hooks.
+    pub fn open(place: &Place) -> Result<Self, Error> {
+        let object = object::embedded()?;
+        mount(&place.bpffs)?;
+        let pins = place.pins();
+        let [maps, programs_dir, links_dir] =
+            ["maps", "programs", "links"].map(|name| pins.join(name));
+        for directory in [&maps, &programs_dir, &links_dir] {
+            create_directory(directory)?;
+        }
+        let (programs, tables) = Programs::load(object, Some(&maps))?;
+        let links = Links::new(links_dir);
+        // Pods first: a pod whose veth has gone leaves a dead link behind, which goes with this.
+        links.replace_pods(programs.fd("tc_from_pod")?)?;
+        for uplink in &place.uplinks {
+            let ifindex = links::interface_index(uplink)?;
+            links.attach(&Hook::Xdp { ifindex }, programs.fd("xdp_ingress")?)?;
+            links.attach(&Hook::Ingress { ifindex }, programs.fd("tc_uplink_in")?)?;
+            links.attach(&Hook::Egress { ifindex }, programs.fd("tc_uplink_out")?)?;
+        }
+        let cgroup = File::open(&place.cgroup).map_err(files("open", &place.cgroup))?;
+        for (attach_type, name) in [
+            (sys::CGROUP_INET4_CONNECT, "sock_connect4"),
+            (sys::CGROUP_UDP4_SENDMSG, "sock_sendmsg4"),
+            (sys::CGROUP_UDP4_RECVMSG, "sock_recvmsg4"),
+            (sys::CGROUP_INET4_GETPEERNAME, "sock_getpeername4"),
+        ] {
+            let hook = Hook::Cgroup {
+                directory: cgroup.as_fd(),
+                attach_type,
+                name,
+            };
+            links.attach(&hook, programs.fd(name)?)?;
+        }
+        programs.pin(&programs_dir)?;
+        Ok(Self {
+            tables,
+            programs,
+            links,
+        })
+    }
+
+    /// Attaches the pods' program to the host's end of a pod's veth. Does nothing if it is attached.
+    pub fn attach_pod_veth(&self, ifindex: u32) -> Result<(), Error> {
+        Ok(self
+            .links
+            .attach(&Hook::Pod { ifindex }, self.programs.fd("tc_from_pod")?)?)
+    }
+
+    /// Detaches it. Does nothing if it is not attached, or if the veth has gone.
+    pub fn detach_pod_veth(&self, ifindex: u32) -> Result<(), Error> {
+        Ok(self.links.detach(&Hook::Pod { ifindex })?)
+    }
+
+    /// The programs, to be run on packets of one's own.
+    pub fn programs_mut(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
+    /// Detaches every program of the node at `place` and removes every pin, of any schema version.
+    pub fn remove(place: &Place) -> Result<(), Error> {
+        // Removing the last pin of a link detaches it; maps and programs go with their last user.
+        match fs::remove_dir_all(&place.bpffs) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // A bpffs mounted for this node alone: empty by now, and unmounted.
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                nix::mount::umount2(&place.bpffs, nix::mount::MntFlags::MNT_DETACH)
+                    .map_err(io::Error::from)
+                    .and_then(|()| fs::remove_dir(&place.bpffs))
+                    .map_err(files("unmount", &place.bpffs))
+            }
+            Err(source) => Err(files("remove", &place.bpffs)(source)),
+        }
+    }
+}
+
+/// The programs in the kernel, attached or not.
+#[derive(Debug)]
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Loads the programs of `object` over the maps pinned in the directory `pins`, which are
+    /// created as needed; without one, over new maps that vanish with the handles.
+    pub fn load(object: &[u8], pins: Option<&Path>) -> Result<(Self, Tables), Error> {
+        let mut loader = EbpfLoader::new();
+        if let Some(pins) = pins {
+            for name in maps::ALL {
+                loader.map_pin_path(name, pins.join(name));
+            }
+        }
+        let mut ebpf = loader
+            .load(object)
+            .map_err(|error| Error::Load(Box::new(error)))?;
+        for name in PROGRAMS {
+            // The benchmark's object has programs of its own.
+            if let Some(program) = ebpf.program_mut(name) {
+                load(program).map_err(|source| Error::Program {
+                    name,
+                    source: Box::new(source),
+                })?;
+            }
+        }
+        let tables = Tables::take(&mut ebpf)?;
+        Ok((Self { ebpf }, tables))
+    }
+
+    /// The program of that name.
+    pub fn get_mut(&mut self, name: &'static str) -> Result<&mut Program, Error> {
+        self.ebpf.program_mut(name).ok_or(Error::Absent { name })
+    }
+
+    fn fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
+        let program = self.ebpf.program(name).ok_or(Error::Absent { name })?;
+        let fd = program.fd().map_err(|source| Error::Program {
+            name,
+            source: Box::new(source),
+        })?;
+        Ok(fd.as_fd())
+    }
+
+    /// Pins the programs in `directory`, in place of their predecessors, for tools to find.
+    fn pin(&self, directory: &Path) -> Result<(), Error> {
+        for name in PROGRAMS {
+            let path = directory.join(name);
+            let new = directory.join(format!("{name}.new"));
+            match fs::remove_file(&new) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(files("remove", &new)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            sys::pin(self.fd(name)?, &new).map_err(files("pin program", &new))?;
+            fs::rename(&new, &path).map_err(files("rename to", &path))?;
+        }
+        Ok(())
+    }
+}
+
+fn load(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        other => Err(ProgramError::UnexpectedProgramType).inspect_err(|_| {
+            tracing::error!(?other, "the object holds a program of no kind of ours");
+        }),
+    }
+}
+
+/// Typed handles of the maps; see `fairlead_dataplane_common::maps` for what each is.
+#[expect(missing_docs, reason = "documented once, with the maps' names")]
+pub struct Tables {
+    pub config: Array<MapData, Config>,
+    pub meta: Array<MapData, Meta>,
+    pub frontends: Slots<FrontendBucket>,
+    pub services: Slots<ServiceEntry>,
+    pub lut: Slots<u32>,
+    pub backends: Slots<BackendEntry>,
+    pub backend_ids: HashMap<MapData, u32, u32>,
+    pub nodes: Slots<NodeEntry>,
+    pub node_addresses: HashMap<MapData, Address, u32>,
+    pub endpoints: HashMap<MapData, EndpointKey, EndpointEntry>,
+    pub pods: HashMap<MapData, u32, PodEntry>,
+    pub routes: LpmTrie<MapData, RouteKey, RouteEntry>,
+    pub vpcs: HashMap<MapData, u32, u32>,
+    pub replies: HashMap<MapData, FlowKey, FlowEntry>,
+    pub snat_out: HashMap<MapData, FlowKey, FlowEntry>,
+    pub snat_in: HashMap<MapData, FlowKey, FlowEntry>,
+    pub socket_origins: HashMap<MapData, SocketKey, SocketOrigin>,
+    pub service_stats: PerCpuArray<MapData, ServiceStats>,
+    pub drops: PerCpuArray<MapData, DropStats>,
+}
+
+impl Tables {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            config: open(ebpf, maps::CONFIG, 1)?,
+            meta: open(ebpf, maps::META, 1)?,
+            frontends: Slots::take(ebpf, maps::FRONTENDS, 2 * maps::FRONTEND_BUCKETS)?,
+            services: Slots::take(ebpf, maps::SERVICES, 2 * maps::SERVICES_MAX)?,
+            lut: Slots::take(ebpf, maps::LUT, maps::LUT_SLOTS)?,
+            backends: Slots::take(ebpf, maps::BACKENDS, maps::BACKENDS_MAX)?,
+            backend_ids: open(ebpf, maps::BACKEND_IDS, maps::BACKENDS_MAX)?,
+            nodes: Slots::take(ebpf, maps::NODES, maps::NODES_MAX)?,
+            node_addresses: open(ebpf, maps::NODE_ADDRESSES, maps::NODES_MAX)?,
+            endpoints: open(ebpf, maps::ENDPOINTS, maps::PODS_MAX)?,
+            pods: open(ebpf, maps::PODS, maps::PODS_MAX)?,
+            routes: open(ebpf, maps::ROUTES, maps::ROUTES_MAX)?,
+            vpcs: open(ebpf, maps::VPCS, maps::VPCS_MAX)?,
+            replies: open(ebpf, maps::REPLIES, maps::REPLIES_MAX)?,
+            snat_out: open(ebpf, maps::SNAT_OUT, maps::SNAT_MAX)?,
+            snat_in: open(ebpf, maps::SNAT_IN, maps::SNAT_MAX)?,
+            socket_origins: open(ebpf, maps::SOCKET_ORIGINS, maps::SOCKETS_MAX)?,
+            service_stats: open(ebpf, maps::SERVICE_STATS, maps::SERVICES_MAX)?,
+            drops: open(ebpf, maps::DROPS, maps::DROP_REASONS_MAX)?,
+        })
+    }
+}
+
+/// A large array, read and written by ranges.
+pub struct Slots<V: Pod> {
+    array: Array<MapData, V>,
+    fd: OwnedFd,
+}
+
+impl<V: Pod> Slots<V> {
+    /// Elements of the array.
+    pub fn capacity(&self) -> u32 {
+        self.array.len()
+    }
+
+    /// Reads one element.
+    pub fn get(&self, index: u32) -> Result<V, MapError> {
+        self.array.get(&index, 0)
+    }
+
+    /// Writes one element.
+    pub fn set(&mut self, index: u32, value: V) -> Result<(), MapError> {
+        self.array.set(index, value, 0)
+    }
+
+    /// Reads `count` elements from `first` on; fewer if the array ends before.
+    pub fn read(&self, first: u32, count: usize) -> io::Result<Vec<V>> {
+        sys::read_array(self.fd.as_fd(), first, count)
+    }
+
+    /// Writes `values` from `first` on.
+    pub fn write(&mut self, first: u32, values: &[V]) -> io::Result<()> {
+        sys::write_array(self.fd.as_fd(), first, values)
+    }
+
+    fn take(ebpf: &mut Ebpf, name: &'static str, capacity: u32) -> Result<Self, Error> {
+        let data = take(ebpf, name, capacity)?;
+        let Map::Array(map_data) = &data else {
+            return Err(Error::Absent { name });
+        };
+        let fd = map_data
+            .fd()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(files("duplicate the descriptor of", Path::new(name)))?;
+        let array = Array::try_from(data).map_err(|source| Error::Map {
+            name,
+            source: Box::new(source),
+        })?;
+        Ok(Self { array, fd })
+    }
+}
+
+fn open<M>(ebpf: &mut Ebpf, name: &'static str, capacity: u32) -> Result<M, Error>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = take(ebpf, name, capacity)?;
+    M::try_from(map).map_err(|source| Error::Map {
+        name,
+        source: Box::new(source),
+    })
+}
+
+/// Takes a map out of the object, and refuses one that was pinned with another capacity; key and
+/// value sizes are checked where it is given its type.
+fn take(ebpf: &mut Ebpf, name: &'static str, capacity: u32) -> Result<Map, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Absent { name })?;
+    let data = match &map {
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data) => data,
+        _ => return Err(Error::Absent { name }),
+    };
+    let info = data.info().map_err(|source| Error::Map {
+        name,
+        source: Box::new(source),
+    })?;
+    if info.max_entries() != capacity {
+        return Err(Error::Layout {
+            name,
+            found: format!("{} elements", info.max_entries()),
+            expected: format!("{capacity}"),
+        });
+    }
+    Ok(map)
+}
+
+/// Makes sure that `directory` is on a bpffs.
+fn mount(directory: &Path) -> Result<(), Error> {
+    /// `BPF_FS_MAGIC` of linux/magic.h.
+    const BPF_FS: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0xcafe_4a11);
+    /// Where every distribution mounts it.
+    const USUAL: &str = "/sys/fs/bpf";
+    let is_bpffs = |path: &Path| {
+        nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS)
+    };
+    let existing = directory
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    if is_bpffs(existing) {
+        return create_directory(directory);
+    }
+    let point = if directory.starts_with(USUAL) {
+        Path::new(USUAL)
+    } else {
+        directory
+    };
+    if point == directory {
+        fs::create_dir_all(directory).map_err(files("create", directory))?;
+    }
+    nix::mount::mount(
+        Some("bpffs"),
+        point,
+        Some("bpf"),
+        nix::mount::MsFlags::empty(),
+        Some("mode=0700"),
+    )
+    .map_err(|errno| files("mount a bpffs at", point)(errno.into()))?;
+    create_directory(directory)
+}
+
+fn create_directory(path: &Path) -> Result<(), Error> {
+    fs::create_dir_all(path).map_err(files("create", path))
+}
+
+fn files(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Files {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Names of the programs with these ids, without those that have gone meanwhile.
+pub(crate) fn program_names(ids: &[u32]) -> Vec<String> {
+    aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|program: &ProgramInfo| ids.contains(&program.id()))
+        .filter_map(|program| program.name_as_str().map(str::to_owned))
+        .collect()
+}

@@ -1,0 +1,303 @@
+//! The `bpf(2)` commands that aya has no call for, or not for every kind of link: links made,
+//! replaced and found again uniformly, and arrays written in batches.
+
+#![allow(
+    unsafe_code,
+    reason = "bpf(2) takes pointers; this module is where they are made"
+)]
+
+use std::ffi::CString;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use aya::Pod;
+
+/// `BPF_CGROUP_INET4_CONNECT` of linux/bpf.h.
+pub(crate) const CGROUP_INET4_CONNECT: u32 = 10;
+/// `BPF_CGROUP_UDP4_SENDMSG`.
+pub(crate) const CGROUP_UDP4_SENDMSG: u32 = 14;
+/// `BPF_CGROUP_UDP4_RECVMSG`.
+pub(crate) const CGROUP_UDP4_RECVMSG: u32 = 19;
+/// `BPF_CGROUP_INET4_GETPEERNAME`.
+pub(crate) const CGROUP_INET4_GETPEERNAME: u32 = 29;
+/// `BPF_XDP`.
+pub(crate) const XDP: u32 = 37;
+/// `BPF_TCX_INGRESS`.
+pub(crate) const TCX_INGRESS: u32 = 46;
+/// `BPF_TCX_EGRESS`.
+pub(crate) const TCX_EGRESS: u32 = 47;
+
+/// `XDP_FLAGS_SKB_MODE` of linux/if_link.h.
+pub(crate) const XDP_GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`.
+pub(crate) const XDP_DRIVER: u32 = 1 << 2;
+
+const OBJ_PIN: libc::c_long = 6;
+const OBJ_GET: libc::c_long = 7;
+const PROG_QUERY: libc::c_long = 16;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
+const LINK_CREATE: libc::c_long = 28;
+const LINK_UPDATE: libc::c_long = 29;
+
+/// Where a link attaches its program.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    /// A network interface, by index.
+    Interface(u32),
+    /// A cgroup directory.
+    Cgroup(BorrowedFd<'a>),
+}
+
+impl Target<'_> {
+    fn number(self) -> u32 {
+        match self {
+            Self::Interface(ifindex) => ifindex,
+            // A descriptor is never negative.
+            Self::Cgroup(fd) => fd.as_raw_fd() as u32,
+        }
+    }
+}
+
+/// Attaches a program. The link lives as long as the descriptor or a pin of it.
+pub(crate) fn link_create(
+    program: BorrowedFd<'_>,
+    target: Target<'_>,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        // The widest of the kinds used here, TCX: relative_fd, padding, expected_revision.
+        options: [u64; 2],
+    }
+    let attributes = Attributes {
+        program: program.as_raw_fd() as u32,
+        target: target.number(),
+        attach_type,
+        flags,
+        options: [0; 2],
+    };
+    // SAFETY: the layout is `bpf_attr.link_create`, without pointers.
+    let fd = unsafe { bpf(LINK_CREATE, &attributes) }?;
+    // SAFETY: the kernel has just made the descriptor, nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Puts another program in the place of a link's own, between one packet and the next.
+pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let attributes = Attributes {
+        link: link.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        flags: 0,
+        old_program: 0,
+    };
+    // SAFETY: the layout is `bpf_attr.link_update`, without pointers.
+    unsafe { bpf(LINK_UPDATE, &attributes) }.map(drop)
+}
+
+/// The ids of the programs attached at a hook.
+pub(crate) fn attached(target: Target<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    /// More than a hook of ours can have: the kernel allows 64.
+    const PROGRAMS_MAX: usize = 64;
+    #[repr(C)]
+    struct Attributes {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        padding: u32,
+        // prog_attach_flags, link_ids, link_attach_flags, revision: not asked for.
+        rest: [u64; 4],
+    }
+    let mut ids = vec![0_u32; PROGRAMS_MAX];
+    let mut attributes = Attributes {
+        target: target.number(),
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr() as u64,
+        count: PROGRAMS_MAX as u32,
+        padding: 0,
+        rest: [0; 4],
+    };
+    // SAFETY: the layout is `bpf_attr.query`; `ids` has room for `count` elements and outlives the
+    // call, and the kernel writes the count back into the attributes.
+    unsafe { bpf_mut(PROG_QUERY, &mut attributes) }?;
+    ids.truncate(attributes.count as usize);
+    Ok(ids)
+}
+
+#[repr(C)]
+struct Pin {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// Pins an object at a path of a bpffs.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = Pin {
+        path: path.as_ptr() as u64,
+        fd: object.as_raw_fd() as u32,
+        flags: 0,
+    };
+    // SAFETY: the layout is `bpf_attr`'s of BPF_OBJ_*; the path outlives the call.
+    unsafe { bpf(OBJ_PIN, &attributes) }.map(drop)
+}
+
+/// Opens a pinned object, or nothing if there is none.
+pub(crate) fn pinned(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = Pin {
+        path: path.as_ptr() as u64,
+        fd: 0,
+        flags: 0,
+    };
+    // SAFETY: as in `pin`.
+    match unsafe { bpf(OBJ_GET, &attributes) } {
+        // SAFETY: the kernel has just made the descriptor, nobody else knows it.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Writes `values` to the elements of an array from `first` on.
+pub(crate) fn write_array<V: Pod>(map: BorrowedFd<'_>, first: u32, values: &[V]) -> io::Result<()> {
+    /// Elements of one call: keeps the kernel from holding the CPU for long.
+    const BATCH: usize = 1 << 14;
+    // The kernel steps through values by their size rounded up to eight bytes for per-CPU maps
+    // only; a plain array's are as they are in memory.
+    let mut first = first;
+    for chunk in values.chunks(BATCH) {
+        let keys: Vec<u32> = (first..).take(chunk.len()).collect();
+        let mut attributes = Batch {
+            in_batch: 0,
+            out_batch: 0,
+            keys: keys.as_ptr() as u64,
+            values: chunk.as_ptr() as u64,
+            count: chunk.len() as u32,
+            map: map.as_raw_fd() as u32,
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the layout is `bpf_attr.batch`; keys and values have `count` elements each, of
+        // the map's own sizes (`V` is the type the map was opened with), and outlive the call.
+        unsafe { bpf_mut(MAP_UPDATE_BATCH, &mut attributes) }?;
+        first += chunk.len() as u32;
+    }
+    Ok(())
+}
+
+/// Reads `count` elements of an array from `first` on; fewer if the array ends before.
+pub(crate) fn read_array<V: Pod>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: usize,
+) -> io::Result<Vec<V>> {
+    let mut keys = vec![0_u32; count];
+    let mut values: Vec<V> = Vec::with_capacity(count);
+    // The kernel continues behind the key it is given, and starts anew without one.
+    let before = first.wrapping_sub(1);
+    let mut next = 0_u32;
+    let mut attributes = Batch {
+        in_batch: if first == 0 {
+            0
+        } else {
+            (&raw const before) as u64
+        },
+        out_batch: (&raw mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: count as u32,
+        map: map.as_raw_fd() as u32,
+        element_flags: 0,
+        flags: 0,
+    };
+    if count == 0 {
+        return Ok(values);
+    }
+    // SAFETY: the layout is `bpf_attr.batch`; keys and values have room for `count` elements of the
+    // map's own sizes and outlive the call, as do the two cursors.
+    match unsafe { bpf_mut(MAP_LOOKUP_BATCH, &mut attributes) } {
+        Ok(_) => {}
+        // The end of the map was reached; what was read until there counts.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    // SAFETY: the kernel has written `count` values, each a valid `V` since `V: Pod`.
+    unsafe { values.set_len(attributes.count as usize) };
+    Ok(values)
+}
+
+/// # Safety
+/// `attributes` has the layout of `command`'s member of `bpf_attr`, and its pointers are valid.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
+    // SAFETY: the caller's promise; the kernel does not write through the pointer.
+    unsafe {
+        call(
+            command,
+            (&raw const *attributes).cast(),
+            mem::size_of::<T>(),
+        )
+    }
+}
+
+/// # Safety
+/// As [`bpf`]; the kernel writes results back into `attributes`.
+unsafe fn bpf_mut<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        call(
+            command,
+            (&raw mut *attributes).cast_const().cast(),
+            mem::size_of::<T>(),
+        )
+    }
+}
+
+/// # Safety
+/// As [`bpf`].
+unsafe fn call(
+    command: libc::c_long,
+    attributes: *const libc::c_void,
+    size: usize,
+) -> io::Result<libc::c_long> {
+    // SAFETY: the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
