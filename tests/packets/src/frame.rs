@@ -1,0 +1,143 @@
+//! Frames made from what they say, and taken apart again.
+
+use std::net::Ipv4Addr;
+
+use fairlead_dataplane_common::{checksum, protocol};
+
+/// The address of whoever is at the other end of the uplink.
+pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+/// The uplink's own address.
+pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x65];
+
+/// Offset of the IPv4 header.
+pub const NETWORK: usize = 14;
+/// Offset of the transport header.
+pub const TRANSPORT: usize = 34;
+/// Bytes that encapsulation adds.
+pub const OVERHEAD: usize = 50;
+
+/// TCP's SYN.
+pub const SYN: u8 = 0x02;
+/// TCP's ACK.
+pub const ACK: u8 = 0x10;
+
+/// One end of a flow.
+pub type Peer = (Ipv4Addr, u16);
+
+/// A TCP packet with these flags.
+pub fn tcp(source: Peer, destination: Peer, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut segment = Vec::with_capacity(20 + payload.len());
+    segment.extend(source.1.to_be_bytes());
+    segment.extend(destination.1.to_be_bytes());
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(payload);
+    transport(source.0, destination.0, protocol::TCP, segment, 16)
+}
+
+/// A UDP datagram with its checksum.
+pub fn udp(source: Peer, destination: Peer, payload: &[u8]) -> Vec<u8> {
+    let mut segment = Vec::with_capacity(8 + payload.len());
+    segment.extend(source.1.to_be_bytes());
+    segment.extend(destination.1.to_be_bytes());
+    segment.extend((8 + payload.len() as u16).to_be_bytes());
+    segment.extend([0, 0]);
+    segment.extend(payload);
+    transport(source.0, destination.0, protocol::UDP, segment, 6)
+}
+
+/// An ICMP echo request (8) or reply (0).
+pub fn echo(kind: u8, source: Ipv4Addr, destination: Ipv4Addr, identifier: u16) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0];
+    message.extend(identifier.to_be_bytes());
+    message.extend([0, 1]);
+    message.extend(b"echoed");
+    let check = !checksum::sum(&message);
+    message[2..4].copy_from_slice(&check.to_ne_bytes());
+    ipv4(source, destination, protocol::ICMP, &message)
+}
+
+/// An IPv4 packet in an Ethernet frame from the router.
+pub fn ipv4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(TRANSPORT + payload.len());
+    frame.extend(OWN_MAC);
+    frame.extend(ROUTER_MAC);
+    frame.extend([0x08, 0x00]);
+    frame.extend([0x45, 0]);
+    frame.extend((20 + payload.len() as u16).to_be_bytes());
+    frame.extend([0x12, 0x34, 0x40, 0, 63, protocol, 0, 0]);
+    frame.extend(source.octets());
+    frame.extend(destination.octets());
+    frame.extend(payload);
+    mend_ip(&mut frame);
+    frame
+}
+
+/// A frame inside VXLAN, as another node would send it.
+pub fn vxlan(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    vni: u32,
+    inner_destination: [u8; 6],
+    inner: &[u8],
+) -> Vec<u8> {
+    let mut payload = vec![0x08, 0, 0, 0];
+    payload.extend((vni << 8).to_be_bytes());
+    payload.extend(inner);
+    payload[8..14].copy_from_slice(&inner_destination);
+    udp((source, 50_000), (destination, protocol::VXLAN_PORT), &payload)
+}
+
+/// Makes the IPv4 header's checksum right after a test has changed the header.
+pub fn mend_ip(frame: &mut [u8]) {
+    frame[NETWORK + 10..NETWORK + 12].fill(0);
+    let check = !checksum::sum(&frame[NETWORK..TRANSPORT]);
+    frame[NETWORK + 10..NETWORK + 12].copy_from_slice(&check.to_ne_bytes());
+}
+
+/// Who a packet is from and for, with its ports.
+pub fn ends(frame: &[u8]) -> (Peer, Peer) {
+    let address = |at: usize| {
+        Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3])
+    };
+    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    (
+        (address(NETWORK + 12), port(TRANSPORT)),
+        (address(NETWORK + 16), port(TRANSPORT + 2)),
+    )
+}
+
+/// Panics unless every checksum of the frame is right; that of UDP may be absent.
+pub fn assert_checksums(frame: &[u8]) {
+    assert_eq!(checksum::sum(&frame[NETWORK..TRANSPORT]), 0xffff, "checksum of the IP header");
+    let total = usize::from(u16::from_be_bytes([frame[NETWORK + 2], frame[NETWORK + 3]]));
+    let segment = &frame[TRANSPORT..NETWORK + total];
+    let protocol = frame[NETWORK + 9];
+    let covered = match protocol {
+        protocol::ICMP => segment.to_vec(),
+        protocol::UDP if segment[6..8] == [0, 0] => return,
+        _ => pseudo(&frame[NETWORK + 12..NETWORK + 20], protocol, segment),
+    };
+    assert_eq!(checksum::sum(&covered), 0xffff, "checksum of protocol {protocol}");
+}
+
+fn transport(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    mut segment: Vec<u8>,
+    at: usize,
+) -> Vec<u8> {
+    let addresses = [source.octets(), destination.octets()].concat();
+    let check = !checksum::sum(&pseudo(&addresses, protocol, &segment));
+    segment[at..at + 2].copy_from_slice(&check.to_ne_bytes());
+    ipv4(source, destination, protocol, &segment)
+}
+
+/// What a transport checksum covers: the pseudo header (RFC 9293 §3.1) and the segment.
+fn pseudo(addresses: &[u8], protocol: u8, segment: &[u8]) -> Vec<u8> {
+    let mut bytes = addresses.to_vec();
+    bytes.extend([0, protocol]);
+    bytes.extend((segment.len() as u16).to_be_bytes());
+    bytes.extend(segment);
+    bytes
+}
