@@ -25,6 +25,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::TcpListenerStream;
 
 /// Nothing in these tests takes so long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,6 +62,7 @@ impl Nodes for ScriptedNodes {
 
 /// What differs from test to test.
 pub(crate) struct Setting {
+    pub(crate) member: MemberId,
     pub(crate) service_cidr: &'static str,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
@@ -69,6 +71,7 @@ pub(crate) struct Setting {
 impl Default for Setting {
     fn default() -> Self {
         Self {
+            member: MemberId(1),
             service_cidr: "10.96.0.0/16",
             timing: Timing {
                 heartbeat: Duration::from_millis(20),
@@ -86,6 +89,9 @@ pub(crate) struct Server {
     authority: Authority,
     pub(crate) nodes: Arc<ScriptedNodes>,
     store: Store,
+    /// How other members reach its store.
+    pub(crate) endpoint: String,
+    peers: JoinHandle<()>,
     stop: Option<oneshot::Sender<()>>,
     serving: Option<JoinHandle<()>>,
     _data: TempDir,
@@ -107,17 +113,26 @@ impl Server {
     pub(crate) async fn without_leader(setting: Setting) -> Self {
         fairlead_pki::install_crypto_provider();
         let data = tempfile::tempdir().unwrap();
+        let peers = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", peers.local_addr().unwrap());
         let store = Store::open(fairlead_store::Config {
             data_dir: data.path().to_owned(),
-            member: MemberId(1),
+            member: setting.member,
             cluster_id: "test".to_owned(),
-            endpoint: "http://127.0.0.1:1".to_owned(),
+            endpoint: endpoint.clone(),
             tls: None,
             timing: setting.timing,
             limits: setting.limits,
         })
         .await
         .unwrap();
+
+        let raft = tonic::transport::Server::builder().add_service(store.raft_service());
+        let peers = tokio::spawn(async move {
+            raft.serve_with_incoming(TcpListenerStream::new(peers))
+                .await
+                .unwrap();
+        });
 
         let authority = Authority::generate("test").unwrap();
         let subject = Subject {
@@ -153,10 +168,17 @@ impl Server {
             authority,
             nodes,
             store,
+            endpoint,
+            peers,
             stop: Some(stop),
             serving: Some(serving),
             _data: data,
         }
+    }
+
+    /// Makes it a member of another's cluster.
+    pub(crate) async fn join(&self, other: &Self) {
+        self.store.join(&other.endpoint).await.unwrap();
     }
 
     /// What the controllers do first in a cluster.
@@ -209,6 +231,12 @@ impl Server {
                 .expect("the server stops")
                 .unwrap();
         }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.peers.abort();
     }
 }
 

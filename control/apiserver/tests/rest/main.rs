@@ -5,6 +5,7 @@ mod discovery;
 mod fixture;
 mod lists;
 mod logs;
+mod members;
 mod objects;
 mod services;
 mod watches;
