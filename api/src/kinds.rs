@@ -3,6 +3,7 @@
 
 pub(crate) mod columns;
 mod config_map;
+mod data;
 mod defaults;
 mod deployment;
 mod endpoint_slice;
@@ -16,6 +17,7 @@ mod replica_set;
 mod secret;
 mod service;
 mod service_account;
+mod validation;
 mod workload;
 
 use serde::Serialize;

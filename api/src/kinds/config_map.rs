@@ -1,8 +1,13 @@
 use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::Value;
 
 use super::columns::{AGE, NAME, column};
+use super::data;
+use super::validation::metadata;
 use super::{PLAIN, through};
+use crate::names;
 use crate::resource::{Column, Resource};
+use crate::status::FieldError;
 
 /// Configuration data for pods.
 pub static CONFIG_MAP: Resource = Resource {
@@ -13,6 +18,7 @@ pub static CONFIG_MAP: Resource = Resource {
     columns: COLUMNS,
     type_name: "core.v1.ConfigMap",
     normalize: through::<ConfigMap>,
+    validate,
     ..PLAIN
 };
 
@@ -24,3 +30,9 @@ const COLUMNS: &[Column] = &[
     }),
     AGE,
 ];
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(new, old, names::dns_1123_subdomain);
+    errors.extend(data::validate(new, old, &["data", "binaryData"]));
+    errors
+}

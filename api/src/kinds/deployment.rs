@@ -1,7 +1,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
 
 use super::columns::{AGE, NAME, column, containers, number, selector, wide};
-use super::workload::default_deployment;
+use super::workload::{default_deployment, validate_deployment};
 use super::{PLAIN, REPLICAS, through};
 use crate::resource::{Column, Resource};
 
@@ -19,6 +19,7 @@ pub static DEPLOYMENT: Resource = Resource {
     type_name: "apps.v1.Deployment",
     normalize: through::<Deployment>,
     default: default_deployment,
+    validate: validate_deployment,
     ..PLAIN
 };
 

@@ -3,8 +3,11 @@ use serde_json::Value;
 
 use super::columns::{AGE, NAME, column, first_three, list, text};
 use super::defaults::{items, set};
+use super::validation::{immutable, metadata, one_of};
 use super::{PLAIN, through};
+use crate::names;
 use crate::resource::{Column, Resource};
+use crate::status::FieldError;
 
 /// A part of the backends of a Service.
 pub static ENDPOINT_SLICE: Resource = Resource {
@@ -16,6 +19,7 @@ pub static ENDPOINT_SLICE: Resource = Resource {
     type_name: "discovery.v1.EndpointSlice",
     normalize: through::<EndpointSlice>,
     default,
+    validate,
     ..PLAIN
 };
 
@@ -52,4 +56,29 @@ fn default(slice: &mut Value) {
         set(port, "name", "");
         set(port, "protocol", "TCP");
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(new, old, names::dns_1123_subdomain);
+    if text(new, "/addressType").is_empty() {
+        errors.push(FieldError::required("addressType", ""));
+    }
+    errors.extend(one_of(
+        new,
+        "/addressType",
+        "addressType",
+        &["FQDN", "IPv4", "IPv6"],
+    ));
+    for (position, endpoint) in list(new, "/endpoints").iter().enumerate() {
+        if list(endpoint, "/addresses").is_empty() {
+            errors.push(FieldError::required(
+                format!("endpoints[{position}].addresses"),
+                "must contain at least 1 address",
+            ));
+        }
+    }
+    if let Some(old) = old {
+        errors.extend(immutable(new, old, "/addressType", "addressType"));
+    }
+    errors
 }

@@ -3,8 +3,11 @@ use serde_json::Value;
 
 use super::columns::{AGE, NAME, column, first_three, list, number, or_none, text};
 use super::defaults::{items, set};
+use super::validation::{metadata, port};
 use super::{PLAIN, through};
+use crate::names;
 use crate::resource::{Column, Resource};
+use crate::status::FieldError;
 
 /// The backends of a Service in one object, as clients before EndpointSlice read them.
 pub static ENDPOINTS: Resource = Resource {
@@ -16,6 +19,7 @@ pub static ENDPOINTS: Resource = Resource {
     type_name: "core.v1.Endpoints",
     normalize: through::<Endpoints>,
     default,
+    validate,
     ..PLAIN
 };
 
@@ -54,4 +58,16 @@ fn default(endpoints: &mut Value) {
             set(port, "protocol", "TCP");
         }
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(new, old, names::dns_1123_subdomain);
+    for (position, subset) in list(new, "/subsets").iter().enumerate() {
+        let at = format!("subsets[{position}]");
+        for (position, declared) in list(subset, "/ports").iter().enumerate() {
+            let field = format!("{at}.ports[{position}].port");
+            errors.extend(port(number(declared, "/port"), &field));
+        }
+    }
+    errors
 }

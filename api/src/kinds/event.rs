@@ -3,8 +3,11 @@ use k8s_openapi::api::core::v1::Event;
 use serde_json::Value;
 
 use super::columns::{NAME, column, number, text, wide};
+use super::validation::metadata;
 use super::{PLAIN, field, through};
+use crate::names;
 use crate::resource::{Column, Resource};
+use crate::status::FieldError;
 use crate::table::age;
 
 /// Something that happened to an object, told to people.
@@ -32,6 +35,7 @@ pub static EVENT: Resource = Resource {
     columns: COLUMNS,
     type_name: "core.v1.Event",
     normalize: through::<Event>,
+    validate,
     ..PLAIN
 };
 
@@ -83,4 +87,19 @@ fn source(event: &Value) -> String {
         host if host.is_empty() => component,
         host => format!("{component}, {host}"),
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(new, old, names::dns_1123_subdomain);
+    let about = text(new, "/involvedObject/namespace");
+    let own = text(new, "/metadata/namespace");
+    // Events about objects of the cluster scope are kept in the default namespace.
+    if own != about && !(about.is_empty() && matches!(own, "default" | "kube-system")) {
+        errors.push(FieldError::invalid(
+            "involvedObject.namespace",
+            about,
+            "does not match event.namespace",
+        ));
+    }
+    errors
 }

@@ -3,8 +3,11 @@ use serde_json::Value;
 
 use super::columns::{AGE, NAME, column, text};
 use super::defaults::{object, set};
+use super::validation::metadata;
 use super::{PLAIN, field, through};
+use crate::names;
 use crate::resource::{Column, Resource, Scope, Subresource};
+use crate::status::FieldError;
 
 /// A scope for names.
 pub static NAMESPACE: Resource = Resource {
@@ -26,6 +29,7 @@ pub static NAMESPACE: Resource = Resource {
     type_name: "core.v1.Namespace",
     normalize: through::<Namespace>,
     default,
+    validate,
     ..PLAIN
 };
 
@@ -49,4 +53,8 @@ fn default(namespace: &mut Value) {
     {
         labels["kubernetes.io/metadata.name"] = name.into();
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    metadata(new, old, names::dns_1123_label)
 }

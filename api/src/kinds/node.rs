@@ -3,8 +3,11 @@ use serde_json::Value;
 
 use super::columns::{AGE, NAME, column, list, or_none, text, wide};
 use super::defaults::set;
+use super::validation::{metadata, one_of, quantities};
 use super::{PLAIN, flag, through};
+use crate::names;
 use crate::resource::{Column, Resource, Scope};
+use crate::status::FieldError;
 
 /// A machine that runs pods.
 pub static NODE: Resource = Resource {
@@ -19,6 +22,7 @@ pub static NODE: Resource = Resource {
     type_name: "core.v1.Node",
     normalize: through::<Node>,
     default,
+    validate,
     ..PLAIN
 };
 
@@ -99,4 +103,26 @@ fn default(node: &mut Value) {
     if let Some(capacity) = node.pointer("/status/capacity").cloned() {
         set(&mut node["status"], "allocatable", capacity);
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(new, old, names::dns_1123_subdomain);
+    for (position, taint) in list(new, "/spec/taints").iter().enumerate() {
+        let at = format!("spec.taints[{position}]");
+        for rule in names::qualified_name(text(taint, "/key")) {
+            let key = text(taint, "/key");
+            errors.push(FieldError::invalid(format!("{at}.key"), key, &rule));
+        }
+        errors.extend(one_of(
+            taint,
+            "/effect",
+            &format!("{at}.effect"),
+            &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+        ));
+    }
+    for key in ["capacity", "allocatable"] {
+        let (pointer, field) = (format!("/status/{key}"), format!("status.{key}"));
+        errors.extend(quantities(new, &pointer, &field));
+    }
+    errors
 }

@@ -1,9 +1,12 @@
 mod columns;
+mod containers;
 mod defaults;
+mod validation;
 
 use k8s_openapi::api::core::v1::Pod;
 
-pub(super) use defaults::pod_spec as pod_spec_defaults;
+pub(super) use defaults::pod_spec as default_pod_spec;
+pub(super) use validation::pod_spec as validate_pod_spec;
 
 use super::{PLAIN, field, flag, through};
 use crate::resource::{Resource, Subresource};
@@ -53,5 +56,6 @@ pub static POD: Resource = Resource {
     type_name: "core.v1.Pod",
     normalize: through::<Pod>,
     default: defaults::pod,
+    validate: validation::pod,
     ..PLAIN
 };

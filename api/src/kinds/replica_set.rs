@@ -1,7 +1,7 @@
 use k8s_openapi::api::apps::v1::ReplicaSet;
 
 use super::columns::{AGE, NAME, containers, count, number, selector, wide};
-use super::workload::default_replicas;
+use super::workload::{default_replicas, validate_replica_set};
 use super::{PLAIN, REPLICAS, field, through};
 use crate::resource::{Column, Resource};
 
@@ -20,6 +20,7 @@ pub static REPLICA_SET: Resource = Resource {
     type_name: "apps.v1.ReplicaSet",
     normalize: through::<ReplicaSet>,
     default: default_replicas,
+    validate: validate_replica_set,
     ..PLAIN
 };
 

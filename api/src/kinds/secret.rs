@@ -4,9 +4,13 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
 use super::columns::{AGE, NAME, column, text};
+use super::data;
 use super::defaults::{object, set};
+use super::validation::{immutable, metadata};
 use super::{PLAIN, field, through};
+use crate::names;
 use crate::resource::{Column, Resource};
+use crate::status::FieldError;
 
 /// Configuration data that is not for everyone's eyes.
 pub static SECRET: Resource = Resource {
@@ -18,6 +22,7 @@ pub static SECRET: Resource = Resource {
     type_name: "core.v1.Secret",
     normalize: through::<Secret>,
     default,
+    validate,
     ..PLAIN
 };
 
@@ -46,4 +51,14 @@ fn default(secret: &mut Value) {
     for (key, value) in plain {
         data[key] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
     }
+}
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = metadata(new, old, names::dns_1123_subdomain);
+    errors.extend(data::validate(new, old, &["data"]));
+    errors.extend(data::required_keys(new));
+    if let Some(old) = old {
+        errors.extend(immutable(new, old, "/type", "type"));
+    }
+    errors
 }

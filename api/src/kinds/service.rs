@@ -1,3 +1,5 @@
+mod validation;
+
 use k8s_openapi::api::core::v1::Service;
 use serde_json::{Value, json};
 
@@ -22,6 +24,7 @@ pub static SERVICE: Resource = Resource {
     type_name: "core.v1.Service",
     normalize: through::<Service>,
     default,
+    validate: validation::service,
     ..PLAIN
 };
 

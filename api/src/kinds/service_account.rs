@@ -1,8 +1,12 @@
 use k8s_openapi::api::core::v1::ServiceAccount;
+use serde_json::Value;
 
 use super::columns::{AGE, NAME, column, list};
+use super::validation::metadata;
 use super::{PLAIN, through};
+use crate::names;
 use crate::resource::{Column, Resource};
+use crate::status::FieldError;
 
 /// An identity for the processes of pods.
 pub static SERVICE_ACCOUNT: Resource = Resource {
@@ -13,6 +17,7 @@ pub static SERVICE_ACCOUNT: Resource = Resource {
     columns: COLUMNS,
     type_name: "core.v1.ServiceAccount",
     normalize: through::<ServiceAccount>,
+    validate,
     ..PLAIN
 };
 
@@ -23,3 +28,7 @@ const COLUMNS: &[Column] = &[
     }),
     AGE,
 ];
+
+fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    metadata(new, old, names::dns_1123_subdomain)
+}
