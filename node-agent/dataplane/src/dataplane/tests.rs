@@ -8,8 +8,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use testbed::{Deadline, NetNs, NetNsHandle, skip_without_root};
 
 use super::*;
-use crate::examples::{own, reaches, state};
+use crate::examples::{backend, own, reaches, service, state};
 use crate::netns;
+
+/// True, after printing why, when a test cannot load programs. In CI that is a failure.
+fn skip() -> bool {
+    if skip_without_root() {
+        return true;
+    }
+    let missing = crate::object::embedded().is_err();
+    if missing {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI builds the eBPF object first"
+        );
+        println!("SKIP: needs the eBPF object: run cargo xtask build-ebpf");
+    }
+    missing
+}
 
 /// A node, node-2 across its wire, and what is removed with them.
 struct Fixture {
@@ -113,7 +129,7 @@ fn rows(dataplane: &Dataplane, view: &str) -> Vec<Value> {
 
 #[test]
 fn reopened_dataplane_adopts_what_the_maps_hold() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -150,7 +166,7 @@ fn reopened_dataplane_adopts_what_the_maps_hold() {
 
 #[test]
 fn stale_entries_vanish_with_the_first_state_after_a_restart() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -184,7 +200,7 @@ fn stale_entries_vanish_with_the_first_state_after_a_restart() {
 
 #[test]
 fn invalid_state_is_refused_whole() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -209,7 +225,7 @@ fn invalid_state_is_refused_whole() {
 
 #[test]
 fn pod_is_connected_once_and_disconnected_without_a_trace() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -257,7 +273,7 @@ fn pod_is_connected_once_and_disconnected_without_a_trace() {
 
 #[test]
 fn leftovers_of_pods_nobody_knows_are_removed_at_the_next_start() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -282,7 +298,7 @@ fn leftovers_of_pods_nobody_knows_are_removed_at_the_next_start() {
 
 #[test]
 fn link_that_was_lost_comes_back_with_the_same_address() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -314,7 +330,7 @@ fn link_that_was_lost_comes_back_with_the_same_address() {
 
 #[test]
 fn way_to_a_node_is_resolved_and_follows_its_address() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -352,7 +368,7 @@ fn way_to_a_node_is_resolved_and_follows_its_address() {
 
 #[test]
 fn destroyed_dataplane_leaves_nothing() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -381,7 +397,7 @@ fn destroyed_dataplane_leaves_nothing() {
 
 #[test]
 fn unknown_view_is_refused_with_the_names_of_those_there_are() {
-    if skip_without_root() {
+    if skip() {
         return;
     }
     let fixture = Fixture::new();
@@ -397,5 +413,55 @@ fn unknown_view_is_refused_with_the_names_of_those_there_are() {
             .unwrap_err()
             .to_string();
         assert!(refused.contains("services, backends"), "{refused}");
+    });
+}
+
+#[test]
+fn one_change_among_ten_thousand_services_is_a_handful_of_actions() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let mut state = state();
+    state.services = (1..=10_000_u32)
+        .map(|id| {
+            let [_, _, high, low] = id.to_be_bytes();
+            let mut service = service(id, &format!("s{id}"), [10, 96, high, low], None);
+            service.backends = (0..10)
+                .map(|index| {
+                    let mut backend = backend(1, index % 3 + 1);
+                    backend.id = 10 * id + index;
+                    backend.port = 1000 + index;
+                    backend.address = vec![10, 244, high, low].into();
+                    backend
+                })
+                .collect();
+            service
+        })
+        .collect();
+    fixture.agent(async |config| {
+        let dataplane = Dataplane::open(config).await.unwrap();
+        let begun = std::time::Instant::now();
+        dataplane.apply(&state, Generation(1)).await.unwrap();
+        println!("10,000 services of 10 backends: {:?}", begun.elapsed());
+
+        state.services[4_999].backends.pop();
+        let begun = std::time::Instant::now();
+        let change = dataplane.apply(&state, Generation(2)).await.unwrap();
+        println!(
+            "the first change, which fills the other bank: {:?}",
+            begun.elapsed()
+        );
+        assert!(change.actions > 20_000);
+
+        state.services[4_999].backends.pop();
+        let begun = std::time::Instant::now();
+        let change = dataplane.apply(&state, Generation(3)).await.unwrap();
+        println!(
+            "one change: {:?}, {} actions",
+            begun.elapsed(),
+            change.actions
+        );
+        assert!(change.actions < 10, "{} actions", change.actions);
     });
 }
