@@ -139,9 +139,9 @@ impl Enrollment for Enroller {
     async fn join(&self, request: JoinRequest) -> Result<JoinResponse, Status> {
         let role = self.role(&request.token).await?;
         let name = request.node_name;
-        if !fairlead_api::is_dns1123_subdomain(&name) {
+        if let Some(problem) = fairlead_api::names::dns_1123_subdomain(&name) {
             return Err(Status::invalid_argument(format!(
-                "node_name {name:?}: must be a lowercase RFC 1123 subdomain"
+                "node_name {name:?}: {problem}"
             )));
         }
         let mut response = JoinResponse {

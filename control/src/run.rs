@@ -4,7 +4,7 @@ use std::{net::TcpListener, path::Path, sync::Arc};
 
 use anyhow::Context;
 use fairlead_proto::node::Parameters;
-use fairlead_store::{MemberId, Store, Timing};
+use fairlead_store::{Limits, MemberId, Store, Timing};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -14,11 +14,13 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity, Server, ServerTls
 
 use crate::{
     certificates::{Authorities, load_leaf},
-    config::{API_PORT, Config, Layout, NODE_PORT, PEER_PORT},
+    config::{API_PORT, Cluster, Config, Layout, NODE_PORT, PEER_PORT},
     enrollment::Enroller,
     nodes::ConnectedNodes,
 };
 
+/// The Kubernetes release whose API is spoken, then our own.
+const API_VERSION: &str = concat!("1.37.0+fairlead-", env!("CARGO_PKG_VERSION"));
 /// RFC 7348 §5.
 const VXLAN_PORT: u32 = 4789;
 
@@ -74,7 +76,9 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
             .add_service(publisher.node_service())
             .serve_with_incoming_shutdown(incoming(nodes)?, stopped(stop.clone())),
     );
-    let mut publisher_task = tokio::spawn(publisher.clone().run(stopped(stop.clone())));
+    let publishing = publisher.clone();
+    let until_stopped = stopped(stop.clone());
+    let mut publisher_task = tokio::spawn(async move { publishing.run(until_stopped).await });
     let mut controllers = tokio::spawn(fairlead_controllers::run(
         store.clone(),
         controllers_config(&config),
@@ -88,6 +92,7 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         listeners: api,
         tls: Arc::new(api_tls),
         service_cidr: config.cluster.service_cidr,
+        version: API_VERSION.to_owned(),
     };
     let mut api_server = tokio::spawn(fairlead_apiserver::serve(
         api_config,
@@ -169,24 +174,32 @@ fn store_config(
         endpoint: config.member.peer_endpoint(),
         tls: Some(tls),
         timing: Timing::default(),
+        limits: Limits::default(),
     })
 }
 
 fn publisher_config(config: &Config) -> anyhow::Result<fairlead_publisher::Config> {
+    let parameters = Parameters {
+        hash_seed: config.cluster.hash_seed_bytes()?.into(),
+        cluster_cidrs: vec![config.cluster.cluster_cidr.to_string()],
+        vxlan_port: VXLAN_PORT,
+    };
     Ok(fairlead_publisher::Config {
-        parameters: Parameters {
-            hash_seed: config.cluster.hash_seed_bytes()?.into(),
-            cluster_cidrs: vec![config.cluster.cluster_cidr.to_string()],
-            vxlan_port: VXLAN_PORT,
-        },
+        node_port: NODE_PORT,
+        ..fairlead_publisher::Config::new(parameters)
     })
 }
 
 fn controllers_config(config: &Config) -> fairlead_controllers::Config {
+    let Cluster {
+        cluster_cidr,
+        service_cidr,
+        vip_pools,
+        ..
+    } = config.cluster.clone();
     fairlead_controllers::Config {
-        cluster_cidr: config.cluster.cluster_cidr,
-        vip_pools: config.cluster.vip_pools.clone(),
-        ..fairlead_controllers::Config::default()
+        api_port: API_PORT,
+        ..fairlead_controllers::Config::new(cluster_cidr, service_cidr, vip_pools)
     }
 }
 
