@@ -12,8 +12,7 @@ use fairlead_store::{
     Config, Expect, Key, Limits, MemberId, Op, RevisionedBytes, Store, Timing, Transaction,
 };
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 const VALUE_BYTES: usize = 1024;
 const RUN: Duration = Duration::from_secs(3);
@@ -57,7 +56,9 @@ async fn start(size: u64, dir: &Path) -> Result<Vec<Store>, Box<dyn std::error::
         let data_dir = dir.join(id.to_string());
         let store = Store::open(config(data_dir, MemberId(id), endpoint.clone())).await?;
         let serve = Server::builder().add_service(store.raft_service());
-        tokio::spawn(serve.serve_with_incoming(TcpListenerStream::new(listener)));
+        // Without it Nagle's algorithm holds answers back for 40 ms.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        tokio::spawn(serve.serve_with_incoming(incoming));
         if id == 1 {
             store.initialize().await?;
             first = endpoint;

@@ -133,7 +133,8 @@ impl Store {
         self.shared.consensus.remove_member(id).await
     }
 
-    /// What peers call; to be served at this member's endpoint.
+    /// What peers call; to be served at this member's endpoint, over sockets with `TCP_NODELAY`
+    /// (else answers are held back for up to 40 ms).
     pub fn raft_service(&self) -> RaftServer<Service> {
         let consensus = self.shared.consensus.clone();
         let service = Service::new(consensus, Arc::clone(&self.shared.snapshots));

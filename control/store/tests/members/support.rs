@@ -19,8 +19,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 /// How long anything may take before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -130,7 +129,7 @@ impl Cluster {
         let (stop, stopped) = oneshot::channel::<()>();
         let service = store.raft_service();
         let server = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let serve = Server::builder().add_service(service);
             let stopped = async { drop(stopped.await) };
             let served = serve.serve_with_incoming_shutdown(incoming, stopped).await;
