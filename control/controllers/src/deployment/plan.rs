@@ -228,7 +228,8 @@ pub(super) fn plan(deployment: &Deployment, observed: &Observed, now: Timestamp)
     status::note_pause(deployment, noted.status.get_or_insert_default(), now);
 
     let is_paused = status::is_paused(deployment);
-    if is_paused || is_scaling(&sets) {
+    let is_resize = is_scaling(&sets);
+    if is_paused || is_resize {
         revise(deployment, &mut noted, &mut sets, false, now);
         scale::spread(deployment, &mut sets);
     } else if is_recreate(deployment) {
@@ -239,7 +240,12 @@ pub(super) fn plan(deployment: &Deployment, observed: &Observed, now: Timestamp)
 
     actions.extend(changes(&sets));
     let mut next = status::count(&noted, &sets, now);
-    let again = status::progress(&noted, &sets, &mut next, now);
+    // A change of size, or a pause, is no rollout that could stall.
+    let again = if is_paused || is_resize {
+        None
+    } else {
+        status::progress(&noted, &sets, &mut next, now)
+    };
     if is_paused || status::is_complete(deployment, &next) {
         actions.extend(forget_old(deployment, &sets));
     }
