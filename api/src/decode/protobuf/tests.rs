@@ -1,6 +1,19 @@
 use serde_json::json;
 
 use super::*;
+use crate::decode::{self, FieldValidation};
+use crate::resource::{
+    CONFIG_MAP, DEPLOYMENT, NAMESPACE, Resource, SECRET, SERVICE, SERVICE_ACCOUNT,
+};
+
+macro_rules! fixture {
+    ($name:literal) => {
+        (
+            &include_bytes!(concat!("../../../testdata/protobuf/", $name, ".bin"))[..],
+            &include_bytes!(concat!("../../../testdata/protobuf/", $name, ".json"))[..],
+        )
+    };
+}
 
 #[test]
 fn what_is_no_envelope_is_refused() {
@@ -26,4 +39,44 @@ fn options_are_found_in_the_group_they_come_in() {
         protobuf(body),
         Ok(json!({ "apiVersion": "apps/v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0 }))
     );
+}
+
+/// What `kubectl create` 1.37 sends is what it prints with `--dry-run=client -o json`.
+#[test]
+fn what_kubectl_sends_is_what_it_prints() {
+    check(&DEPLOYMENT, fixture!("deployment"));
+    check(&CONFIG_MAP, fixture!("config_map"));
+    check(&SECRET, fixture!("secret"));
+    check(&NAMESPACE, fixture!("namespace"));
+    check(&SERVICE_ACCOUNT, fixture!("service_account"));
+    check(&SERVICE, fixture!("service_load_balancer"));
+    check(&SERVICE, fixture!("service_headless"));
+}
+
+fn check(resource: &Resource, (sent, printed): (&[u8], &[u8])) {
+    let normal = |object: Value| {
+        let decoded = decode::value(resource, object, FieldValidation::Strict);
+        without_empty(decoded.expect("sound").value)
+    };
+    let sent = normal(protobuf(sent).expect("decodes"));
+    let printed = normal(serde_json::from_slice(printed).expect("JSON"));
+    assert_eq!(sent, printed);
+}
+
+/// Go prints structs of zeros as `{}`, protobuf leaves them out.
+fn without_empty(value: Value) -> Value {
+    match value {
+        Value::Object(members) => members
+            .into_iter()
+            .map(|(key, member)| (key, without_empty(member)))
+            .filter(|(_, member)| !member.as_object().is_some_and(Map::is_empty))
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(items) => items
+            .into_iter()
+            .map(without_empty)
+            .collect::<Vec<_>>()
+            .into(),
+        scalar => scalar,
+    }
 }
