@@ -12,7 +12,7 @@ mod nodes;
 mod run;
 mod token;
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use ipnetwork::IpNetwork;
@@ -128,6 +128,7 @@ fn parse_lifetime(text: &str) -> Result<Duration, String> {
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             EnvFilter::try_from_default_env()
                 .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn")),

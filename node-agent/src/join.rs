@@ -14,12 +14,8 @@ use crate::{
 pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
     let layout = Layout::new(&join.data_dir.data_dir);
     let token: JoinToken = join.token.parse().context("--token")?;
-    if !fairlead_api::is_dns1123_subdomain(&join.node_name) {
-        bail!(
-            "--node-name {:?}: must be lower-case letters, digits, '-' and '.', beginning and \
-             ending with a letter or digit",
-            join.node_name
-        );
+    if let Some(problem) = fairlead_api::names::dns_1123_subdomain(&join.node_name) {
+        bail!("--node-name {:?}: {problem}", join.node_name);
     }
     layout.create()?;
     let common_name = format!("system:node:{}", join.node_name);

@@ -17,6 +17,7 @@ mod tunnel;
 mod work;
 
 use std::{
+    io::IsTerminal,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
@@ -101,6 +102,7 @@ fn main() -> ExitCode {
     }
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
         )

@@ -53,8 +53,10 @@ impl Node {
     }
 
     async fn apply(&self, desired: &Desired) {
-        if let Ok(cidr) = desired.pod_cidr.parse() {
-            self.dataplane.set_pod_cidr(cidr).await;
+        if let Ok(cidr) = desired.pod_cidr.parse()
+            && let Err(error) = self.dataplane.set_pod_cidr(cidr).await
+        {
+            tracing::error!(%cidr, error = chain(&error), "the dataplane refuses the pod range");
         }
         let generation = desired.generation;
         let applied = self.dataplane.apply(&desired.dataplane(), generation).await;
@@ -85,6 +87,13 @@ impl Node {
         self.tell(|outbox| outbox.put_acknowledgement(acknowledgement));
         self.set_readiness(readiness);
         self.assign(desired, generation).await;
+    }
+
+    async fn take_pod_range(&self, cidr: &str) -> anyhow::Result<()> {
+        if !cidr.is_empty() {
+            self.dataplane.set_pod_cidr(cidr.parse()?).await?;
+        }
+        Ok(())
     }
 
     async fn assign(&self, desired: &Desired, generation: Generation) {
