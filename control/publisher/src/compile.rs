@@ -392,3 +392,7 @@ fn octets(address: IpAddr) -> Bytes {
         IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),
     }
 }
+
+#[cfg(test)]
+#[path = "compile_tests.rs"]
+mod tests;

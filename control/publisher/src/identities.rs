@@ -138,7 +138,7 @@ impl Identities {
 
     /// The numbers when everything `wanted`, and nothing else, has one. What finds no free number
     /// stays without.
-    fn assign(&self, wanted: &Wanted) -> Self {
+    pub(crate) fn assign(&self, wanted: &Wanted) -> Self {
         let mut next = Self {
             cursors: self.cursors,
             ..Self::default()

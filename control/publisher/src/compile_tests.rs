@@ -1,0 +1,194 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn set<K: Object>(table: &mut fairlead_objects::Table<K>, value: Value) {
+    let object: K = serde_json::from_value(value).unwrap();
+    table.set(object.object_name(), Some(Arc::new(object)));
+}
+
+fn node(name: &str, address: &str, range: &str) -> Node {
+    serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "spec": {"podCIDR": range, "podCIDRs": [range]},
+        "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+    }))
+    .unwrap()
+}
+
+fn pod(name: &str, node: &str, more: Value) -> Pod {
+    let mut value = json!({
+        "metadata": {"name": name, "namespace": "shop", "uid": name, "resourceVersion": "7"},
+        "spec": {"nodeName": node, "containers": [{"name": "c"}]},
+        "status": {"phase": "Running"},
+    });
+    for (key, field) in more.as_object().unwrap() {
+        value["spec"][key] = field.clone();
+    }
+    serde_json::from_value(value).unwrap()
+}
+
+fn cluster() -> Cache {
+    let volumes = json!({"volumes": [{"name": "v", "configMap": {"name": "settings"}}]});
+    let mut cache = Cache::with(
+        [
+            node("n1", "198.18.0.101", "10.244.0.0/24"),
+            node("n2", "198.18.0.102", "10.244.1.0/24"),
+        ],
+        [pod("a", "n1", volumes), pod("b", "n2", json!({}))],
+    );
+    set::<Service>(
+        &mut cache.services,
+        json!({
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "type": "LoadBalancer", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"],
+                "externalIPs": ["203.0.113.9"],
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}],
+            },
+            "status": {"loadBalancer": {"ingress": [{"ip": "198.18.100.1"}]}},
+        }),
+    );
+    set::<Service>(
+        &mut cache.services,
+        json!({
+            "metadata": {"name": "headless", "namespace": "shop"},
+            "spec": {"clusterIP": "None", "ports": [{"port": 80}]},
+        }),
+    );
+    let endpoint =
+        |address: &str, node: &str, pod: &str, ready: bool, serving: bool, terminating: bool| {
+            json!({
+                "addresses": [address], "nodeName": node,
+                "conditions": {"ready": ready, "serving": serving, "terminating": terminating},
+                "targetRef": {"kind": "Pod", "name": pod},
+            })
+        };
+    set::<EndpointSlice>(
+        &mut cache.endpoint_slices,
+        json!({
+            "metadata": {"name": "web-x", "namespace": "shop", "labels": {SERVICE_LABEL: "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [
+                endpoint("10.244.0.2", "n1", "a", true, true, false),
+                endpoint("10.244.1.2", "n2", "b", false, true, true),
+                endpoint("10.244.1.3", "n2", "c", false, false, false),
+            ],
+        }),
+    );
+    cache
+}
+
+fn compiled(cache: &Cache) -> Compiled {
+    let identities = Identities::default().assign(&wanted(cache));
+    compile(&Input {
+        cache,
+        identities: &identities,
+        parameters: &node::Parameters {
+            vxlan_port: 4789,
+            ..Default::default()
+        },
+        object: &|(kind, _, name)| (kind == "ConfigMap" && name == "settings").then(|| "{}".into()),
+    })
+}
+
+#[test]
+fn service_port_becomes_frontends_by_scope_and_backends_by_state() {
+    let compiled = compiled(&cluster());
+    let services: Vec<_> = compiled.dataplane.services.values().collect();
+    let names: Vec<_> = services
+        .iter()
+        .map(|service| service.port_name.as_str())
+        .collect();
+    assert_eq!(
+        names,
+        ["dns", "http"],
+        "a headless service is not forwarded"
+    );
+    let http = services[1];
+    let frontends: Vec<_> = http
+        .frontends
+        .iter()
+        .map(|frontend| (frontend.address.to_vec(), frontend.port, frontend.scope()))
+        .collect();
+    assert_eq!(
+        frontends,
+        [
+            (vec![10, 96, 0, 7], 80, node::FrontendScope::Cluster),
+            (vec![198, 18, 100, 1], 80, node::FrontendScope::External),
+            (vec![203, 0, 113, 9], 80, node::FrontendScope::External),
+        ]
+    );
+    let backends: Vec<_> = http
+        .backends
+        .iter()
+        .map(|backend| {
+            (
+                backend.name.as_str(),
+                backend.node.as_str(),
+                backend.port,
+                backend.state(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        backends,
+        [
+            ("a", "n1", 8080, node::BackendState::Active),
+            ("b", "n2", 8080, node::BackendState::Draining),
+        ]
+    );
+    assert_eq!(services[0].backends, [], "no slice has the port dns");
+}
+
+#[test]
+fn nodes_and_routes_come_from_addresses_and_ranges() {
+    let compiled = compiled(&cluster());
+    let nodes: Vec<_> = compiled
+        .dataplane
+        .nodes
+        .values()
+        .map(|node| (node.name.as_str(), node.id))
+        .collect();
+    assert_eq!(nodes, [("n1", 1), ("n2", 2)]);
+    let routes: Vec<_> = compiled
+        .dataplane
+        .routes
+        .iter()
+        .map(|((_, prefix), route)| (prefix.as_str(), route.node.as_str()))
+        .collect();
+    assert_eq!(routes, [("10.244.0.0/24", "n1"), ("10.244.1.0/24", "n2")]);
+}
+
+#[test]
+fn node_gets_its_own_pods_and_what_they_refer_to() {
+    let compiled = compiled(&cluster());
+    let workload = &compiled.workloads["n1"];
+    let pods: Vec<_> = workload
+        .pods
+        .keys()
+        .map(|(_, name, _)| name.as_str())
+        .collect();
+    assert_eq!(pods, ["a"]);
+    let objects: Vec<_> = workload
+        .objects
+        .keys()
+        .map(|(kind, _, name)| (kind.as_str(), name.as_str()))
+        .collect();
+    assert_eq!(objects, [("ConfigMap", "settings")]);
+    assert_eq!(workload.pod_cidr, "10.244.0.0/24");
+    assert_eq!(compiled.of_node("unknown").workload, Arc::default());
+}
+
+#[test]
+fn status_report_of_a_pod_changes_nothing_for_its_node() {
+    let before = compiled(&cluster());
+    let mut cache = cluster();
+    let name = ObjectName::new("shop", "a");
+    let mut pod = Pod::clone(cache.pods.get(&name).unwrap());
+    pod.metadata.resource_version = Some("8".to_owned());
+    pod.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
+    cache.pods.set(name, Some(Arc::new(pod)));
+    assert_eq!(compiled(&cache).workloads, before.workloads);
+}
