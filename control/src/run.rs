@@ -9,8 +9,9 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, Server, ServerTlsConfig};
+use tonic::transport::{
+    Certificate, ClientTlsConfig, Identity, Server, ServerTlsConfig, server::TcpIncoming,
+};
 
 use crate::{
     certificates::{Authorities, load_leaf},
@@ -106,6 +107,7 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
     // as a half of itself.
     tokio::select! {
         () = stopped(stop.clone()) => {}
+        () = store.stopped() => anyhow::bail!("the store stopped: its disk failed (see the log above)"),
         ended = &mut api_server => ended?.context("the API server ended")?,
         ended = &mut node_server => ended?.context("the agents' server ended")?,
         ended = &mut peer_server => ended?.context("the members' server ended")?,
@@ -147,10 +149,9 @@ fn bind(config: &Config, port: u16) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-fn incoming(listener: TcpListener) -> anyhow::Result<TcpListenerStream> {
-    Ok(TcpListenerStream::new(tokio::net::TcpListener::from_std(
-        listener,
-    )?))
+fn incoming(listener: TcpListener) -> anyhow::Result<TcpIncoming> {
+    // Small answers must not wait for the peer's delayed acknowledgement.
+    Ok(TcpIncoming::from(tokio::net::TcpListener::from_std(listener)?).with_nodelay(Some(true)))
 }
 
 fn tonic_identity(layout: &Layout, name: &str) -> anyhow::Result<Identity> {

@@ -1,7 +1,7 @@
 //! `fairlead-agent cleanup`: the node as it was before the agent first ran, but for its
 //! configuration and images.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ pub(crate) async fn cleanup(data_dir: &Path) -> anyhow::Result<()> {
     let layout = Layout::new(data_dir);
     let config = layout.load_config()?;
     let dataplane = config.dataplane(&layout);
-    Pods::destroy(&config.pods(&layout), Arc::new(NoNetwork))
+    Pods::destroy(&config.pods(&layout), &NoNetwork)
         .await
         .context("cannot remove the pods")?;
     Dataplane::destroy(&dataplane)
@@ -32,9 +32,7 @@ struct NoNetwork;
 #[async_trait]
 impl PodNetwork for NoNetwork {
     async fn attach(&self, _uid: &str, _netns: &Path) -> Result<std::net::IpAddr, NetworkError> {
-        Err(NetworkError::new(std::io::Error::other(
-            "the node is being cleaned",
-        )))
+        Err(NetworkError("the node is being cleaned".to_owned()))
     }
 
     async fn detach(&self, _uid: &str, _netns: &Path) -> Result<(), NetworkError> {

@@ -65,7 +65,7 @@ impl Config {
             cgroup_prefix: self.cgroup_prefix.clone(),
             cgroup_v2: self.cgroup.clone(),
             max_pods: PODS_MAX,
-            shim_command: Vec::new(),
+            shim_command: fairlead_pods::Config::default_shim_command(),
         }
     }
 }

@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments
         .get(1)
-        .is_some_and(|argument| argument == "pod-shim")
+        .is_some_and(|argument| argument == fairlead_pods::SHIM_ARGUMENT)
     {
         return ExitCode::from(
             u8::try_from(fairlead_pods::shim_main(&arguments[2..])).unwrap_or(1),

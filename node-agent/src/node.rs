@@ -1,9 +1,10 @@
 //! The node as the control plane sees it: the `Node` object it registers, the status it reports.
 
-use fairlead_pods::NodeResources;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
-use crate::config::Config;
+use crate::config::{Config, PODS_MAX};
 
 /// Why a node does not take pods, or that it does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +44,9 @@ impl Readiness {
 }
 
 /// A v1.Node as JSON, to register with.
-pub(crate) fn object(config: &Config, resources: &NodeResources, readiness: &Readiness) -> Value {
+pub(crate) fn object(config: &Config, data_dir: &Path, readiness: &Readiness) -> Value {
     let name = config.node_name.as_str();
+    let info = fairlead_pods::node_info();
     json!({
         "apiVersion": "v1",
         "kind": "Node",
@@ -52,59 +54,34 @@ pub(crate) fn object(config: &Config, resources: &NodeResources, readiness: &Rea
             "name": name,
             "labels": {
                 "kubernetes.io/hostname": name,
-                "kubernetes.io/os": "linux",
-                "kubernetes.io/arch": architecture(),
+                "kubernetes.io/os": info.operating_system,
+                "kubernetes.io/arch": info.architecture,
             },
         },
         "spec": {},
-        "status": status(config, resources, readiness, jiff::Timestamp::now()),
+        "status": status(config, data_dir, readiness, jiff::Timestamp::now()),
     })
 }
 
 /// A v1.NodeStatus as JSON.
 pub(crate) fn status(
     config: &Config,
-    resources: &NodeResources,
+    data_dir: &Path,
     readiness: &Readiness,
     now: jiff::Timestamp,
 ) -> Value {
-    let amounts = json!({
-        "cpu": format!("{}m", resources.cpu_millis),
-        "memory": format!("{}Ki", resources.memory_bytes / 1024),
-        "ephemeral-storage": format!("{}Ki", resources.ephemeral_storage_bytes / 1024),
-        "pods": resources.pods.to_string(),
-    });
+    let resources = fairlead_pods::node_resources(data_dir, PODS_MAX);
     json!({
         "addresses": [
             {"type": "InternalIP", "address": config.address.to_string()},
             {"type": "Hostname", "address": config.node_name.as_str()},
         ],
-        "capacity": amounts,
-        "allocatable": amounts,
+        "capacity": resources,
+        "allocatable": resources,
         "conditions": [readiness.condition(now)],
-        "nodeInfo": {
-            "architecture": architecture(),
-            "bootID": resources.boot_id,
-            "containerRuntimeVersion": format!("fairlead://{}", env!("CARGO_PKG_VERSION")),
-            "kernelVersion": resources.kernel_version,
-            "kubeProxyVersion": "",
-            "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION"), "-fairlead"),
-            "machineID": resources.machine_id,
-            "operatingSystem": "linux",
-            "osImage": resources.os_image,
-            "systemUUID": resources.machine_id,
-        },
+        "nodeInfo": fairlead_pods::node_info(),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
     })
-}
-
-/// Go's name of this machine's architecture, which Kubernetes uses.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 fn seconds(time: jiff::Timestamp) -> String {

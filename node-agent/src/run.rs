@@ -98,12 +98,12 @@ async fn forward(node: &Node, mut reported: mpsc::Receiver<Report>) {
             }
             Report::Event(event) => {
                 let event = Event {
-                    kind: event.kind,
+                    kind: "Pod".to_owned(),
                     namespace: event.namespace,
                     name: event.name,
                     uid: event.uid,
-                    r#type: event.r#type,
-                    reason: event.reason,
+                    r#type: event.event_type.to_owned(),
+                    reason: event.reason.to_owned(),
                     message: event.message,
                 };
                 node.tell(|outbox| outbox.put_event(event));

@@ -159,7 +159,7 @@ impl Session {
             .lock()
             .expect("nothing panics while it is held")
             .clone();
-        let object = node::object(&node.config, &node.resources(), &readiness);
+        let object = node::object(&node.config, &node.data_dir, &readiness);
         let hello = Hello {
             node_name: node.config.node_name.as_str().to_owned(),
             node_json: object.to_string().into(),

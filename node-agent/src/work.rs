@@ -7,15 +7,15 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use fairlead_api::Generation;
 use fairlead_dataplane::Dataplane;
-use fairlead_pods::{NodeResources, Objects, Pods};
+use fairlead_pods::{Objects, Pods};
 use fairlead_proto::node::{Acknowledgement, NodeStatus};
 use k8s_openapi::api::core::v1;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    config::{Config, PODS_MAX},
+    config::Config,
     desired::Desired,
     node::{self, Readiness},
     outbox::Outbox,
@@ -86,7 +86,7 @@ impl Node {
         };
         self.tell(|outbox| outbox.put_acknowledgement(acknowledgement));
         self.set_readiness(readiness);
-        self.assign(desired, generation).await;
+        self.assign(desired).await;
     }
 
     async fn take_pod_range(&self, cidr: &str) -> anyhow::Result<()> {
@@ -96,18 +96,18 @@ impl Node {
         Ok(())
     }
 
-    async fn assign(&self, desired: &Desired, generation: Generation) {
-        let mut pods = Vec::new();
-        for json in desired.pods() {
-            match serde_json::from_slice::<v1::Pod>(json) {
-                Ok(pod) => pods.push(pod),
-                Err(error) => tracing::error!(%generation, %error, "a pod cannot be read"),
-            }
-        }
-        let mut objects = Objects::default();
+    async fn assign(&self, desired: &Desired) {
+        let pods: Vec<v1::Pod> = desired
+            .pods()
+            .filter_map(|json| read("Pod", json))
+            .collect();
+        let mut config_maps = Vec::new();
+        let mut secrets = Vec::new();
         for object in desired.objects() {
-            if let Err(error) = objects.insert(&object.kind, &object.json) {
-                tracing::error!(kind = object.kind, name = object.name, %error, "an object cannot be read");
+            match object.kind.as_str() {
+                "ConfigMap" => config_maps.extend(read("ConfigMap", &object.json)),
+                "Secret" => secrets.extend(read("Secret", &object.json)),
+                other => tracing::error!(kind = other, name = object.name, "no pod refers to this"),
             }
         }
         let wanted: Vec<_> = pods
@@ -115,12 +115,9 @@ impl Node {
             .filter_map(|pod| pod.metadata.uid.clone())
             .collect();
         self.tell(|outbox| outbox.retain_pods(|uid| wanted.iter().any(|wanted| wanted == uid)));
-        self.pods.assign(pods, objects).await;
-    }
-
-    /// What the node has to give.
-    pub(crate) fn resources(&self) -> NodeResources {
-        fairlead_pods::node_resources(&self.data_dir, PODS_MAX)
+        self.pods
+            .assign(pods, Objects::new(config_maps, secrets))
+            .await;
     }
 
     fn set_readiness(&self, readiness: Readiness) {
@@ -133,16 +130,18 @@ impl Node {
         }
         tracing::info!(?readiness, "the node's readiness changed");
         *held = readiness;
-        let status = node::status(
-            &self.config,
-            &self.resources(),
-            &held,
-            jiff::Timestamp::now(),
-        );
+        let status = node::status(&self.config, &self.data_dir, &held, jiff::Timestamp::now());
         drop(held);
         let status_json = status.to_string().into();
         self.tell(|outbox| outbox.put_node_status(NodeStatus { status_json }));
     }
+}
+
+/// An object as the control plane sent it; one that cannot be read is as if it were not there.
+fn read<T: DeserializeOwned>(kind: &str, json: &[u8]) -> Option<T> {
+    serde_json::from_slice(json)
+        .inspect_err(|error| tracing::error!(kind, %error, "an object cannot be read"))
+        .ok()
 }
 
 /// An error with its causes, in one line.
