@@ -37,6 +37,8 @@ pub struct Field {
     pub pointer: bool,
     /// Whether it is serialised even when zero.
     pub always: bool,
+    /// Whether an object must give it.
+    pub required: bool,
     /// Whether strategic merge patches merge it rather than replace it.
     pub merge: bool,
     /// Whether `$retainKeys` applies (`retainKeys` strategy).

@@ -131,3 +131,6 @@ fn columns(resource: &Resource) -> &'static [crate::resource::Column] {
         resource.columns
     }
 }
+
+#[cfg(test)]
+mod tests;

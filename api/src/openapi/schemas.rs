@@ -49,7 +49,7 @@ fn structure(kind: &Type, prefix: &str) -> Value {
         .collect();
     let required: Vec<&str> = fields
         .iter()
-        .filter(|field| field.always)
+        .filter(|field| field.required)
         .filter_map(|field| field.name)
         .collect();
     let mut schema = json!({ "type": "object", "properties": properties });

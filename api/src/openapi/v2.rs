@@ -1,23 +1,84 @@
-//! The version 2 document, in the protobuf form that old clients insist on
-//! (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`).
+//! The version 2 document, in the protobuf form that clients before 1.27 insist on
+//! (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). They read it before they apply
+//! or create, to validate on their own and to learn how lists merge.
 //!
-//! Clients before 1.27 read it before they apply or create, to validate on their own. A kind that
-//! is not in it is not validated, so one without definitions is enough: the server validates.
+//! Source of the tags: `github.com/google/gnostic-models/openapiv2/OpenAPIv2.proto`.
 
-use prost::encoding::string;
+use prost::encoding::{bytes, string};
+use serde_json::Value;
 
-/// `openapi.v2.Document { swagger: "2.0", info { title, version }, paths {} }`.
-///
-/// Source of the tags: `github.com/google/gnostic-models/openapiv2/OpenAPIv2.proto`.
+use super::schemas;
+use crate::resource::{RESOURCES, Resource};
+
+/// `openapi.v2.Document`: the definitions of all that is served, and no paths.
 pub fn document_v2_protobuf() -> Vec<u8> {
+    let served: Vec<&Resource> = RESOURCES.to_vec();
+    let mut definitions = Vec::new();
+    for (name, schema) in schemas::of(&served, "#/definitions/") {
+        put(1, &named(&name, &encode_schema(&schema)), &mut definitions);
+    }
     let mut info = Vec::new();
-    string::encode(1, &"Kubernetes".to_owned(), &mut info);
-    string::encode(2, &"v1.37.0".to_owned(), &mut info);
+    text(1, "Kubernetes", &mut info);
+    text(2, "v1.37.0", &mut info);
 
     let mut document = Vec::new();
-    string::encode(1, &"2.0".to_owned(), &mut document);
-    prost::encoding::bytes::encode(2, &info, &mut document);
+    text(1, "2.0", &mut document);
+    put(2, &info, &mut document);
     // Paths may be empty but must be there.
-    prost::encoding::bytes::encode(8, &Vec::new(), &mut document);
+    put(8, &[], &mut document);
+    put(9, &definitions, &mut document);
     document
+}
+
+/// `openapi.v2.Schema`, of a schema as version 3 writes it; the two agree in what is used here.
+fn encode_schema(schema: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (key, value) in schema.as_object().into_iter().flatten() {
+        match (key.as_str(), value) {
+            ("$ref", Value::String(reference)) => text(1, reference, &mut out),
+            ("format", Value::String(format)) => text(2, format, &mut out),
+            ("required", Value::Array(names)) => {
+                for name in names.iter().filter_map(Value::as_str) {
+                    text(19, name, &mut out);
+                }
+            }
+            ("additionalProperties", inner) => put(21, &field(1, &encode_schema(inner)), &mut out),
+            ("type", Value::String(kind)) => put(22, &field(1, kind.as_bytes()), &mut out),
+            ("items", inner) => put(23, &field(1, &encode_schema(inner)), &mut out),
+            ("properties", Value::Object(members)) => {
+                let mut properties = Vec::new();
+                for (name, member) in members {
+                    put(1, &named(name, &encode_schema(member)), &mut properties);
+                }
+                put(25, &properties, &mut out);
+            }
+            (extension, value) => {
+                // Extensions are YAML, which JSON is.
+                let yaml = field(2, value.to_string().as_bytes());
+                put(31, &named(extension, &yaml), &mut out);
+            }
+        }
+    }
+    out
+}
+
+/// `NamedSchema`, `NamedAny`: a name and a message.
+fn named(name: &str, value: &[u8]) -> Vec<u8> {
+    let mut out = field(1, name.as_bytes());
+    put(2, value, &mut out);
+    out
+}
+
+fn field(tag: u32, value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(tag, value, &mut out);
+    out
+}
+
+fn put(tag: u32, value: &[u8], out: &mut Vec<u8>) {
+    bytes::encode(tag, &value.to_vec(), out);
+}
+
+fn text(tag: u32, value: &str, out: &mut Vec<u8>) {
+    string::encode(tag, &value.to_owned(), out);
 }

@@ -11,7 +11,8 @@ the patch and list markers. One block a type, its fields indented:
      1 name string !
 
 A field line is: protobuf tag (0 for none), JSON name (- for an inlined struct), type, flags:
-  ?  a pointer: absent and zero differ      !  serialised even when zero
+  ?  a pointer: absent and zero differ
+  !  required, and serialised even when zero      !o  serialised so, but optional
   p=STRATEGY, k=KEY   patchStrategy, patchMergeKey
   l=set|atomic|map:KEY,KEY                  listType, listMapKey
   m=atomic                                  mapType or structType
@@ -124,7 +125,7 @@ def field_line(go_type, tags, facts, home, aliases):
     if go_type.startswith("*"):
         words.append("?")
     elif not omits and json[0]:
-        words.append("!")
+        words.append("!" if "optional" not in facts else "!o")
     for key, flag in (("patchStrategy", "p"), ("patchMergeKey", "k")):
         value = re.search(key + r':"([^"]*)"', tags)
         if value:

@@ -33,6 +33,7 @@ fn field(facts: &'static str) -> Field {
         shape: shape(next()),
         pointer: false,
         always: false,
+        required: false,
         merge: false,
         retain_keys: false,
         merge_key: None,
@@ -43,7 +44,8 @@ fn field(facts: &'static str) -> Field {
         match flag.split_once('=') {
             None => {
                 field.pointer |= flag == "?";
-                field.always |= flag == "!";
+                field.always |= flag.starts_with('!');
+                field.required |= flag == "!";
             }
             Some(("p", strategies)) => {
                 field.merge = strategies.split(',').any(|s| s == "merge");
