@@ -89,13 +89,6 @@ impl Node {
         self.assign(desired).await;
     }
 
-    async fn take_pod_range(&self, cidr: &str) -> anyhow::Result<()> {
-        if !cidr.is_empty() {
-            self.dataplane.set_pod_cidr(cidr.parse()?).await?;
-        }
-        Ok(())
-    }
-
     async fn assign(&self, desired: &Desired) {
         let pods: Vec<v1::Pod> = desired
             .pods()
