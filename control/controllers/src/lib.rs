@@ -30,6 +30,9 @@ use fairlead_store::Store;
 use ipnetwork::IpNetwork;
 use tracing::{info, warn};
 
+/// How long controllers stay down when one of them ended that never should.
+const RESTART_WAIT: Duration = Duration::from_secs(1);
+
 /// What the operator decided about the cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -86,7 +89,9 @@ pub async fn run(store: Store, config: Config, shutdown: impl Future<Output = ()
         tokio::select! {
             () = &mut shutdown => return,
             () = lost => warn!("no longer leading: controllers stopped"),
-            () = term::run(store.clone(), config.clone()) => {}
+            () = term::run(store.clone(), config.clone()) => {
+                tokio::time::sleep(RESTART_WAIT).await;
+            }
         }
     }
 }

@@ -7,13 +7,15 @@
 #![forbid(unsafe_code)]
 
 mod cache;
+mod deletion;
 mod event;
 mod informer;
 mod name;
 mod write;
 
 pub use cache::{Cache, Change, Changed, Delta, Partial, Table};
+pub use deletion::Grace;
 pub use event::{About, EventType, Recorder};
 pub use informer::Informer;
 pub use name::{Object, ObjectName};
-pub use write::{Grace, WriteError, Writer, Written, random_suffix};
+pub use write::{WriteError, Writer, Written, random_suffix};

@@ -6,6 +6,7 @@
 mod history;
 mod plan;
 mod scale;
+mod sets;
 mod status;
 mod strategy;
 mod template;

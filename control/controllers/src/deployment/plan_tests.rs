@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::*;
+use super::{super::history::MAX_REPLICAS, *};
 
 fn now() -> Timestamp {
     "2026-01-01T00:10:00Z".parse().unwrap()

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 
 use super::{
     history,
-    plan::Sets,
+    sets::Sets,
     strategy::{is_recreate, replicas, surge_max},
 };
 
@@ -71,7 +71,7 @@ fn proportionally(deployment: &Deployment, sets: &mut Sets, mut active: Vec<usiz
     }
 }
 
-fn share(deployment: &Deployment, set: &super::plan::Set, to_add: i32, added: i32) -> i32 {
+fn share(deployment: &Deployment, set: &super::sets::Set, to_add: i32, added: i32) -> i32 {
     let size = set.replicas();
     let left = to_add - added;
     if size == 0 || to_add == 0 || left == 0 {

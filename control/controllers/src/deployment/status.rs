@@ -9,7 +9,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    plan::Sets,
+    sets::Sets,
     strategy::{replicas, unavailable_max},
 };
 
@@ -23,7 +23,7 @@ const NO_DEADLINE: i32 = i32::MAX;
 
 /// Counts and the Available condition. Progress is judged by [`progress`].
 pub(super) fn count(deployment: &Deployment, sets: &Sets, now: Timestamp) -> DeploymentStatus {
-    let sum = |of: fn(&super::plan::Set) -> i32| sets.all.iter().map(of).sum::<i32>();
+    let sum = |of: fn(&super::sets::Set) -> i32| sets.all.iter().map(of).sum::<i32>();
     let available = sum(|set| set.available());
     let wanted: i32 = sum(|set| set.replicas());
     let old = deployment.status.clone().unwrap_or_default();

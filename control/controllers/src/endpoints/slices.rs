@@ -56,11 +56,11 @@ pub(super) fn is_ours(slice: &EndpointSlice, name: &ObjectName) -> bool {
     manager == Some(MANAGED_BY) && service(slice) == Some(&name.name)
 }
 
+/// Name, protocol, number, application protocol.
+type Port = (Option<String>, Option<String>, Option<i32>, Option<String>);
+
 /// Slices of one kind share an address family and the pods' port numbers.
-type Kind = (
-    String,
-    Vec<(Option<String>, Option<String>, Option<i32>, Option<String>)>,
-);
+type Kind = (String, Vec<Port>);
 
 /// The writes that make the slices name exactly the pods behind the Service. An endpoint stays in
 /// the slice that has it, so that one pod's change is one slice's change.
@@ -159,9 +159,7 @@ fn kind(slice: &EndpointSlice) -> Kind {
     )
 }
 
-fn port_key(
-    ports: &[EndpointPort],
-) -> Vec<(Option<String>, Option<String>, Option<i32>, Option<String>)> {
+fn port_key(ports: &[EndpointPort]) -> Vec<Port> {
     ports
         .iter()
         .map(|port| {
