@@ -1,3 +1,106 @@
-//! bench-dataplane.
+//! Nanoseconds a packet: the loaded programs, run by `BPF_PROG_TEST_RUN` on one pinned CPU.
+//!
+//! The measured program is `xdp_ingress` in a wrapper that restores an encapsulated frame
+//! (`dataplane-ebpf/src/bin/measured.rs`), because a repeated run is fed its own output. What the
+//! wrapper costs is part of the figures of the encapsulating cases.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cases;
+mod measure;
+mod services;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use fairlead_dataplane::{loader, object};
+use packet_tests::World;
+
+use crate::measure::{Measured, Row};
+
+/// Measures what the packet path costs.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Also write the rows, as one JSON array, to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The CPU to run on.
+    #[arg(long, default_value_t = 1)]
+    cpu: usize,
+    /// Timed runs of each case.
+    #[arg(long, default_value_t = 25)]
+    trials: usize,
+    /// Packets of each timed run.
+    #[arg(long, default_value_t = 1_000_000)]
+    packets: u32,
+    /// The object with the measured programs.
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bpf/measured.o"))]
+    object: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if packet_tests::is_root_missing() {
+        bail!("measuring loads programs: run it as root");
+    }
+    measure::pin_to(arguments.cpu)?;
+    let measured = fs::read(&arguments.object).with_context(|| {
+        format!(
+            "read {} (`cargo xtask build-ebpf` makes it)",
+            arguments.object.display()
+        )
+    })?;
+    let mut rows = Vec::new();
+    for services in [1, 10_000] {
+        let pins = Pins::new()?;
+        let mut world = World::load(object::embedded()?, Some(&pins.directory));
+        services::fill(&mut world, services)?;
+        let mut programs = Measured::load(&measured, &pins.directory)?;
+        for case in cases::all(services) {
+            rows.push(programs.run(&case, services, arguments.trials, arguments.packets)?);
+        }
+    }
+    print_table(&rows);
+    if let Some(path) = arguments.json {
+        let json = serde_json::to_vec_pretty(&rows).context("write the rows as JSON")?;
+        fs::write(&path, json).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn print_table(rows: &[Row]) {
+    println!(
+        "{:<18} {:>6} {:>9} {:>6} {:>8} {:>10}",
+        "case", "family", "services", "flows", "ns min", "ns median"
+    );
+    for row in rows {
+        println!(
+            "{:<18} {:>6} {:>9} {:>6} {:>8} {:>10}",
+            row.case, row.family, row.services, row.flows, row.ns_min, row.ns_median
+        );
+    }
+}
+
+/// A directory of a bpffs, by which both objects share their maps. Gone with the value.
+struct Pins {
+    directory: PathBuf,
+}
+
+impl Pins {
+    fn new() -> Result<Self> {
+        let name = format!("fairlead-bench-{}", std::process::id());
+        let directory = Path::new("/sys/fs/bpf").join(name);
+        loader::mount(&directory)?;
+        Ok(Self { directory })
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.directory) {
+            eprintln!("remove {}: {error}", self.directory.display());
+        }
+    }
+}

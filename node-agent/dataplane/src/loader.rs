@@ -219,13 +219,11 @@ impl Programs {
             .load(object)
             .map_err(|error| Error::Load(Box::new(error)))?;
         for name in PROGRAMS {
-            // The benchmark's object has programs of its own.
-            if let Some(program) = ebpf.program_mut(name) {
-                load(program).map_err(|source| Error::Program {
-                    name,
-                    source: Box::new(source),
-                })?;
-            }
+            let program = ebpf.program_mut(name).ok_or(Error::Absent { name })?;
+            load(program).map_err(|source| Error::Program {
+                name,
+                source: Box::new(source),
+            })?;
         }
         let tables = Tables::take(&mut ebpf)?;
         Ok((Self { ebpf }, tables))
@@ -249,7 +247,7 @@ impl Programs {
     fn pin(&self, directory: &Path) -> Result<(), Error> {
         for name in PROGRAMS {
             let path = directory.join(name);
-            let new = directory.join(format!("{name}.new"));
+            let new = directory.join(format!("{name}-new"));
             match fs::remove_file(&new) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(files("remove", &new)(error));
@@ -411,8 +409,8 @@ fn take(ebpf: &mut Ebpf, name: &'static str, capacity: u32) -> Result<Map, Error
     Ok(map)
 }
 
-/// Makes sure that `directory` is on a bpffs.
-fn mount(directory: &Path) -> Result<(), Error> {
+/// Makes sure that `directory` exists and is on a bpffs, mounting one if need be.
+pub fn mount(directory: &Path) -> Result<(), Error> {
     /// `BPF_FS_MAGIC` of linux/magic.h.
     const BPF_FS: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0xcafe_4a11);
     /// Where every distribution mounts it.

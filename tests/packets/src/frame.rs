@@ -29,7 +29,24 @@ pub fn tcp(source: Peer, destination: Peer, flags: u8, payload: &[u8]) -> Vec<u8
     let mut segment = Vec::with_capacity(20 + payload.len());
     segment.extend(source.1.to_be_bytes());
     segment.extend(destination.1.to_be_bytes());
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend([
+        0,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0,
+        2,
+        5 << 4,
+        flags,
+        0xff,
+        0xff,
+        0,
+        0,
+        0,
+        0,
+    ]);
     segment.extend(payload);
     transport(source.0, destination.0, protocol::TCP, segment, 16)
 }
@@ -84,7 +101,11 @@ pub fn vxlan(
     payload.extend((vni << 8).to_be_bytes());
     payload.extend(inner);
     payload[8..14].copy_from_slice(&inner_destination);
-    udp((source, 50_000), (destination, protocol::VXLAN_PORT), &payload)
+    udp(
+        (source, 50_000),
+        (destination, protocol::VXLAN_PORT),
+        &payload,
+    )
 }
 
 /// Makes the IPv4 header's checksum right after a test has changed the header.
@@ -96,9 +117,7 @@ pub fn mend_ip(frame: &mut [u8]) {
 
 /// Who a packet is from and for, with its ports.
 pub fn ends(frame: &[u8]) -> (Peer, Peer) {
-    let address = |at: usize| {
-        Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3])
-    };
+    let address = |at: usize| Ipv4Addr::new(frame[at], frame[at + 1], frame[at + 2], frame[at + 3]);
     let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
     (
         (address(NETWORK + 12), port(TRANSPORT)),
@@ -108,7 +127,11 @@ pub fn ends(frame: &[u8]) -> (Peer, Peer) {
 
 /// Panics unless every checksum of the frame is right; that of UDP may be absent.
 pub fn assert_checksums(frame: &[u8]) {
-    assert_eq!(checksum::sum(&frame[NETWORK..TRANSPORT]), 0xffff, "checksum of the IP header");
+    assert_eq!(
+        checksum::sum(&frame[NETWORK..TRANSPORT]),
+        0xffff,
+        "checksum of the IP header"
+    );
     let total = usize::from(u16::from_be_bytes([frame[NETWORK + 2], frame[NETWORK + 3]]));
     let segment = &frame[TRANSPORT..NETWORK + total];
     let protocol = frame[NETWORK + 9];
@@ -117,7 +140,11 @@ pub fn assert_checksums(frame: &[u8]) {
         protocol::UDP if segment[6..8] == [0, 0] => return,
         _ => pseudo(&frame[NETWORK + 12..NETWORK + 20], protocol, segment),
     };
-    assert_eq!(checksum::sum(&covered), 0xffff, "checksum of protocol {protocol}");
+    assert_eq!(
+        checksum::sum(&covered),
+        0xffff,
+        "checksum of protocol {protocol}"
+    );
 }
 
 fn transport(

@@ -1,5 +1,5 @@
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
 use aya::programs::{Program, TestRun, TestRunOptions};
@@ -79,7 +79,10 @@ pub fn is_root_missing() -> bool {
     let is_root = std::fs::metadata("/proc/self")
         .is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
     if !is_root {
-        assert!(std::env::var_os("CI").is_none(), "tests of programs need root");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "tests of programs need root"
+        );
         println!("SKIP: needs root");
     }
     !is_root
@@ -96,10 +99,14 @@ impl World {
     }
 
     /// Loads programs from `object`, over the maps pinned in `pins` if it is given.
-    pub fn load(object: &[u8], pins: Option<PathBuf>) -> Self {
-        let (programs, tables) =
-            Programs::load(object, pins.as_deref().map(Path::new)).expect("the programs load");
-        let mut world = Self { programs, tables, lut_used: 0, services_used: 0 };
+    pub fn load(object: &[u8], pins: Option<&Path>) -> Self {
+        let (programs, tables) = Programs::load(object, pins).expect("the programs load");
+        let mut world = Self {
+            programs,
+            tables,
+            lut_used: 0,
+            services_used: 0,
+        };
         world.fill();
         world
     }
@@ -113,7 +120,10 @@ impl World {
             data_out: Some(&mut out),
             ..TestRunOptions::default()
         };
-        let program = self.programs.get_mut(program).expect("a program of the object");
+        let program = self
+            .programs
+            .get_mut(program)
+            .expect("a program of the object");
         let (result, is_xdp) = match program {
             Program::Xdp(program) => (program.test_run(options), true),
             Program::SchedClassifier(program) => (program.test_run(options), false),
@@ -133,15 +143,26 @@ impl World {
             (7, false) => Verdict::Redirect,
             (code, _) => panic!("unexpected verdict {code}"),
         };
-        assert_eq!(moved.len(), usize::from(matches!(verdict, Verdict::Drop(_))), "{moved:?}");
-        Outcome { verdict, frame: out }
+        assert_eq!(
+            moved.len(),
+            usize::from(matches!(verdict, Verdict::Drop(_))),
+            "{moved:?}"
+        );
+        Outcome {
+            verdict,
+            frame: out,
+        }
     }
 
     /// Packets dropped, by number of the reason.
     pub fn drops(&self) -> Vec<u64> {
         (0..maps::DROP_REASONS_MAX)
             .map(|reason| {
-                let counts = self.tables.drops.get(&reason, 0).expect("a counter of each reason");
+                let counts = self
+                    .tables
+                    .drops
+                    .get(&reason, 0)
+                    .expect("a counter of each reason");
                 counts.iter().map(|count| count.packets).sum()
             })
             .collect()
@@ -149,13 +170,19 @@ impl World {
 
     /// What the service in `slot` has seen on all CPUs.
     pub fn service_stats(&self, slot: u32) -> ServiceStats {
-        let counts = self.tables.service_stats.get(&slot, 0).expect("a counter of each service");
-        counts.iter().fold(ServiceStats::default(), |sum, one| ServiceStats {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-            connections: sum.connections + one.connections,
-            drops: sum.drops + one.drops,
-        })
+        let counts = self
+            .tables
+            .service_stats
+            .get(&slot, 0)
+            .expect("a counter of each service");
+        counts
+            .iter()
+            .fold(ServiceStats::default(), |sum, one| ServiceStats {
+                packets: sum.packets + one.packets,
+                bytes: sum.bytes + one.bytes,
+                connections: sum.connections + one.connections,
+                drops: sum.drops + one.drops,
+            })
     }
 
     /// Adds a service at [`VIP`] whose table names `backends` in turn; returns its slot.
@@ -164,12 +191,27 @@ impl World {
         let slot = self.services_used;
         self.services_used += 1;
         let length = if backends.is_empty() { 0 } else { TABLE };
-        let table: Vec<u32> = backends.iter().copied().cycle().take(length as usize).collect();
-        self.tables.lut.write(self.lut_used, &table).expect("write the table");
-        let entry =
-            ServiceEntry { lut_offset: self.lut_used, lut_length: length, id: slot + 1, flags: 0 };
+        let table: Vec<u32> = backends
+            .iter()
+            .copied()
+            .cycle()
+            .take(length as usize)
+            .collect();
+        self.tables
+            .lut
+            .write(self.lut_used, &table)
+            .expect("write the table");
+        let entry = ServiceEntry {
+            lut_offset: self.lut_used,
+            lut_length: length,
+            id: slot + 1,
+            flags: 0,
+        };
         self.lut_used += length;
-        self.tables.services.set(ServiceEntry::index(0, slot), entry).expect("write the service");
+        self.tables
+            .services
+            .set(ServiceEntry::index(0, slot), entry)
+            .expect("write the service");
         let key = FrontendKey::new(0, VIP.into(), protocol, port.to_be());
         self.add_frontend(key, slot, FRONTEND_EXTERNAL);
         slot
@@ -182,8 +224,15 @@ impl World {
             let mut content: FrontendBucket =
                 self.tables.frontends.get(index).expect("read the bucket");
             if let Some(free) = content.entries.iter_mut().find(|entry| entry.flags == 0) {
-                *free = FrontendEntry { key, service, flags: flags | FRONTEND_USED };
-                self.tables.frontends.set(index, content).expect("write the bucket");
+                *free = FrontendEntry {
+                    key,
+                    service,
+                    flags: flags | FRONTEND_USED,
+                };
+                self.tables
+                    .frontends
+                    .set(index, content)
+                    .expect("write the bucket");
                 return;
             }
         }
@@ -207,21 +256,61 @@ impl World {
             let node = NodeEntry::new(slot + 1, address.into(), NODE_1.into(), VETH, 1500, mac);
             self.tables.nodes.set(slot, node).expect("write the node");
             let address = Address::from(address);
-            self.tables.node_addresses.insert(address, slot, 0).expect("write its address");
-            self.add_route(address, 32, RouteEntry { kind: ROUTE_NODE_HOST, node: slot });
+            self.tables
+                .node_addresses
+                .insert(address, slot, 0)
+                .expect("write its address");
+            self.add_route(
+                address,
+                32,
+                RouteEntry {
+                    kind: ROUTE_NODE_HOST,
+                    node: slot,
+                },
+            );
             let pods = Ipv4Addr::new(10, 244, slot as u8 + 1, 0);
-            self.add_route(pods.into(), 24, RouteEntry { kind: ROUTE_PODS, node: slot });
+            self.add_route(
+                pods.into(),
+                24,
+                RouteEntry {
+                    kind: ROUTE_PODS,
+                    node: slot,
+                },
+            );
         }
-        let own = RouteEntry { kind: ROUTE_LOCAL, node: 0 };
+        let own = RouteEntry {
+            kind: ROUTE_LOCAL,
+            node: 0,
+        };
         self.add_route(Ipv4Addr::new(10, 244, 1, 0).into(), 24, own);
-        let unreachable = RouteEntry { kind: ROUTE_UNREACHABLE, node: 0 };
+        let unreachable = RouteEntry {
+            kind: ROUTE_UNREACHABLE,
+            node: 0,
+        };
         self.add_route(Ipv4Addr::new(10, 244, 0, 0).into(), 16, unreachable);
 
-        let endpoint = EndpointKey { address: POD_1.into(), vpc: 0 };
-        let entry = EndpointEntry { ifindex: VETH, mac: POD_1_MAC, flags: 0 };
-        self.tables.endpoints.insert(endpoint, entry, 0).expect("write the endpoint");
-        let pod = PodEntry { address: POD_1.into(), vpc: 0, flags: 0 };
-        self.tables.pods.insert(VETH, pod, 0).expect("write the pod");
+        let endpoint = EndpointKey {
+            address: POD_1.into(),
+            vpc: 0,
+        };
+        let entry = EndpointEntry {
+            ifindex: VETH,
+            mac: POD_1_MAC,
+            flags: 0,
+        };
+        self.tables
+            .endpoints
+            .insert(endpoint, entry, 0)
+            .expect("write the endpoint");
+        let pod = PodEntry {
+            address: POD_1.into(),
+            vpc: 0,
+            flags: 0,
+        };
+        self.tables
+            .pods
+            .insert(VETH, pod, 0)
+            .expect("write the pod");
 
         for (slot, address, node) in [(1, POD_1, 0), (2, POD_2, 1), (3, POD_3, 2)] {
             let backend = BackendEntry {
@@ -233,13 +322,23 @@ impl World {
                 state: BACKEND_ACTIVE,
                 flags: 0,
             };
-            self.tables.backends.set(slot, backend).expect("write the backend");
-            self.tables.backend_ids.insert(100 + slot, slot, 0).expect("write its id");
+            self.tables
+                .backends
+                .set(slot, backend)
+                .expect("write the backend");
+            self.tables
+                .backend_ids
+                .insert(100 + slot, slot, 0)
+                .expect("write its id");
         }
         self.add_frontend(FrontendKey::of_address(0, VIP.into()), 0, FRONTEND_ADDRESS);
-        for (port, backends) in
-            [(80, &[1, 2, 3][..]), (81, &[1]), (82, &[2]), (83, &[3]), (84, &[])]
-        {
+        for (port, backends) in [
+            (80, &[1, 2, 3][..]),
+            (81, &[1]),
+            (82, &[2]),
+            (83, &[3]),
+            (84, &[]),
+        ] {
             self.add_service(protocol::TCP, port, backends);
         }
         self.add_service(protocol::UDP, 53, &[2]);
@@ -251,6 +350,9 @@ impl World {
             RouteKey::prefix_bits(length, true),
             RouteKey { vpc_be: 0, address },
         );
-        self.tables.routes.insert(&key, entry, 0).expect("write the route");
+        self.tables
+            .routes
+            .insert(&key, entry, 0)
+            .expect("write the route");
     }
 }

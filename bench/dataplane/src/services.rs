@@ -1,0 +1,109 @@
+//! Filling the maps with services, as the agent would.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use fairlead_api::BackendId;
+use fairlead_dataplane::cuckoo;
+use fairlead_dataplane::maglev::{self, Candidate};
+use fairlead_dataplane_common::maps::FRONTEND_BUCKETS;
+use fairlead_dataplane_common::{
+    BACKEND_ACTIVE, BackendEntry, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry, FrontendKey,
+    ServiceEntry, protocol,
+};
+use packet_tests::World;
+
+/// The port of all services.
+pub(crate) const PORT: u16 = 80;
+
+/// Backends of each service, all on another node.
+const BACKENDS: u32 = 10;
+
+/// Slots below are the packet tests' own.
+const FIRST_SERVICE: u32 = 1_000;
+const FIRST_BACKEND: u32 = 1_000;
+const FIRST_LUT: u32 = 100_000;
+
+/// The slot of a node that can be reached at once.
+const NODE: u32 = 1;
+
+/// The address of a service.
+pub(crate) fn vip(index: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 0, 0)) + index)
+}
+
+/// Adds `count` services of ten backends.
+pub(crate) fn fill(world: &mut World, count: u32) -> Result<()> {
+    let tables = &mut world.tables;
+    let present = tables
+        .frontends
+        .read(0, FRONTEND_BUCKETS as usize)
+        .context("read frontends")?;
+    let mut frontends = cuckoo::Table::from_buckets(present);
+    let mut lut_offset = FIRST_LUT;
+    for index in 0..count {
+        let service = FIRST_SERVICE + index;
+        let first_backend = FIRST_BACKEND + index * BACKENDS;
+        let backends: Vec<BackendEntry> = (first_backend..first_backend + BACKENDS)
+            .map(|slot| BackendEntry {
+                address: Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + slot).into(),
+                id: slot,
+                node: NODE,
+                vpc: 0,
+                port_be: 8080_u16.to_be(),
+                state: BACKEND_ACTIVE,
+                flags: 0,
+            })
+            .collect();
+        tables
+            .backends
+            .write(first_backend, &backends)
+            .context("write backends")?;
+
+        let candidates: Vec<Candidate> = backends
+            .iter()
+            .map(|backend| candidate(BackendId(backend.id)))
+            .collect();
+        let size = maglev::size(&candidates);
+        // A backend's slot is its id here.
+        let table: Vec<u32> = maglev::populate(size, &candidates)
+            .into_iter()
+            .map(|backend| backend.0)
+            .collect();
+        tables
+            .lut
+            .write(lut_offset, &table)
+            .context("write a table")?;
+        let entry = ServiceEntry {
+            lut_offset,
+            lut_length: size,
+            id: service,
+            flags: 0,
+        };
+        tables
+            .services
+            .set(ServiceEntry::index(0, service), entry)
+            .context("write a service")?;
+        lut_offset += size;
+
+        let key = FrontendKey::new(0, vip(index).into(), protocol::TCP, PORT.to_be());
+        let entry = FrontendEntry {
+            key,
+            service,
+            flags: FRONTEND_USED | FRONTEND_EXTERNAL,
+        };
+        for write in frontends.insert(entry)? {
+            let position = FrontendKey::index(0, write.bucket);
+            tables
+                .frontends
+                .set(position, write.content)
+                .context("write a bucket")?;
+            frontends.record(&write);
+        }
+    }
+    Ok(())
+}
+
+fn candidate(id: BackendId) -> Candidate {
+    Candidate { id, weight: 1 }
+}
