@@ -148,6 +148,18 @@ impl Node {
         });
     }
 
+    /// What was dropped, by reason.
+    fn drops(&self) -> Vec<(String, u64)> {
+        let view = self.agent(async |config| {
+            let dataplane = Dataplane::open(config).await.unwrap();
+            dataplane.view("drops", &json!({})).unwrap()
+        });
+        let rows = view.as_array().unwrap().iter();
+        rows.filter_map(|row| Some((row["reason"].as_str()?.to_owned(), row["packets"].as_u64()?)))
+            .filter(|(_, packets)| *packets > 0)
+            .collect()
+    }
+
     /// Answers every connection to the pod with the pod's address and the client's.
     fn serve(&self) {
         let pod = NetNsHandle::open(&self.pod).unwrap();
@@ -260,8 +272,10 @@ fn client_of_a_vip_reaches_pods_on_both_nodes_by_its_own_address() {
     }
     let mut answered = BTreeSet::new();
     for attempt in 0..40 {
-        let (pod, seen) = ask(&client, (VIP, 80).into())
-            .unwrap_or_else(|error| panic!("connection {attempt}, after {answered:?}: {error}"));
+        let (pod, seen) = ask(&client, (VIP, 80).into()).unwrap_or_else(|error| {
+            let drops = nodes.each_ref().map(Node::drops);
+            panic!("connection {attempt}, after {answered:?}: {error}; drops {drops:?}")
+        });
         assert_eq!(seen, IpAddr::from(CLIENT).to_string());
         answered.insert(pod);
     }
