@@ -5,12 +5,15 @@
 //! Source of the tags: `github.com/google/gnostic-models/openapiv2/OpenAPIv2.proto`.
 
 use prost::encoding::{bytes, string};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::schemas;
 use crate::resource::{RESOURCES, Resource};
 
-/// `openapi.v2.Document`: the definitions of all that is served, and no paths.
+const GROUP_VERSION_KIND: &str = "x-kubernetes-group-version-kind";
+
+/// `openapi.v2.Document`: the definitions of all that is served, and of each resource the one path
+/// that tells a client that a dry run is possible.
 pub fn document_v2_protobuf() -> Vec<u8> {
     let served: Vec<&Resource> = RESOURCES.to_vec();
     let mut definitions = Vec::new();
@@ -24,10 +27,36 @@ pub fn document_v2_protobuf() -> Vec<u8> {
     let mut document = Vec::new();
     text(1, "2.0", &mut document);
     put(2, &info, &mut document);
-    // Paths may be empty but must be there.
-    put(8, &[], &mut document);
+    let paths: Vec<u8> = served
+        .iter()
+        .flat_map(|resource| encode_path(resource))
+        .collect();
+    put(8, &paths, &mut document);
     put(9, &definitions, &mut document);
     document
+}
+
+/// An entry of `openapi.v2.Paths`: that the resource's `patch` takes `dryRun` and on which kind it
+/// works. Nothing else is read from paths.
+fn encode_path(resource: &Resource) -> Vec<u8> {
+    let kind = json!({
+        "group": resource.group,
+        "version": resource.version,
+        "kind": resource.kind,
+    });
+    let kind = named(GROUP_VERSION_KIND, &field(2, kind.to_string().as_bytes()));
+    // ParametersItem, Parameter, NonBodyParameter, QueryParameterSubSchema, its name.
+    let dry_run = field(1, &field(2, &field(3, &field(4, b"dryRun"))));
+    let mut operation = field(8, &dry_run);
+    put(13, &kind, &mut operation);
+    let namespace = if resource.is_namespaced() {
+        "/namespaces/{namespace}"
+    } else {
+        ""
+    };
+    let place = super::place(resource.group, resource.version);
+    let path = format!("/{place}{namespace}/{}/{{name}}", resource.plural);
+    field(2, &named(&path, &field(8, &operation)))
 }
 
 /// `openapi.v2.Schema`, of a schema as version 3 writes it; the two agree in what is used here.

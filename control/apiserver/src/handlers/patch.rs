@@ -41,10 +41,9 @@ impl Patch {
             "application/strategic-merge-patch+json" => Self::Strategic,
             "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
                 let mut status = Status::unsupported_media_type(MEDIA_TYPES);
-                status.message = format!(
-                    "server-side apply is not served: {}. Use kubectl apply --server-side=false",
-                    status.message
-                );
+                status.message =
+                    "server-side apply is not served: use kubectl apply --server-side=false"
+                        .to_owned();
                 return Err(status);
             }
             _ => return Err(Status::unsupported_media_type(MEDIA_TYPES)),
