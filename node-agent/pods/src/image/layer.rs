@@ -112,7 +112,9 @@ impl Unpacking {
             _ => return Ok(()),
         }
         self.set_attributes(entry, &parent, name, mode)?;
-        let modified = TimeSpec::new(entry.header().mtime()? as i64, 0);
+        let header = entry.header();
+        let modified = if is_blank(&header.as_old().mtime) { 0 } else { header.mtime()? };
+        let modified = TimeSpec::new(i64::try_from(modified).unwrap_or(0), 0);
         if kind.is_dir() {
             self.directory_times.push((path, modified));
         } else {
@@ -253,7 +255,15 @@ fn link_name(entry: &tar::Entry<'_, impl Read>) -> io::Result<PathBuf> {
 fn owners(entry: &tar::Entry<'_, impl Read>) -> io::Result<(Uid, Gid)> {
     let number = |id: u64| u32::try_from(id).map_err(|_| invalid("an owner beyond 32 bits"));
     let header = entry.header();
-    Ok((Uid::from_raw(number(header.uid()?)?), Gid::from_raw(number(header.gid()?)?)))
+    let fields = header.as_old();
+    let owner = if is_blank(&fields.uid) { 0 } else { header.uid()? };
+    let group = if is_blank(&fields.gid) { 0 } else { header.gid()? };
+    Ok((Uid::from_raw(number(owner)?), Gid::from_raw(number(group)?)))
+}
+
+/// Some writers leave numbers they do not care for blank; tar(1) reads those as 0.
+fn is_blank(field: &[u8]) -> bool {
+    field.iter().all(|byte| matches!(byte, 0 | b' '))
 }
 
 fn remove(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
@@ -297,7 +307,7 @@ mod tests {
             // Names are written raw: the builder itself would refuse the malicious ones.
             header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
             header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
-            // SAFETY of the test: ownership by root is what the tests run as, or they skip.
+            // Whoever runs the test may give files to itself.
             header.set_uid(nix::unistd::getuid().as_raw().into());
             header.set_gid(nix::unistd::getgid().as_raw().into());
             header.set_cksum();

@@ -71,7 +71,12 @@ impl Identity {
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The command's name, field 2, is in parentheses and may hold anything (proc_pid_stat(5)).
-        let start_time = stat.rsplit_once(") ")?.1.split(' ').nth(19)?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        // A zombie has ended; only its parent has not taken note yet.
+        if matches!(fields.next()?, "Z" | "X") {
+            return None;
+        }
+        let start_time = fields.nth(18)?;
         Some(Self(format!("{pid} {start_time}")))
     }
 

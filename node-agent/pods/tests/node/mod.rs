@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 /// The image every test pod runs.
 pub(crate) const IMAGE: &str = "test/program:1";
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A node under test.
 pub(crate) struct Node {
