@@ -63,6 +63,7 @@ impl Segment {
             ))
             .unwrap();
         self.switch.make_wire_like(&port).unwrap();
+        self.switch.take_xdp_frames(&port).unwrap();
         self.switch
             .ip(&format!("link set {port} master br0 up"))
             .unwrap();

@@ -14,6 +14,7 @@ mod deadline;
 mod kubectl;
 pub mod mounts;
 mod netns;
+mod passing;
 mod privilege;
 mod process;
 mod progress;

@@ -10,6 +10,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
+use crate::passing::PassingProgram;
 use crate::sys::{self, Entry};
 
 /// Where iproute2 keeps named network namespaces.
@@ -240,6 +241,23 @@ impl NetNsHandle {
         // What /proc/sys/net shows depends on the namespace of the thread that opens it.
         self.run(|| fs::write(&path, value))?
             .with_context(|| format!("set {key} to {value} in {}", self.path.display()))
+    }
+
+    /// Lets a veth take frames that its peer sends from XDP as a card would, at once: attaches a
+    /// program that passes everything. The kernel wakes the receiver of an `XDP_TX` only if it has
+    /// a program of its own (`veth_xdp_flush` in drivers/net/veth.c); without one, frames wait for
+    /// the next ordinary packet.
+    ///
+    /// # Errors
+    /// There is no such device, or it has a program already.
+    pub fn take_xdp_frames(&self, device: &str) -> Result<()> {
+        let pass = PassingProgram::load()?;
+        let path = pass.path();
+        self.ip(&format!(
+            "link set dev {device} xdpdrv pinned {}",
+            path.display()
+        ))
+        .map(drop)
     }
 
     /// Gives a veth real checksums and a NAPI context, as the ends of a wire have: without the

@@ -53,6 +53,9 @@ pub(super) fn build(spec: &Spec, layout: &Layout) -> Result<()> {
         netns.ip_batch(&step.ip)?;
         for device in &step.wires {
             netns.make_wire_like(device)?;
+            if step.host == Host::Switch {
+                netns.take_xdp_frames(device)?;
+            }
         }
         for (key, value) in &step.sysctls {
             netns.sysctl(key, value)?;
