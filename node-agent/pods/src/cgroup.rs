@@ -42,7 +42,9 @@ impl PodCgroups {
     /// What `linux.cgroupsPath` of the OCI spec says for a container.
     pub(crate) fn oci_path(&self, container: &str) -> PathBuf {
         let pod = if self.legacy_mounts.is_empty() {
-            self.unified.strip_prefix(&self.unified_mount).unwrap_or(&self.legacy)
+            self.unified
+                .strip_prefix(&self.unified_mount)
+                .unwrap_or(&self.legacy)
         } else {
             &self.legacy
         };
@@ -67,7 +69,8 @@ impl PodCgroups {
 
     /// Removes a container's groups. Its processes must have ended.
     pub(crate) fn remove_container(&self, container: &str) -> io::Result<()> {
-        self.groups().try_for_each(|pod| remove_tree(&pod.join(container)))
+        self.groups()
+            .try_for_each(|pod| remove_tree(&pod.join(container)))
     }
 
     /// Removes the pod's groups and all below them.
@@ -80,13 +83,20 @@ impl PodCgroups {
         let counters = self
             .legacy_mounts
             .iter()
-            .map(|mount| mount.join(&self.legacy).join(container).join("memory.oom_control"))
+            .map(|mount| {
+                mount
+                    .join(&self.legacy)
+                    .join(container)
+                    .join("memory.oom_control")
+            })
             .chain([self.unified.join(container).join("memory.events")]);
-        counters.filter_map(|path| fs::read_to_string(path).ok()).any(|text| {
-            text.lines()
-                .filter_map(|line| line.strip_prefix("oom_kill "))
-                .any(|count| count.trim() != "0")
-        })
+        counters
+            .filter_map(|path| fs::read_to_string(path).ok())
+            .any(|text| {
+                text.lines()
+                    .filter_map(|line| line.strip_prefix("oom_kill "))
+                    .any(|count| count.trim() != "0")
+            })
     }
 
     fn groups(&self) -> impl Iterator<Item = PathBuf> {
@@ -115,7 +125,9 @@ impl Mounts {
         let mut unified = PathBuf::from("/sys/fs/cgroup");
         for line in mounts.lines() {
             let mut fields = line.split(' ').skip(1);
-            let (Some(target), Some(kind)) = (fields.next(), fields.next()) else { continue };
+            let (Some(target), Some(kind)) = (fields.next(), fields.next()) else {
+                continue;
+            };
             match kind {
                 "cgroup" => legacy.push(PathBuf::from(target)),
                 "cgroup2" => unified = PathBuf::from(target),
@@ -132,7 +144,10 @@ impl Mounts {
             let node = mount.join(prefix);
             remove_tree(&node)?;
             // The prefix' own parents ("fairlead/CLUSTER") go with their last node.
-            let parents = prefix.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
+            let parents = prefix
+                .ancestors()
+                .skip(1)
+                .filter(|path| !path.as_os_str().is_empty());
             for parent in parents {
                 if fs::remove_dir(mount.join(parent)).is_err() {
                     break;
@@ -202,7 +217,10 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
         let mounts = Mounts::parse(HYBRID);
         let unified = Path::new("/sys/fs/cgroup/unified/fairlead/a/node-1");
         let groups = PodCgroups::of_pod(&mounts, "fairlead/a/node-1", unified, "42");
-        assert_eq!(groups.oci_path("c"), Path::new("/fairlead/a/node-1/pod42/c"));
+        assert_eq!(
+            groups.oci_path("c"),
+            Path::new("/fairlead/a/node-1/pod42/c")
+        );
         assert_eq!(groups.unified_to_join("c"), Some(unified.join("pod42/c")));
     }
 

@@ -53,7 +53,12 @@ pub(crate) fn find(dir: &Path, container: &str, previous: bool) -> Result<PathBu
         .map_err(|_| missing())?
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            let attempt = path.file_name()?.to_str()?.strip_suffix(".log")?.parse().ok()?;
+            let attempt = path
+                .file_name()?
+                .to_str()?
+                .strip_suffix(".log")?
+                .parse()
+                .ok()?;
             Some((attempt, path))
         })
         .collect();
@@ -181,7 +186,11 @@ impl<'a> Line<'a> {
         let time = std::str::from_utf8(fields.next()?).ok()?;
         let _stream = fields.next()?;
         let partial = fields.next()?.starts_with(b"P");
-        Some(Self { time, partial, message: fields.next()? })
+        Some(Self {
+            time,
+            partial,
+            message: fields.next()?,
+        })
     }
 }
 
@@ -201,7 +210,10 @@ impl Output {
             return;
         };
         if let Some(since) = self.since
-            && line.time.parse::<Timestamp>().is_ok_and(|time| time < since)
+            && line
+                .time
+                .parse::<Timestamp>()
+                .is_ok_and(|time| time < since)
         {
             return;
         }
@@ -220,7 +232,9 @@ impl Output {
         let count = match &mut self.left {
             None => bytes.len(),
             Some(left) => {
-                let count = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let count = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= count as u64;
                 count
             }
@@ -233,7 +247,10 @@ impl Output {
         if self.buffer.is_empty() {
             return !sender.is_closed();
         }
-        sender.send(Ok(std::mem::take(&mut self.buffer).into())).await.is_ok()
+        sender
+            .send(Ok(std::mem::take(&mut self.buffer).into()))
+            .await
+            .is_ok()
     }
 }
 
@@ -289,18 +306,34 @@ mod tests {
 
     #[tokio::test]
     async fn tail_counts_joined_lines() {
-        let request = LogRequest { tail_lines: Some(2), ..LogRequest::default() };
+        let request = LogRequest {
+            tail_lines: Some(2),
+            ..LogRequest::default()
+        };
         assert_eq!(read(request).await, "two\nthree\n");
-        let none = LogRequest { tail_lines: Some(0), ..LogRequest::default() };
+        let none = LogRequest {
+            tail_lines: Some(0),
+            ..LogRequest::default()
+        };
         assert_eq!(read(none).await, "");
     }
 
     #[tokio::test]
     async fn since_timestamps_and_limit_are_honoured() {
         let since_time = Some("2026-01-01T00:00:03Z".parse().unwrap());
-        let request = LogRequest { since_time, timestamps: true, ..LogRequest::default() };
-        assert_eq!(read(request).await, "2026-01-01T00:00:03.000000000Z three\n");
-        let limited = LogRequest { limit_bytes: Some(6), ..LogRequest::default() };
+        let request = LogRequest {
+            since_time,
+            timestamps: true,
+            ..LogRequest::default()
+        };
+        assert_eq!(
+            read(request).await,
+            "2026-01-01T00:00:03.000000000Z three\n"
+        );
+        let limited = LogRequest {
+            limit_bytes: Some(6),
+            ..LogRequest::default()
+        };
         assert_eq!(read(limited).await, "one\ntw");
     }
 }

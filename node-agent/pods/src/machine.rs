@@ -80,7 +80,12 @@ impl Machine {
             .and_then(|text| text.trim_end_matches(" kB").trim().parse::<u64>().ok())
             .map_or(0, |kibibytes| kibibytes * 1024);
         let cpu_count = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
-        Self { bounding_set, oom_score_adj, memory_bytes, cpu_count }
+        Self {
+            bounding_set,
+            oom_score_adj,
+            memory_bytes,
+            cpu_count,
+        }
     }
 
     /// Whether a container may have the capability.
@@ -98,12 +103,17 @@ impl Machine {
 
     /// The score nearest to the wanted one that may be set.
     pub(crate) fn clamp_oom_score_adj(&self, wanted: i32) -> i32 {
-        if self.grants("CAP_SYS_RESOURCE") { wanted } else { wanted.max(self.oom_score_adj) }
+        if self.grants("CAP_SYS_RESOURCE") {
+            wanted
+        } else {
+            wanted.max(self.oom_score_adj)
+        }
     }
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+    text.lines()
+        .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }
 
 /// What a node has to give: `status.capacity` (and, nothing being set aside, `allocatable`).
@@ -126,7 +136,9 @@ pub fn node_resources(data_dir: &Path, max_pods: u32) -> BTreeMap<String, Quanti
 /// `status.nodeInfo` of this machine.
 pub fn node_info() -> NodeSystemInfo {
     let read = |path: &str| {
-        fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+        fs::read_to_string(path)
+            .map(|text| text.trim().to_owned())
+            .unwrap_or_default()
     };
     let release = read("/etc/os-release");
     let os_image = release
@@ -159,8 +171,12 @@ mod tests {
 
     #[test]
     fn machine_without_sys_resource_raises_low_oom_scores_to_its_own() {
-        let machine =
-            Machine { bounding_set: 1, oom_score_adj: 0, memory_bytes: 0, cpu_count: 1 };
+        let machine = Machine {
+            bounding_set: 1,
+            oom_score_adj: 0,
+            memory_bytes: 0,
+            cpu_count: 1,
+        };
         assert_eq!(machine.clamp_oom_score_adj(-997), 0);
         assert_eq!(machine.clamp_oom_score_adj(500), 500);
         assert!(machine.grants("CAP_CHOWN"));
@@ -171,7 +187,10 @@ mod tests {
     fn this_machine_has_something_to_give() {
         let resources = node_resources(Path::new("/"), 110);
         for name in ["cpu", "memory", "ephemeral-storage", "pods"] {
-            assert!(crate::quantity::units_of(Some(&resources), name).unwrap() > 0, "{name}");
+            assert!(
+                crate::quantity::units_of(Some(&resources), name).unwrap() > 0,
+                "{name}"
+            );
         }
     }
 }

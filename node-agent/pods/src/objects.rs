@@ -17,9 +17,17 @@ pub(crate) enum ReferenceError {
     #[error("{kind} {name:?} not found")]
     NotFound { kind: &'static str, name: String },
     #[error("couldn't find key {key} in {kind} {name:?}")]
-    NoKey { kind: &'static str, name: String, key: String },
+    NoKey {
+        kind: &'static str,
+        name: String,
+        key: String,
+    },
     #[error("key {key} of {kind} {name:?} is not UTF-8 text")]
-    NotText { kind: &'static str, name: String, key: String },
+    NotText {
+        kind: &'static str,
+        name: String,
+        key: String,
+    },
     #[error("field {0:?} of a pod is not offered to its containers")]
     Field(String),
 }
@@ -51,14 +59,20 @@ impl Objects {
                 .into_iter()
                 .filter_map(|object| {
                     let metadata = &object.metadata;
-                    Some(((metadata.namespace.clone()?, metadata.name.clone()?), object))
+                    Some((
+                        (metadata.namespace.clone()?, metadata.name.clone()?),
+                        object,
+                    ))
                 })
                 .collect(),
             secrets: secrets
                 .into_iter()
                 .filter_map(|object| {
                     let metadata = &object.metadata;
-                    Some(((metadata.namespace.clone()?, metadata.name.clone()?), object))
+                    Some((
+                        (metadata.namespace.clone()?, metadata.name.clone()?),
+                        object,
+                    ))
                 })
                 .collect(),
         }
@@ -104,9 +118,14 @@ impl Objects {
     ) -> Result<String, ReferenceError> {
         let kind = source.kind();
         let (name_owned, key_owned) = (name.to_owned(), key.to_owned());
-        let bytes = self.entries(source, namespace, name)?.remove(key).ok_or_else(|| {
-            ReferenceError::NoKey { kind, name: name_owned.clone(), key: key_owned.clone() }
-        })?;
+        let bytes = self
+            .entries(source, namespace, name)?
+            .remove(key)
+            .ok_or_else(|| ReferenceError::NoKey {
+                kind,
+                name: name_owned.clone(),
+                key: key_owned.clone(),
+            })?;
         String::from_utf8(bytes).map_err(|_| ReferenceError::NotText {
             kind,
             name: name_owned,

@@ -84,16 +84,27 @@ impl Pods {
         reports: mpsc::Sender<Report>,
     ) -> Result<Self, Error> {
         let config = Arc::new(config);
-        for path in [&config.data_dir, &config.run_dir, &config.log_dir, &config.cgroup_v2] {
-            fs::create_dir_all(path)
-                .map_err(|source| Error::Directory { path: path.clone(), source })?;
+        for path in [
+            &config.data_dir,
+            &config.run_dir,
+            &config.log_dir,
+            &config.cgroup_v2,
+        ] {
+            fs::create_dir_all(path).map_err(|source| Error::Directory {
+                path: path.clone(),
+                source,
+            })?;
         }
         let images = open_images(&config)?;
-        let runtime: Arc<dyn Runtime> =
-            Arc::new(EmbeddedRuntime::new(Arc::clone(&config), Arc::clone(&images)));
+        let runtime: Arc<dyn Runtime> = Arc::new(EmbeddedRuntime::new(
+            Arc::clone(&config),
+            Arc::clone(&images),
+        ));
         let sandboxes = runtime.sandboxes().await?;
-        let left_behind =
-            sandboxes.into_iter().map(|sandbox| (sandbox.uid.clone(), sandbox)).collect();
+        let left_behind = sandboxes
+            .into_iter()
+            .map(|sandbox| (sandbox.uid.clone(), sandbox))
+            .collect();
         let shared = Arc::new(Shared {
             cgroups: Mounts::discover().map_err(Error::Cgroups)?,
             machine: Machine::probe(),
@@ -104,8 +115,15 @@ impl Pods {
             reports,
         });
         let image_watch = tokio::spawn(async move { images.watch_archives().await });
-        let roster = Mutex::new(Roster { left_behind, ..Roster::default() });
-        Ok(Self { shared, roster, image_watch })
+        let roster = Mutex::new(Roster {
+            left_behind,
+            ..Roster::default()
+        });
+        Ok(Self {
+            shared,
+            roster,
+            image_watch,
+        })
     }
 
     /// Says which pods the node has: all of them, each time, with all objects they refer to. Pods
@@ -120,23 +138,35 @@ impl Pods {
             };
             named.insert(uid.clone());
             let leaving = pod.metadata.deletion_timestamp.is_some();
-            let desired = Desired { pod: Arc::new(pod), leaving, objects: Arc::clone(&objects) };
+            let desired = Desired {
+                pod: Arc::new(pod),
+                leaving,
+                objects: Arc::clone(&objects),
+            };
             roster.left_behind.remove(&uid);
             self.settle(&mut roster, uid, desired).await;
         }
         // What an earlier agent left and nobody wants: known by no more than its sandbox.
         for (uid, sandbox) in std::mem::take(&mut roster.left_behind) {
             let pod = Arc::new(pod_of(&sandbox));
-            let desired = Desired { pod, leaving: true, objects: Arc::clone(&objects) };
+            let desired = Desired {
+                pod,
+                leaving: true,
+                objects: Arc::clone(&objects),
+            };
             self.settle(&mut roster, uid, desired).await;
         }
         for (uid, entry) in &roster.workers {
             if !named.contains(uid) {
-                entry.desired.send_if_modified(|desired| !std::mem::replace(&mut desired.leaving, true));
+                entry
+                    .desired
+                    .send_if_modified(|desired| !std::mem::replace(&mut desired.leaving, true));
             }
         }
         roster.gone.retain(|uid| named.contains(uid));
-        roster.workers.retain(|uid, entry| named.contains(uid) || !entry.task.is_finished());
+        roster
+            .workers
+            .retain(|uid, entry| named.contains(uid) || !entry.task.is_finished());
     }
 
     /// Hands what is wanted to the pod's worker, or starts one.
@@ -167,7 +197,14 @@ impl Pods {
                 report_gone(&reports, &pod).await;
             }
         });
-        roster.workers.insert(uid, Entry { desired: desired_sender, state, task });
+        roster.workers.insert(
+            uid,
+            Entry {
+                desired: desired_sender,
+                state,
+                task,
+            },
+        );
     }
 
     /// A container's log, in chunks; the channel closes at its end.
@@ -184,12 +221,16 @@ impl Pods {
             .get(&request.uid)
             .ok_or_else(|| format!("pod {:?} is not on this node", request.pod))?;
         let pod = Arc::clone(&entry.desired.borrow().pod);
-        let names: Vec<String> =
-            crate::pod::roles(&pod).map(|(_, container)| container.name.clone()).collect();
+        let names: Vec<String> = crate::pod::roles(&pod)
+            .map(|(_, container)| container.name.clone())
+            .collect();
         let container = match &request.container {
             Some(name) if names.contains(name) => name.clone(),
             Some(name) => {
-                return Err(format!("container {name} is not valid for pod {}", request.pod));
+                return Err(format!(
+                    "container {name} is not valid for pod {}",
+                    request.pod
+                ));
             }
             None => match names.as_slice() {
                 [only] => only.clone(),
@@ -201,8 +242,10 @@ impl Pods {
                 }
             },
         };
-        let dir =
-            self.shared.config.pod_log_dir(&request.namespace, &request.pod, &request.uid);
+        let dir = self
+            .shared
+            .config
+            .pod_log_dir(&request.namespace, &request.pod, &request.uid);
         let path = logs::find(&dir, &container, request.previous)?;
         let state = entry.state.clone();
         drop(roster);
@@ -228,7 +271,10 @@ impl Pods {
         let runtime = EmbeddedRuntime::new(Arc::clone(&config), open_images(&config)?);
         let mut uids = BTreeSet::new();
         for dir in [config.run_dir.join("pods"), config.data_dir.join("pods")] {
-            let fail = |source| Error::Directory { path: dir.clone(), source };
+            let fail = |source| Error::Directory {
+                path: dir.clone(),
+                source,
+            };
             match fs::read_dir(&dir) {
                 Ok(entries) => {
                     for entry in entries {
@@ -246,7 +292,10 @@ impl Pods {
             network
                 .detach(&uid, &netns)
                 .await
-                .map_err(|source| Error::Network { uid: uid.clone(), source })?;
+                .map_err(|source| Error::Network {
+                    uid: uid.clone(),
+                    source,
+                })?;
             runtime.remove_sandbox(&uid).await?;
             let path = config.pod_data_dir(&uid);
             remove_tree_if_any(&path).map_err(|source| Error::Directory { path, source })?;
@@ -274,7 +323,10 @@ fn open_images(config: &Config) -> Result<Arc<ImageStore>, Error> {
     let step = config.shim_command.clone();
     ImageStore::open(archives, dir.clone(), step)
         .map(Arc::new)
-        .map_err(|source| Error::Directory { path: dir.join(LAYERS_DIR), source })
+        .map_err(|source| Error::Directory {
+            path: dir.join(LAYERS_DIR),
+            source,
+        })
 }
 
 /// As much of a pod as its sandbox tells.

@@ -19,8 +19,8 @@ use crate::runtime::Runtime;
 /// Enough of an HTTP answer to see its status.
 const STATUS_LINE_BYTES_MAX: usize = 4096;
 
-/// Called with the kind of a probe and why it failed.
-type OnFailure = Arc<dyn Fn(ProbeKind, &str) + Send + Sync>;
+/// Called with the kind of a probe and why it failed, each time it does.
+pub(crate) type OnFailure = Arc<dyn Fn(ProbeKind, &str) + Send + Sync>;
 
 /// The probes of one pod: a task for each running container that has any.
 pub(crate) struct Probes {
@@ -106,9 +106,15 @@ impl Probes {
         if !has_probes || self.tasks.contains_key(id) {
             return;
         }
-        let (started, ready) =
-            known.unwrap_or((container.startup_probe.is_none(), container.readiness_probe.is_none()));
-        let verdict = Verdict { started, ready, failed: None };
+        let (started, ready) = known.unwrap_or((
+            container.startup_probe.is_none(),
+            container.readiness_probe.is_none(),
+        ));
+        let verdict = Verdict {
+            started,
+            ready,
+            failed: None,
+        };
         self.board.lock().insert(id.to_owned(), verdict);
         let target = Target {
             uid: self.uid.clone(),
@@ -168,13 +174,18 @@ async fn run(
     on_failure: &OnFailure,
 ) {
     let seconds = |value: Option<i32>, default: u64| {
-        let value = value.and_then(|value| u64::try_from(value).ok()).filter(|v| *v > 0);
+        let value = value
+            .and_then(|value| u64::try_from(value).ok())
+            .filter(|v| *v > 0);
         Duration::from_secs(value.unwrap_or(default))
     };
     let timeout = seconds(probe.timeout_seconds, 1);
     let mut counter = ProbeCounter::new(probe);
     let first = target.started_at + seconds(probe.initial_delay_seconds, 0);
-    let until_first = Timestamp::now().until(first).ok().and_then(|d| d.try_into().ok());
+    let until_first = Timestamp::now()
+        .until(first)
+        .ok()
+        .and_then(|d| d.try_into().ok());
     tokio::time::sleep(until_first.unwrap_or(Duration::ZERO)).await;
     let mut ticks = tokio::time::interval(seconds(probe.period_seconds, 10));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -242,11 +253,19 @@ pub(crate) async fn ask(
 
 /// GET, by HTTP/1.1; a status from 200 to 399 is success (kubelet's prober).
 async fn ask_http(http: &HTTPGetAction, target: &Target) -> Result<(), String> {
-    if http.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
+    if http
+        .scheme
+        .as_deref()
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
+    {
         return Err("HTTPS probes are not offered by the node".to_owned());
     }
     let address = address(http.host.as_deref(), &http.port, target)?;
-    let path = http.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+    let path = http
+        .path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/");
     let slash = if path.starts_with('/') { "" } else { "/" };
     let url = format!("http://{address}{slash}{path}");
     let fail = |error: std::io::Error| format!("Get {url:?}: {error}");
@@ -286,16 +305,12 @@ async fn ask_http(http: &HTTPGetAction, target: &Target) -> Result<(), String> {
 }
 
 /// Where to dial: the pod, unless the probe names another host; ports may be named.
-fn address(
-    host: Option<&str>,
-    port: &IntOrString,
-    target: &Target,
-) -> Result<SocketAddr, String> {
+fn address(host: Option<&str>, port: &IntOrString, target: &Target) -> Result<SocketAddr, String> {
     let ip = match host.filter(|host| !host.is_empty()) {
         None => target.address,
-        Some(host) => {
-            host.parse().map_err(|_| format!("probe host {host:?} is not an address"))?
-        }
+        Some(host) => host
+            .parse()
+            .map_err(|_| format!("probe host {host:?} is not an address"))?,
     };
     let number = match port {
         IntOrString::Int(number) => Some(*number),

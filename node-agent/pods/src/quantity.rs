@@ -31,7 +31,11 @@ pub(crate) fn milli(quantity: &Quantity) -> Option<i128> {
         exponent => {
             let power: i32 = exponent.strip_prefix(['e', 'E'])?.parse().ok()?;
             let factor = 10i128.checked_pow(power.unsigned_abs())?;
-            if power < 0 { (1000, factor) } else { (factor.checked_mul(1000)?, 1) }
+            if power < 0 {
+                (1000, factor)
+            } else {
+                (factor.checked_mul(1000)?, 1)
+            }
         }
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -53,18 +57,12 @@ pub(crate) fn units(quantity: &Quantity) -> Option<i64> {
 }
 
 /// One resource of a list, in thousandths.
-pub(crate) fn milli_of(
-    resources: Option<&BTreeMap<String, Quantity>>,
-    name: &str,
-) -> Option<i64> {
+pub(crate) fn milli_of(resources: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
     i64::try_from(milli(resources?.get(name)?)?).ok()
 }
 
 /// One resource of a list, in units.
-pub(crate) fn units_of(
-    resources: Option<&BTreeMap<String, Quantity>>,
-    name: &str,
-) -> Option<i64> {
+pub(crate) fn units_of(resources: Option<&BTreeMap<String, Quantity>>, name: &str) -> Option<i64> {
     units(resources?.get(name)?)
 }
 

@@ -26,11 +26,18 @@ const DEFAULT_MODE: u32 = 0o644;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error("volume {volume:?}: {source}")]
-    Reference { volume: String, source: ReferenceError },
+    Reference {
+        volume: String,
+        source: ReferenceError,
+    },
     #[error("volume {volume:?}: path {path:?} would leave the volume")]
     Path { volume: String, path: String },
     #[error("volume {volume:?}: hostPath type check failed: {path} is not a {expected}")]
-    HostPath { volume: String, path: String, expected: &'static str },
+    HostPath {
+        volume: String,
+        path: String,
+        expected: &'static str,
+    },
     #[error("volume {volume:?} is of a kind this node does not offer")]
     Unsupported { volume: String },
     #[error("volume {volume:?}: {source}")]
@@ -59,8 +66,10 @@ impl Volumes<'_> {
     /// Makes what is missing and renews what has changed. Memory volumes are the shim's.
     pub(crate) fn prepare(&self) -> Result<(), VolumeError> {
         for volume in self.volumes() {
-            let io_error =
-                |source| VolumeError::Io { volume: volume.name.clone(), source };
+            let io_error = |source| VolumeError::Io {
+                volume: volume.name.clone(),
+                source,
+            };
             let path = self.path(&volume.name);
             if let Some(host) = &volume.host_path {
                 check_host_path(&volume.name, host)?;
@@ -108,7 +117,9 @@ impl Volumes<'_> {
             let volume = self
                 .volumes()
                 .find(|volume| volume.name == mount.name)
-                .ok_or_else(|| VolumeError::NoVolume { name: mount.name.clone() })?;
+                .ok_or_else(|| VolumeError::NoVolume {
+                    name: mount.name.clone(),
+                })?;
             let mut source = match &volume.host_path {
                 Some(host) => PathBuf::from(&host.path),
                 None => self.path(&volume.name),
@@ -134,7 +145,10 @@ impl Volumes<'_> {
     }
 
     fn volumes(&self) -> impl Iterator<Item = &Volume> {
-        self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
+        self.pod
+            .spec
+            .iter()
+            .flat_map(|spec| spec.volumes.iter().flatten())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -142,7 +156,11 @@ impl Volumes<'_> {
     }
 
     fn give_to_group(&self, path: &Path) -> io::Result<()> {
-        let security = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let security = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.security_context.as_ref());
         let group = security.and_then(|security| security.fs_group);
         let Some(group) = group.and_then(|group| u32::try_from(group).ok()) else {
             return Ok(());
@@ -159,15 +177,22 @@ impl Volumes<'_> {
     }
 
     /// What a volume made of objects holds.
-    fn projection(
-        &self,
-        volume: &Volume,
-    ) -> Result<BTreeMap<PathBuf, ProjectedFile>, VolumeError> {
-        let mut files = Projection { volumes: self, volume: &volume.name, files: BTreeMap::new() };
+    fn projection(&self, volume: &Volume) -> Result<BTreeMap<PathBuf, ProjectedFile>, VolumeError> {
+        let mut files = Projection {
+            volumes: self,
+            volume: &volume.name,
+            files: BTreeMap::new(),
+        };
         if let Some(source) = &volume.config_map {
             let default = bits(source.default_mode, DEFAULT_MODE);
             let items = source.items.as_deref();
-            files.add_object(Source::ConfigMap, &source.name, items, source.optional, default)?;
+            files.add_object(
+                Source::ConfigMap,
+                &source.name,
+                items,
+                source.optional,
+                default,
+            )?;
         } else if let Some(source) = &volume.secret {
             let default = bits(source.default_mode, DEFAULT_MODE);
             let name = source.secret_name.as_deref().unwrap_or_default();
@@ -190,11 +215,15 @@ impl Volumes<'_> {
                 } else if let Some(source) = &source.downward_api {
                     files.add_fields(source.items.as_deref().unwrap_or_default(), default)?;
                 } else {
-                    return Err(VolumeError::Unsupported { volume: volume.name.clone() });
+                    return Err(VolumeError::Unsupported {
+                        volume: volume.name.clone(),
+                    });
                 }
             }
         } else {
-            return Err(VolumeError::Unsupported { volume: volume.name.clone() });
+            return Err(VolumeError::Unsupported {
+                volume: volume.name.clone(),
+            });
         }
         Ok(files.files)
     }
@@ -222,7 +251,13 @@ impl Projection<'_> {
         optional: Option<bool>,
         default_mode: u32,
     ) -> Result<(), VolumeError> {
-        let namespace = self.volumes.pod.metadata.namespace.as_deref().unwrap_or_default();
+        let namespace = self
+            .volumes
+            .pod
+            .metadata
+            .namespace
+            .as_deref()
+            .unwrap_or_default();
         let volume = self.volume.to_owned();
         let mut entries = match self.volumes.objects.entries(source, namespace, name) {
             Ok(entries) => entries,
@@ -239,7 +274,11 @@ impl Projection<'_> {
                 Some(content) => self.add(&item.path, bits(item.mode, default_mode), content)?,
                 None if optional == Some(true) => {}
                 None => {
-                    let kind = if source == Source::Secret { "secret" } else { "configmap" };
+                    let kind = if source == Source::Secret {
+                        "secret"
+                    } else {
+                        "configmap"
+                    };
                     let source = ReferenceError::NoKey {
                         kind,
                         name: name.to_owned(),
@@ -268,7 +307,11 @@ impl Projection<'_> {
                 volume: self.volume.to_owned(),
                 source,
             })?;
-            self.add(&item.path, bits(item.mode, default_mode), value.into_bytes())?;
+            self.add(
+                &item.path,
+                bits(item.mode, default_mode),
+                value.into_bytes(),
+            )?;
         }
         Ok(())
     }
@@ -284,7 +327,9 @@ fn write_projection(dir: &Path, files: &BTreeMap<PathBuf, ProjectedFile>) -> io:
     {
         return Ok(());
     }
-    let stamp = jiff::Timestamp::now().strftime("..%Y_%m_%d_%H_%M_%S.%N").to_string();
+    let stamp = jiff::Timestamp::now()
+        .strftime("..%Y_%m_%d_%H_%M_%S.%N")
+        .to_string();
     let next = dir.join(&stamp);
     for (path, file) in files {
         let path = next.join(path);
@@ -299,8 +344,11 @@ fn write_projection(dir: &Path, files: &BTreeMap<PathBuf, ProjectedFile>) -> io:
     symlink(&stamp, &swap)?;
     fs::rename(&swap, &data)?;
     // The names people use point through ..data, one for each top-level entry.
-    let mut names: Vec<_> =
-        files.keys().filter_map(|path| path.components().next()).map(Component::as_os_str).collect();
+    let mut names: Vec<_> = files
+        .keys()
+        .filter_map(|path| path.components().next())
+        .map(Component::as_os_str)
+        .collect();
     names.dedup();
     for name in &names {
         let link = dir.join(name);
@@ -327,7 +375,12 @@ fn holds(dir: &Path, files: &BTreeMap<PathBuf, ProjectedFile>) -> bool {
     fn count(dir: &Path) -> io::Result<usize> {
         fs::read_dir(dir)?.try_fold(0, |total, entry| {
             let entry = entry?;
-            Ok(total + if entry.file_type()?.is_dir() { count(&entry.path())? } else { 1 })
+            Ok(total
+                + if entry.file_type()?.is_dir() {
+                    count(&entry.path())?
+                } else {
+                    1
+                })
         })
     }
     count(dir).is_ok_and(|found| found == files.len())
@@ -340,7 +393,10 @@ fn check_host_path(volume: &str, host: &HostPathVolumeSource) -> Result<(), Volu
     let path = Path::new(&host.path);
     let kind = fs::metadata(path).map(|metadata| metadata.file_type());
     let is = |test: fn(&fs::FileType) -> bool| kind.as_ref().is_ok_and(test);
-    let io_error = |source| VolumeError::Io { volume: volume.to_owned(), source };
+    let io_error = |source| VolumeError::Io {
+        volume: volume.to_owned(),
+        source,
+    };
     let expected = match host.type_.as_deref().unwrap_or_default() {
         "" => return Ok(()),
         "DirectoryOrCreate" if kind.is_err() => {
@@ -361,7 +417,11 @@ fn check_host_path(volume: &str, host: &HostPathVolumeSource) -> Result<(), Volu
         "BlockDevice" => "block device",
         _ => "known hostPath type",
     };
-    Err(VolumeError::HostPath { volume: volume.to_owned(), path: host.path.clone(), expected })
+    Err(VolumeError::HostPath {
+        volume: volume.to_owned(),
+        path: host.path.clone(),
+        expected,
+    })
 }
 
 /// `/etc/hosts` of a pod with its own address, as a kubelet writes it.
@@ -388,7 +448,10 @@ fe00::2\tip6-allrouters
             None => text.push_str(&format!("{address}\t{hostname}\n")),
         }
     }
-    for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
+    for alias in spec
+        .iter()
+        .flat_map(|spec| spec.host_aliases.iter().flatten())
+    {
         let names = alias.hostnames.clone().unwrap_or_default().join("\t");
         text.push_str(&format!("{}\t{names}\n", alias.ip));
     }
@@ -411,7 +474,11 @@ pub(crate) fn resolv_conf(pod: &Pod) -> String {
     for server in config.nameservers.iter().flatten() {
         text.push_str(&format!("nameserver {server}\n"));
     }
-    if let Some(searches) = config.searches.as_ref().filter(|searches| !searches.is_empty()) {
+    if let Some(searches) = config
+        .searches
+        .as_ref()
+        .filter(|searches| !searches.is_empty())
+    {
         text.push_str(&format!("search {}\n", searches.join(" ")));
     }
     let options: Vec<String> = config
@@ -439,12 +506,17 @@ fn relative(volume: &str, path: &str) -> Result<PathBuf, VolumeError> {
     if inside && !path.is_empty() {
         Ok(PathBuf::from(path))
     } else {
-        Err(VolumeError::Path { volume: volume.to_owned(), path: path.to_owned() })
+        Err(VolumeError::Path {
+            volume: volume.to_owned(),
+            path: path.to_owned(),
+        })
     }
 }
 
 fn bits(mode: Option<i32>, default: u32) -> u32 {
-    mode.and_then(|mode| u32::try_from(mode).ok()).unwrap_or(default) & 0o7777
+    mode.and_then(|mode| u32::try_from(mode).ok())
+        .unwrap_or(default)
+        & 0o7777
 }
 
 fn mode(bits: u32) -> fs::Permissions {
@@ -469,20 +541,45 @@ mod tests {
     }
 
     fn prepare(pod: &Pod, objects: &Objects, dir: &Path) -> Result<(), VolumeError> {
-        Volumes { pod, objects, surroundings: &Surroundings::for_tests(), dir: dir.into() }.prepare()
+        Volumes {
+            pod,
+            objects,
+            surroundings: &Surroundings::for_tests(),
+            dir: dir.into(),
+        }
+        .prepare()
     }
 
     #[test]
     fn changed_config_map_is_swapped_in_whole() {
         let dir = tempfile::tempdir().unwrap();
         let pod = pod(serde_json::json!({"name": "v", "configMap": {"name": "m"}}));
-        prepare(&pod, &objects(serde_json::json!({"a": "1", "b": "1"})), dir.path()).unwrap();
+        prepare(
+            &pod,
+            &objects(serde_json::json!({"a": "1", "b": "1"})),
+            dir.path(),
+        )
+        .unwrap();
         let volume = dir.path().join("volumes/v");
         let first = fs::read_link(volume.join("..data")).unwrap();
         assert_eq!(fs::read_to_string(volume.join("a")).unwrap(), "1");
-        prepare(&pod, &objects(serde_json::json!({"a": "1", "b": "1"})), dir.path()).unwrap();
-        assert_eq!(fs::read_link(volume.join("..data")).unwrap(), first, "nothing changed");
-        prepare(&pod, &objects(serde_json::json!({"a": "2", "c": "2"})), dir.path()).unwrap();
+        prepare(
+            &pod,
+            &objects(serde_json::json!({"a": "1", "b": "1"})),
+            dir.path(),
+        )
+        .unwrap();
+        assert_eq!(
+            fs::read_link(volume.join("..data")).unwrap(),
+            first,
+            "nothing changed"
+        );
+        prepare(
+            &pod,
+            &objects(serde_json::json!({"a": "2", "c": "2"})),
+            dir.path(),
+        )
+        .unwrap();
         assert_eq!(fs::read_to_string(volume.join("a")).unwrap(), "2");
         assert_eq!(fs::read_to_string(volume.join("c")).unwrap(), "2");
         assert!(!volume.join("b").is_symlink());
@@ -523,6 +620,9 @@ mod tests {
         prepare(&pod, &objects(serde_json::json!({"a": "1"})), dir.path()).unwrap();
         let volume = dir.path().join("volumes/v");
         assert_eq!(fs::read_to_string(volume.join("sub/a")).unwrap(), "1");
-        assert_eq!(fs::read_to_string(volume.join("labels")).unwrap(), "app=\"a\"");
+        assert_eq!(
+            fs::read_to_string(volume.join("labels")).unwrap(),
+            "app=\"a\""
+        );
     }
 }

@@ -24,9 +24,9 @@ fn pod_becomes_ready_and_is_removed_without_a_trace() {
         let status = node.wait_until_ready(&pod).await;
         assert_eq!(status.phase.as_deref(), Some("Running"));
         assert_eq!(status.pod_ip.as_deref(), Some("10.77.1.2"));
-        assert_eq!(node.logs(&pod, |_| {}).await, "serving\n");
+        node.wait_for_log(&pod, "serving\n").await;
         for reason in ["Pulled", "Created", "Started"] {
-            assert!(node.has_event(reason, ""), "{reason}: {:?}", node.events);
+            node.wait_for_event(reason, "").await;
         }
         // Cgroup-BPF sees the container: it is below the node's v2 group.
         let pid = node.pid(&pod, "a-0");
@@ -63,7 +63,13 @@ fn restarted_agent_adopts_pods_and_a_dead_shim_is_replaced() {
                 container(status).restart_count == 1 && container(status).ready
             })
             .await;
-        let last = container(&status).last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+        let last = container(&status)
+            .last_state
+            .as_ref()
+            .unwrap()
+            .terminated
+            .as_ref()
+            .unwrap();
         assert_eq!(last.reason.as_deref(), Some("ContainerStatusUnknown"));
         assert_eq!(last.exit_code, 137);
     });
@@ -73,8 +79,11 @@ fn restarted_agent_adopts_pods_and_a_dead_shim_is_replaced() {
 fn container_that_exited_while_no_agent_ran_is_known() {
     on_node(|mut node| async move {
         node.add_image();
-        let mut pod = pod("away", json!({"restartPolicy": "Never", "containers": [
-            {"name": "a", "args": ["sleep"]}]}));
+        let mut pod = pod(
+            "away",
+            json!({"restartPolicy": "Never", "containers": [
+            {"name": "a", "args": ["sleep"]}]}),
+        );
         node.assign(&[&pod]).await;
         let status = node.wait_until_ready(&pod).await;
         pod.status = Some(status);
@@ -96,17 +105,30 @@ fn container_that_exited_while_no_agent_ran_is_known() {
 fn crashing_container_is_restarted_with_back_off_and_its_last_words_kept() {
     on_node(|mut node| async move {
         node.add_image();
-        let pod = pod("crashing", json!({"containers": [
-            {"name": "a", "args": ["print", "bye", "last-words", "broken", "exit", "3"]}]}));
+        let pod = pod(
+            "crashing",
+            json!({"containers": [
+            {"name": "a", "args": ["print", "bye", "last-words", "broken", "exit", "3"]}]}),
+        );
         node.assign(&[&pod]).await;
         let crashed = |status: &_| waiting(status) == Some("CrashLoopBackOff");
         let status = node.wait_for(&pod, "crash loop", crashed).await;
         assert_eq!(container(&status).restart_count, 1);
-        let last = container(&status).last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+        let last = container(&status)
+            .last_state
+            .as_ref()
+            .unwrap()
+            .terminated
+            .as_ref()
+            .unwrap();
         assert_eq!(last.exit_code, 3);
         assert_eq!(last.message.as_deref(), Some("broken"));
-        assert_eq!(node.logs(&pod, |request| request.previous = true).await, "bye\n");
-        assert!(node.has_event("BackOff", "Back-off restarting failed container a"));
+        assert_eq!(
+            node.logs(&pod, |request| request.previous = true).await,
+            "bye\n"
+        );
+        node.wait_for_event("BackOff", "Back-off restarting failed container a")
+            .await;
     });
 }
 
@@ -114,32 +136,51 @@ fn crashing_container_is_restarted_with_back_off_and_its_last_words_kept() {
 fn container_beyond_its_memory_limit_is_oom_killed() {
     on_node(|mut node| async move {
         node.add_image();
-        let pod = pod("hungry", json!({"restartPolicy": "Never", "containers": [{
-            "name": "a",
-            "args": ["allocate", "64"],
-            "resources": {"limits": {"memory": "16Mi"}},
-        }]}));
+        let pod = pod(
+            "hungry",
+            json!({"restartPolicy": "Never", "containers": [{
+                "name": "a",
+                "args": ["allocate", "64"],
+                "resources": {"limits": {"memory": "16Mi"}},
+            }]}),
+        );
         node.assign(&[&pod]).await;
         let failed = |status: &k8s_openapi::api::core::v1::PodStatus| {
             status.phase.as_deref() == Some("Failed")
         };
         let status = node.wait_for(&pod, "failed", failed).await;
-        let state = container(&status).state.as_ref().unwrap().terminated.clone().unwrap();
-        assert_eq!((state.exit_code, state.reason.as_deref()), (137, Some("OOMKilled")));
+        let state = container(&status)
+            .state
+            .as_ref()
+            .unwrap()
+            .terminated
+            .clone()
+            .unwrap();
+        assert_eq!(
+            (state.exit_code, state.reason.as_deref()),
+            (137, Some("OOMKilled"))
+        );
     });
 }
 
 #[test]
 fn missing_image_says_what_to_do_and_is_picked_up_once_it_is_there() {
     on_node(|mut node| async move {
-        let pod = pod("early", json!({"containers": [{"name": "a", "args": ["sleep"]}]}));
+        let pod = pod(
+            "early",
+            json!({"containers": [{"name": "a", "args": ["sleep"]}]}),
+        );
         node.assign(&[&pod]).await;
         let backing_off = |status: &_| waiting(status) == Some("ImagePullBackOff");
         let status = node.wait_for(&pod, "back-off", backing_off).await;
         let state = container(&status).state.as_ref().unwrap();
         let message = state.waiting.as_ref().unwrap().message.clone().unwrap();
-        assert!(message.contains(IMAGE) && message.contains("images/NAME.tar"), "{message}");
-        assert!(node.has_event("Failed", IMAGE) && node.has_event("BackOff", "pulling image"));
+        assert!(
+            message.contains(IMAGE) && message.contains("images/NAME.tar"),
+            "{message}"
+        );
+        node.wait_for_event("Failed", IMAGE).await;
+        node.wait_for_event("BackOff", "pulling image").await;
         node.add_image();
         node.wait_until_ready(&pod).await;
     });
@@ -149,21 +190,24 @@ fn missing_image_says_what_to_do_and_is_picked_up_once_it_is_there() {
 fn init_container_environment_volumes_and_layers_are_as_the_pod_says() {
     on_node(|mut node| async move {
         node.add_image();
-        let pod = pod("full", json!({
-            "restartPolicy": "Never",
-            "initContainers": [{"name": "i", "args": ["touch", "/work/made"],
-                "volumeMounts": [{"name": "work", "mountPath": "/work"}]}],
-            "containers": [{
-                "name": "a",
-                "args": ["env", "FROM_IMAGE", "env", "NODE", "cat", "/etc/hostname",
-                         "cat", "/config/key", "cat", "/secret", "exists", "/work/made"],
-                "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
-                "volumeMounts": [{"name": "work", "mountPath": "/work"},
-                                 {"name": "config", "mountPath": "/config"}],
-            }],
-            "volumes": [{"name": "work", "emptyDir": {"medium": "Memory"}},
-                        {"name": "config", "configMap": {"name": "m"}}],
-        }));
+        let pod = pod(
+            "full",
+            json!({
+                "restartPolicy": "Never",
+                "initContainers": [{"name": "i", "args": ["touch", "/work/made"],
+                    "volumeMounts": [{"name": "work", "mountPath": "/work"}]}],
+                "containers": [{
+                    "name": "a",
+                    "args": ["env", "FROM_IMAGE", "env", "NODE", "cat", "/etc/hostname",
+                             "cat", "/config/key", "cat", "/secret", "exists", "/work/made"],
+                    "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                    "volumeMounts": [{"name": "work", "mountPath": "/work"},
+                                     {"name": "config", "mountPath": "/config"}],
+                }],
+                "volumes": [{"name": "work", "emptyDir": {"medium": "Memory"}},
+                            {"name": "config", "configMap": {"name": "m"}}],
+            }),
+        );
         let map = serde_json::from_value(json!({
             "metadata": {"name": "m", "namespace": "default"}, "data": {"key": "value\n"}}))
         .unwrap();
@@ -172,7 +216,9 @@ fn init_container_environment_volumes_and_layers_are_as_the_pod_says() {
             matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
         };
         let status = node.wait_for(&pod, "ended", ended).await;
-        let logs = node.logs(&pod, |request| request.container = Some("a".to_owned())).await;
+        let logs = node
+            .logs(&pod, |request| request.container = Some("a".to_owned()))
+            .await;
         assert_eq!(logs, "FROM_IMAGE=yes\nNODE=node-1\nfull\nvalue\n");
         assert_eq!(status.phase.as_deref(), Some("Succeeded"), "{status:?}");
     });
@@ -182,15 +228,27 @@ fn init_container_environment_volumes_and_layers_are_as_the_pod_says() {
 fn command_that_does_not_exist_is_a_start_error() {
     on_node(|mut node| async move {
         node.add_image();
-        let pod = pod("mistyped", json!({"restartPolicy": "Never", "containers": [
-            {"name": "a", "command": ["/nothing"]}]}));
+        let pod = pod(
+            "mistyped",
+            json!({"restartPolicy": "Never", "containers": [
+            {"name": "a", "command": ["/nothing"]}]}),
+        );
         node.assign(&[&pod]).await;
         let failed = |status: &k8s_openapi::api::core::v1::PodStatus| {
             status.phase.as_deref() == Some("Failed")
         };
         let status = node.wait_for(&pod, "failed", failed).await;
-        let state = container(&status).state.as_ref().unwrap().terminated.clone().unwrap();
-        assert_eq!((state.exit_code, state.reason.as_deref()), (128, Some("StartError")));
+        let state = container(&status)
+            .state
+            .as_ref()
+            .unwrap()
+            .terminated
+            .clone()
+            .unwrap();
+        assert_eq!(
+            (state.exit_code, state.reason.as_deref()),
+            (128, Some("StartError"))
+        );
         assert!(state.message.unwrap().contains("/nothing"));
     });
 }
@@ -210,11 +268,17 @@ fn failing_probes_take_a_pod_out_and_restart_it() {
         node.wait_until_ready(&pod).await;
         let tmp = node.config.data_dir.join("pods/probed-uid/volumes/tmp");
         std::fs::write(tmp.join("unready"), "").unwrap();
-        node.wait_for(&pod, "unready", |status| !container(status).ready).await;
-        assert!(node.has_event("Unhealthy", "Readiness probe failed: HTTP probe failed"));
+        node.wait_for(&pod, "unready", |status| !container(status).ready)
+            .await;
+        node.wait_for_event("Unhealthy", "Readiness probe failed: HTTP probe failed")
+            .await;
         std::fs::remove_file(tmp.join("unready")).unwrap();
         let status = node.wait_until_ready(&pod).await;
-        assert_eq!(container(&status).restart_count, 0, "liveness passed by exec");
+        assert_eq!(
+            container(&status).restart_count,
+            0,
+            "liveness passed by exec"
+        );
     });
 }
 
@@ -222,16 +286,24 @@ fn failing_probes_take_a_pod_out_and_restart_it() {
 fn failed_liveness_probe_restarts_the_container() {
     on_node(|mut node| async move {
         node.add_image();
-        let pod = pod("stuck", json!({"containers": [{
-            "name": "a",
-            "args": ["sleep"],
-            "livenessProbe": {"exec": {"command": ["/program", "exists", "/nothing"]},
-                              "periodSeconds": 1, "failureThreshold": 2},
-        }]}));
+        let pod = pod(
+            "stuck",
+            json!({"containers": [{
+                "name": "a",
+                "args": ["sleep"],
+                "livenessProbe": {"exec": {"command": ["/program", "exists", "/nothing"]},
+                                  "periodSeconds": 1, "failureThreshold": 2},
+            }]}),
+        );
         node.assign(&[&pod]).await;
-        node.wait_for(&pod, "restarted", |status| container(status).restart_count == 1).await;
-        assert!(node.has_event("Unhealthy", "Liveness probe failed"));
-        assert!(node.has_event("Killing", "failed liveness probe, will be restarted"));
+        node.wait_for(&pod, "restarted", |status| {
+            container(status).restart_count == 1
+        })
+        .await;
+        node.wait_for_event("Unhealthy", "Liveness probe failed")
+            .await;
+        node.wait_for_event("Killing", "failed liveness probe, will be restarted")
+            .await;
     });
 }
 
@@ -239,12 +311,15 @@ fn failed_liveness_probe_restarts_the_container() {
 fn pod_of_the_nodes_network_goes_by_its_address_and_name() {
     on_node(|mut node| async move {
         node.add_image();
-        let pod = pod("hosted", json!({"hostNetwork": true, "containers": [
-            {"name": "a", "args": ["cat", "/etc/hostname", "sleep"]}]}));
+        let pod = pod(
+            "hosted",
+            json!({"hostNetwork": true, "containers": [
+            {"name": "a", "args": ["cat", "/etc/hostname", "sleep"]}]}),
+        );
         node.assign(&[&pod]).await;
         let status = node.wait_until_ready(&pod).await;
         assert_eq!(status.pod_ip, status.host_ip);
-        assert_eq!(node.logs(&pod, |_| {}).await, "node-1\n");
+        node.wait_for_log(&pod, "node-1\n").await;
     });
 }
 
@@ -252,10 +327,14 @@ fn pod_of_the_nodes_network_goes_by_its_address_and_name() {
 fn followed_log_ends_with_its_container() {
     on_node(|mut node| async move {
         node.add_image();
-        let pod = pod("followed", json!({"containers": [
-            {"name": "a", "args": ["print", "one", "sleep"]}]}));
+        let pod = pod(
+            "followed",
+            json!({"containers": [
+            {"name": "a", "args": ["print", "one", "sleep"]}]}),
+        );
         node.assign(&[&pod]).await;
         node.wait_until_ready(&pod).await;
+        node.wait_for_log(&pod, "one\n").await;
         let read = node.logs(&pod, |request| request.follow = true);
         let stop = async {
             node.assign(&[]).await;

@@ -16,8 +16,10 @@ const DOCUMENT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// An index may point to an index, but not for ever.
 const INDEX_DEPTH_MAX: usize = 4;
 /// The annotations a tool may have left the image's name in.
-const NAME_ANNOTATIONS: [&str; 2] =
-    ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+const NAME_ANNOTATIONS: [&str; 2] = [
+    "io.containerd.image.name",
+    "org.opencontainers.image.ref.name",
+];
 
 /// An archive and where its files begin in it.
 pub(super) struct Archive {
@@ -99,7 +101,10 @@ struct RootFs {
 impl Archive {
     /// Reads the archive's table of contents.
     pub(super) fn open(path: &Path) -> Result<Self, ImportError> {
-        let fail = |source| ImportError::Read { path: path.to_owned(), source };
+        let fail = |source| ImportError::Read {
+            path: path.to_owned(),
+            source,
+        };
         let file = File::open(path).map_err(fail)?;
         let mut files = BTreeMap::new();
         let mut tar = tar::Archive::new(file);
@@ -110,10 +115,16 @@ impl Archive {
             }
             let name = entry.path().map_err(fail)?.to_string_lossy().into_owned();
             let name = name.strip_prefix("./").unwrap_or(&name).to_owned();
-            let extent = Extent { offset: entry.raw_file_position(), bytes: entry.size() };
+            let extent = Extent {
+                offset: entry.raw_file_position(),
+                bytes: entry.size(),
+            };
             files.insert(name, extent);
         }
-        Ok(Self { file: tar.into_inner(), files })
+        Ok(Self {
+            file: tar.into_inner(),
+            files,
+        })
     }
 
     /// The images the archive holds for this machine.
@@ -151,7 +162,11 @@ impl Archive {
                     .filter_map(|name| reference::normalise(name)),
             );
             names.dedup();
-            if !descriptor.platform.as_ref().is_none_or(Platform::is_this_machine) {
+            if !descriptor
+                .platform
+                .as_ref()
+                .is_none_or(Platform::is_this_machine)
+            {
                 continue;
             }
             let blob = blob_path(&descriptor.digest)?;
@@ -186,7 +201,11 @@ impl Archive {
                     .iter()
                     .filter_map(|name| reference::normalise(name))
                     .collect();
-                let layers = manifest.layers.into_iter().map(|layer| (layer, None)).collect();
+                let layers = manifest
+                    .layers
+                    .into_iter()
+                    .map(|layer| (layer, None))
+                    .collect();
                 self.image(&manifest.config, None, names, layers)
             })
             .collect()
@@ -210,7 +229,11 @@ impl Archive {
         let layers = layers
             .into_iter()
             .zip(config.rootfs.diff_ids)
-            .map(|((file, digest), diff_id)| ArchivedLayer { file, digest, diff_id })
+            .map(|((file, digest), diff_id)| ArchivedLayer {
+                file,
+                digest,
+                diff_id,
+            })
             .collect();
         let image = Image {
             id: format!("sha256:{}", hex(&Sha256::digest(&bytes))),
@@ -226,14 +249,19 @@ impl Archive {
     pub(super) fn layer(&mut self, layer: &ArchivedLayer) -> Result<Box<dyn Read>, ImportError> {
         if let Some(expected) = &layer.digest {
             let mut hasher = Sha256::new();
-            let fail = |source| ImportError::Layer { layer: layer.file.clone(), source };
-            io::copy(&mut self.reader(&layer.file)?, &mut HashWriter(&mut hasher))
-                .map_err(fail)?;
+            let fail = |source| ImportError::Layer {
+                layer: layer.file.clone(),
+                source,
+            };
+            io::copy(&mut self.reader(&layer.file)?, &mut HashWriter(&mut hasher)).map_err(fail)?;
             check_digest(&layer.file, expected, hasher)?;
         }
         let mut reader = self.reader(&layer.file)?;
         let mut magic = [0; 4];
-        let fail = |source| ImportError::Layer { layer: layer.file.clone(), source };
+        let fail = |source| ImportError::Layer {
+            layer: layer.file.clone(),
+            source,
+        };
         let count = read_up_to(&mut reader, &mut magic).map_err(fail)?;
         let whole = io::Cursor::new(magic).take(count as u64).chain(reader);
         match magic {
@@ -257,7 +285,10 @@ impl Archive {
         self.reader(name)?
             .take(DOCUMENT_BYTES_MAX)
             .read_to_end(&mut bytes)
-            .map_err(|source| ImportError::Layer { layer: name.to_owned(), source })?;
+            .map_err(|source| ImportError::Layer {
+                layer: name.to_owned(),
+                source,
+            })?;
         if let Some(expected) = digest {
             let mut hasher = Sha256::new();
             hasher.update(&bytes);
@@ -267,9 +298,14 @@ impl Archive {
     }
 
     fn reader(&mut self, name: &str) -> Result<io::Take<File>, ImportError> {
-        let extent =
-            *self.files.get(name).ok_or_else(|| ImportError::Missing(name.to_owned()))?;
-        let fail = |source| ImportError::Layer { layer: name.to_owned(), source };
+        let extent = *self
+            .files
+            .get(name)
+            .ok_or_else(|| ImportError::Missing(name.to_owned()))?;
+        let fail = |source| ImportError::Layer {
+            layer: name.to_owned(),
+            source,
+        };
         let mut file = self.file.try_clone().map_err(fail)?;
         file.seek(SeekFrom::Start(extent.offset)).map_err(fail)?;
         Ok(file.take(extent.bytes))
@@ -288,8 +324,10 @@ impl Platform {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ImportError> {
-    serde_json::from_slice(bytes)
-        .map_err(|source| ImportError::Document { name: name.to_owned(), source })
+    serde_json::from_slice(bytes).map_err(|source| ImportError::Document {
+        name: name.to_owned(),
+        source,
+    })
 }
 
 /// Where an OCI image layout keeps the blob of a digest.
@@ -303,16 +341,16 @@ fn blob_path(digest: &str) -> Result<String, ImportError> {
 }
 
 /// Fails unless what `hasher` has seen has the digest `expected`.
-pub(super) fn check_digest(
-    name: &str,
-    expected: &str,
-    hasher: Sha256,
-) -> Result<(), ImportError> {
+pub(super) fn check_digest(name: &str, expected: &str, hasher: Sha256) -> Result<(), ImportError> {
     let found = format!("sha256:{}", hex(&hasher.finalize()));
     if found == expected {
         return Ok(());
     }
-    Err(ImportError::Digest { name: name.to_owned(), expected: expected.to_owned(), found })
+    Err(ImportError::Digest {
+        name: name.to_owned(),
+        expected: expected.to_owned(),
+        found,
+    })
 }
 
 /// Lower-case hexadecimal digits.

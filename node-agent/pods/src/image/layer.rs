@@ -33,7 +33,11 @@ const RESERVED_ATTRIBUTE: &str = "trusted.overlay.";
 pub(super) fn unpack(layer: impl Read, root: &Path) -> io::Result<()> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = nix::fcntl::open(root, flags, Mode::empty())?;
-    let mut unpacking = Unpacking { root, touched: HashSet::new(), directory_times: Vec::new() };
+    let mut unpacking = Unpacking {
+        root,
+        touched: HashSet::new(),
+        directory_times: Vec::new(),
+    };
     let mut archive = tar::Archive::new(layer);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -77,8 +81,7 @@ impl Unpacking {
         let mode = Mode::from_bits_truncate(header.mode()?);
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let flags =
-                    OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
                 let file = openat(&parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
                 io::copy(entry, &mut File::from(file))?;
             }
@@ -90,7 +93,9 @@ impl Unpacking {
             EntryType::Link => {
                 let target = link_name(entry)?;
                 let target = inside(&target)?;
-                let target_name = target.file_name().ok_or_else(|| invalid("link to the root"))?;
+                let target_name = target
+                    .file_name()
+                    .ok_or_else(|| invalid("link to the root"))?;
                 let target_parent = self.directory(target.parent().unwrap_or(Path::new("")))?;
                 linkat(&target_parent, target_name, &parent, name, AtFlags::empty())?;
                 // It shares the attributes of what it links to.
@@ -113,7 +118,11 @@ impl Unpacking {
         }
         self.set_attributes(entry, &parent, name, mode)?;
         let header = entry.header();
-        let modified = if is_blank(&header.as_old().mtime) { 0 } else { header.mtime()? };
+        let modified = if is_blank(&header.as_old().mtime) {
+            0
+        } else {
+            header.mtime()?
+        };
         let modified = TimeSpec::new(i64::try_from(modified).unwrap_or(0), 0);
         if kind.is_dir() {
             self.directory_times.push((path, modified));
@@ -131,7 +140,10 @@ impl Unpacking {
         // Through /proc, since an O_PATH descriptor itself takes no changes.
         let path = descriptor_path(&self.root);
         nix::unistd::chown(&path, Some(owner), Some(group))?;
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode.bits()))
+        fs::set_permissions(
+            &path,
+            std::os::unix::fs::PermissionsExt::from_mode(mode.bits()),
+        )
     }
 
     /// Owner, then mode (a change of owner clears set-user-id), then extended attributes (it
@@ -144,7 +156,13 @@ impl Unpacking {
         mode: Mode,
     ) -> io::Result<()> {
         let (owner, group) = owners(entry)?;
-        fchownat(parent, name, Some(owner), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        fchownat(
+            parent,
+            name,
+            Some(owner),
+            Some(group),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        )?;
         if entry.header().entry_type() != EntryType::Symlink {
             fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink)?;
         }
@@ -176,7 +194,11 @@ impl Unpacking {
             Err(error) => Err(error.into()),
             Ok(found) => {
                 let is_directory = found.st_mode & libc::S_IFMT == libc::S_IFDIR;
-                if is_directory && for_directory { Ok(()) } else { remove(parent, name) }
+                if is_directory && for_directory {
+                    Ok(())
+                } else {
+                    remove(parent, name)
+                }
             }
         }
     }
@@ -204,7 +226,11 @@ impl Unpacking {
             walked.push(component);
             directory = match self.open(&walked, OFlag::O_PATH) {
                 Err(Errno::ENOENT) => {
-                    mkdirat(&directory, component.as_os_str(), Mode::from_bits_truncate(0o755))?;
+                    mkdirat(
+                        &directory,
+                        component.as_os_str(),
+                        Mode::from_bits_truncate(0o755),
+                    )?;
                     self.open(&walked, OFlag::O_PATH)?
                 }
                 other => other?,
@@ -214,7 +240,11 @@ impl Unpacking {
     }
 
     fn open(&self, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
         let how = OpenHow::new()
             .flags(flags | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -248,7 +278,9 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn link_name(entry: &tar::Entry<'_, impl Read>) -> io::Result<PathBuf> {
-    let name = entry.link_name()?.ok_or_else(|| invalid("a link without a target"))?;
+    let name = entry
+        .link_name()?
+        .ok_or_else(|| invalid("a link without a target"))?;
     Ok(name.into_owned())
 }
 
@@ -256,8 +288,16 @@ fn owners(entry: &tar::Entry<'_, impl Read>) -> io::Result<(Uid, Gid)> {
     let number = |id: u64| u32::try_from(id).map_err(|_| invalid("an owner beyond 32 bits"));
     let header = entry.header();
     let fields = header.as_old();
-    let owner = if is_blank(&fields.uid) { 0 } else { header.uid()? };
-    let group = if is_blank(&fields.gid) { 0 } else { header.gid()? };
+    let owner = if is_blank(&fields.uid) {
+        0
+    } else {
+        header.uid()?
+    };
+    let group = if is_blank(&fields.gid) {
+        0
+    } else {
+        header.gid()?
+    };
     Ok((Uid::from_raw(number(owner)?), Gid::from_raw(number(group)?)))
 }
 
@@ -350,8 +390,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("root");
         fs::create_dir(&inner).unwrap();
-        let result =
-            Tar::new().entry(EntryType::Regular, "../outside", "", "x").unpack(&inner);
+        let result = Tar::new()
+            .entry(EntryType::Regular, "../outside", "", "x")
+            .unpack(&inner);
         assert!(result.unwrap_err().to_string().contains("climbs"));
         assert!(!dir.path().join("outside").exists());
     }

@@ -16,8 +16,8 @@ use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use archive::{Archive, ArchivedLayer, HashWriter, check_digest};
 pub(crate) use archive::hex;
+use archive::{Archive, ArchivedLayer, HashWriter, check_digest};
 pub(crate) use store::{ImageStore, LAYERS_DIR, Missing};
 
 use crate::files::remove_tree_if_any;
@@ -58,11 +58,18 @@ pub(crate) enum ImportError {
     #[error("{0} is missing")]
     Missing(String),
     #[error("cannot understand {name}")]
-    Document { name: String, source: serde_json::Error },
+    Document {
+        name: String,
+        source: serde_json::Error,
+    },
     #[error("{0:?} is not a sha256 digest")]
     DigestForm(String),
     #[error("{name} is damaged: its digest is {found}, not {expected}")]
-    Digest { name: String, expected: String, found: String },
+    Digest {
+        name: String,
+        expected: String,
+        found: String,
+    },
     #[error("the manifest has {manifest} layers and the config {config}")]
     LayerCount { manifest: usize, config: usize },
     #[error("cannot unpack {layer}")]
@@ -77,13 +84,18 @@ pub(crate) enum ImportError {
 /// it unpacks, in a mount namespace that ends with it. Prints the images as JSON.
 pub(crate) fn import_step(archive: &Path, store: &Path) -> Result<(), String> {
     let images = import(archive, store).map_err(|error| crate::shim::chain(&error))?;
-    println!("{}", serde_json::to_string(&images).expect("images are plain data"));
+    println!(
+        "{}",
+        serde_json::to_string(&images).expect("images are plain data")
+    );
     Ok(())
 }
 
 fn import(path: &Path, store: &Path) -> Result<Vec<Image>, ImportError> {
     let layers_dir = store.join(LAYERS_DIR);
-    isolate().and_then(|()| fs::create_dir_all(&layers_dir)).map_err(ImportError::Store)?;
+    isolate()
+        .and_then(|()| fs::create_dir_all(&layers_dir))
+        .map_err(ImportError::Store)?;
     let mut archive = Archive::open(path)?;
     let mut images = Vec::new();
     for archived in archive.images()? {
@@ -118,7 +130,13 @@ fn import(path: &Path, store: &Path) -> Result<Vec<Image>, ImportError> {
 
 fn isolate() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>)?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_PRIVATE | MsFlags::MS_REC,
+        None::<&str>,
+    )?;
     Ok(())
 }
 
@@ -141,19 +159,38 @@ fn unpack(
         let (work, merged) = (unfinished.join("work"), unfinished.join("merged"));
         fs::create_dir(&work)?;
         fs::create_dir(&merged)?;
-        let lower = below.iter().rev().map(String::as_str).collect::<Vec<_>>().join(":");
-        let options =
-            format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+        let lower = below
+            .iter()
+            .rev()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(":");
+        let options = format!(
+            "lowerdir={lower},upperdir={},workdir={}",
+            upper.display(),
+            work.display()
+        );
         std::env::set_current_dir(layers_dir)?;
         let options = Some(options.as_str());
-        mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), options)?;
+        mount(
+            Some("overlay"),
+            &merged,
+            Some("overlay"),
+            MsFlags::empty(),
+            options,
+        )?;
         Ok(merged)
     };
     let root = prepare().map_err(ImportError::Store)?;
     let mut hasher = Sha256::new();
-    let tar = Tee { reader: archive.layer(layer)?, hasher: &mut hasher };
-    layer::unpack(tar, &root)
-        .map_err(|source| ImportError::Layer { layer: layer.diff_id.clone(), source })?;
+    let tar = Tee {
+        reader: archive.layer(layer)?,
+        hasher: &mut hasher,
+    };
+    layer::unpack(tar, &root).map_err(|source| ImportError::Layer {
+        layer: layer.diff_id.clone(),
+        source,
+    })?;
     check_digest("a layer's content", &layer.diff_id, hasher)?;
     let keep = || -> io::Result<()> {
         if !below.is_empty() {

@@ -29,7 +29,11 @@ pub(crate) fn normalise(name: &str) -> Option<String> {
     if !lower(repository) || tag.is_some_and(str::is_empty) || repository.contains(':') {
         return None;
     }
-    let library = if registry == "docker.io" && !repository.contains('/') { "library/" } else { "" };
+    let library = if registry == "docker.io" && !repository.contains('/') {
+        "library/"
+    } else {
+        ""
+    };
     let suffix = match (digest, tag) {
         (Some(digest), _) => format!("@{digest}"),
         (None, tag) => format!(":{}", tag.unwrap_or("latest")),

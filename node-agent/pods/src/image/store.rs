@@ -114,7 +114,8 @@ impl ImageStore {
         }
         // It may have been laid there this moment, or be in the middle of its import.
         self.scan().await;
-        self.lookup(&complete).ok_or_else(|| Missing::NotFound(self.advice(name)))
+        self.lookup(&complete)
+            .ok_or_else(|| Missing::NotFound(self.advice(name)))
     }
 
     fn lookup(&self, complete: &str) -> Option<Image> {
@@ -163,7 +164,10 @@ impl ImageStore {
         for (name, fingerprint) in found {
             let known = {
                 let index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-                index.archives.get(&name).is_some_and(|record| record.fingerprint == fingerprint)
+                index
+                    .archives
+                    .get(&name)
+                    .is_some_and(|record| record.fingerprint == fingerprint)
             };
             if !known {
                 self.import(&name, fingerprint).await;
@@ -216,7 +220,10 @@ impl ImageStore {
                     index.images.insert(name.clone(), image.clone());
                 }
             }
-            let record = ArchiveRecord { fingerprint, failure };
+            let record = ArchiveRecord {
+                fingerprint,
+                failure,
+            };
             index.archives.insert(name.to_owned(), record);
             serde_json::to_vec(&*index).expect("the index is plain data")
         };

@@ -62,7 +62,11 @@ pub(crate) struct ProbeFailure {
 impl Default for Verdict {
     /// A container without probes has started and is ready as long as it runs.
     fn default() -> Self {
-        Self { started: true, ready: true, failed: None }
+        Self {
+            started: true,
+            ready: true,
+            failed: None,
+        }
     }
 }
 
@@ -124,12 +128,16 @@ impl View<'_> {
 /// A pod's containers with their roles, in the order they start.
 pub(crate) fn roles(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> {
     let spec = pod.spec.iter();
-    let init = spec.clone().flat_map(|spec| spec.init_containers.iter().flatten());
+    let init = spec
+        .clone()
+        .flat_map(|spec| spec.init_containers.iter().flatten());
     let init = init.map(|container| match container.restart_policy.as_deref() {
         Some("Always") => (Role::Sidecar, container),
         _ => (Role::Init, container),
     });
-    let main = spec.flat_map(|spec| &spec.containers).map(|container| (Role::Main, container));
+    let main = spec
+        .flat_map(|spec| &spec.containers)
+        .map(|container| (Role::Main, container));
     init.chain(main)
 }
 

@@ -19,9 +19,18 @@ pub(crate) enum Action {
     /// Make what the containers share.
     RunSandbox,
     /// Start the next run of a container.
-    Start { name: String, attempt: u32, backoff_s: u32 },
+    Start {
+        name: String,
+        attempt: u32,
+        backoff_s: u32,
+    },
     /// Ask a container to end, and make it when the grace is over.
-    Stop { name: String, id: String, grace_s: i64, reason: StopReason },
+    Stop {
+        name: String,
+        id: String,
+        grace_s: i64,
+        reason: StopReason,
+    },
     /// Forget an old run.
     Remove { id: String },
     /// Nothing will run any more: let go of the sandbox, keep what is known of the exits.
@@ -67,14 +76,24 @@ pub(crate) enum Outcome {
 pub(crate) fn plan(view: &View<'_>) -> Plan {
     let mut plan = Plan::default();
     if view.leaving {
-        stop_all(view, &mut plan, StopReason::Leaving, termination_grace_s(view.pod));
+        stop_all(
+            view,
+            &mut plan,
+            StopReason::Leaving,
+            termination_grace_s(view.pod),
+        );
         if plan.actions.is_empty() && !any_running(view) {
             plan.actions.push(Action::TearDown);
         }
         return plan;
     }
     if outcome(view).is_some() {
-        stop_all(view, &mut plan, StopReason::Done, termination_grace_s(view.pod));
+        stop_all(
+            view,
+            &mut plan,
+            StopReason::Done,
+            termination_grace_s(view.pod),
+        );
         if view.alive && !any_running(view) {
             plan.actions.push(Action::StopSandbox);
         }
@@ -115,19 +134,28 @@ pub(crate) fn outcome(view: &View<'_>) -> Option<Outcome> {
         }
         succeeded &= exit.code == 0;
     }
-    Some(if succeeded { Outcome::Succeeded } else { Outcome::Failed })
+    Some(if succeeded {
+        Outcome::Succeeded
+    } else {
+        Outcome::Failed
+    })
 }
 
 /// When the next run of an exited container is due, and the back-off that then was.
 pub(crate) fn restart_due(state: &ContainerState, exit: &Exit) -> (Timestamp, u32) {
-    let ran = exit.started_at.map(|started| exit.finished_at.duration_since(started));
+    let ran = exit
+        .started_at
+        .map(|started| exit.finished_at.duration_since(started));
     let healthy = ran.is_some_and(|ran| ran >= HEALTHY_RUN);
     // As a kubelet: the first restart comes at once, the second after 10 s, then doubling.
     let delay_s = match (state.record.attempt, healthy) {
         (0, _) | (_, true) => 0,
         (_, false) => next_backoff_s(state.record.backoff_s),
     };
-    (exit.finished_at + SignedDuration::from_secs(delay_s.into()), delay_s)
+    (
+        exit.finished_at + SignedDuration::from_secs(delay_s.into()),
+        delay_s,
+    )
 }
 
 /// Whether an exited container runs again.
@@ -144,7 +172,10 @@ pub(crate) fn restarts(policy: &str, role: Role, exit: &Exit) -> bool {
 
 /// The pod's restart policy.
 pub(crate) fn restart_policy(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.restart_policy.as_deref())
+        .unwrap_or("Always")
 }
 
 fn termination_grace_s(pod: &Pod) -> i64 {
@@ -156,13 +187,16 @@ fn termination_grace_s(pod: &Pod) -> i64 {
 }
 
 fn any_running(view: &View<'_>) -> bool {
-    view.containers.iter().any(|state| !matches!(state.phase, Phase::Exited(_)))
+    view.containers
+        .iter()
+        .any(|state| !matches!(state.phase, Phase::Exited(_)))
 }
 
 /// Stops what runs: sidecars only after all they serve, and in the reverse order of their start.
 fn stop_all(view: &View<'_>, plan: &mut Plan, reason: StopReason, grace_s: i64) {
     let running = |name: &str| {
-        view.latest(name).filter(|state| !matches!(state.phase, Phase::Exited(_)))
+        view.latest(name)
+            .filter(|state| !matches!(state.phase, Phase::Exited(_)))
     };
     let mut stop = |state: &ContainerState| {
         if !view.stopping.contains(&state.record.id) {
@@ -196,7 +230,9 @@ fn stop_all(view: &View<'_>, plan: &mut Plan, reason: StopReason, grace_s: i64) 
     }
     // A container the pod's present spec does not name can only be stopped.
     for state in view.containers {
-        let named = view.roles().any(|(_, container)| container.name == state.record.name);
+        let named = view
+            .roles()
+            .any(|(_, container)| container.name == state.record.name);
         if !named && !matches!(state.phase, Phase::Exited(_)) {
             stop(state);
         }
@@ -232,7 +268,8 @@ fn advance(view: &View<'_>, plan: &mut Plan) {
                         start(view, plan, name, state.record.attempt + 1, backoff_s);
                     } else {
                         plan.wake_at(due);
-                        plan.backing_off.push((name.clone(), state.record.id.clone()));
+                        plan.backing_off
+                            .push((name.clone(), state.record.id.clone()));
                     }
                     false
                 }
@@ -250,7 +287,11 @@ fn start(view: &View<'_>, plan: &mut Plan, name: &str, attempt: u32, backoff_s: 
     match view.waits.get(name) {
         Some(wait) if wait.retry_at > view.now => plan.wake_at(wait.retry_at),
         Some(_) | None => {
-            plan.actions.push(Action::Start { name: name.to_owned(), attempt, backoff_s });
+            plan.actions.push(Action::Start {
+                name: name.to_owned(),
+                attempt,
+                backoff_s,
+            });
         }
     }
 }
@@ -277,10 +318,18 @@ fn check_probes(view: &View<'_>, plan: &mut Plan, state: &ContainerState) {
 /// Of each container the latest run and the one before stay: `kubectl logs --previous`.
 fn remove_old_runs(view: &View<'_>, plan: &mut Plan) {
     for state in view.containers {
-        let kept = [view.latest(&state.record.name), view.previous(&state.record.name)];
-        let old = !kept.into_iter().flatten().any(|kept| kept.record.id == state.record.id);
+        let kept = [
+            view.latest(&state.record.name),
+            view.previous(&state.record.name),
+        ];
+        let old = !kept
+            .into_iter()
+            .flatten()
+            .any(|kept| kept.record.id == state.record.id);
         if old && matches!(state.phase, Phase::Exited(_)) {
-            plan.actions.push(Action::Remove { id: state.record.id.clone() });
+            plan.actions.push(Action::Remove {
+                id: state.record.id.clone(),
+            });
         }
     }
 }

@@ -73,7 +73,15 @@ impl Case {
     }
 
     fn running(self, name: &str) -> Self {
-        self.run(name, 0, 0, Phase::Running { pid: 1, started_at: at(0) })
+        self.run(
+            name,
+            0,
+            0,
+            Phase::Running {
+                pid: 1,
+                started_at: at(0),
+            },
+        )
     }
 
     fn exited(self, name: &str, attempt: u32, backoff_s: u32, code: i32, finished: i64) -> Self {
@@ -124,11 +132,20 @@ impl Case {
 }
 
 fn start(name: &str, attempt: u32, backoff_s: u32) -> Action {
-    Action::Start { name: name.to_owned(), attempt, backoff_s }
+    Action::Start {
+        name: name.to_owned(),
+        attempt,
+        backoff_s,
+    }
 }
 
 fn stop(name: &str, grace_s: i64, reason: StopReason) -> Action {
-    Action::Stop { name: name.to_owned(), id: format!("{name}-0"), grace_s, reason }
+    Action::Stop {
+        name: name.to_owned(),
+        id: format!("{name}-0"),
+        grace_s,
+        reason,
+    }
 }
 
 fn one(policy: &str) -> serde_json::Value {
@@ -144,7 +161,9 @@ fn with_init() -> serde_json::Value {
 
 #[test]
 fn new_pod_gets_a_sandbox_before_anything_else() {
-    case(one("Always")).without_sandbox().expect(&[Action::RunSandbox]);
+    case(one("Always"))
+        .without_sandbox()
+        .expect(&[Action::RunSandbox]);
 }
 
 #[test]
@@ -157,7 +176,9 @@ fn all_main_containers_start_at_once() {
 fn init_containers_and_sidecars_start_in_order() {
     case(with_init()).expect(&[start("i", 0, 0)]);
     case(with_init()).running("i").expect(&[]);
-    case(with_init()).exited("i", 0, 0, 0, 0).expect(&[start("s", 0, 0)]);
+    case(with_init())
+        .exited("i", 0, 0, 0, 0)
+        .expect(&[start("s", 0, 0)]);
     case(with_init())
         .exited("i", 0, 0, 0, 0)
         .running("s")
@@ -166,18 +187,32 @@ fn init_containers_and_sidecars_start_in_order() {
 
 #[test]
 fn sidecar_gates_on_its_startup_probe() {
-    let starting = Verdict { started: false, ready: false, failed: None };
-    case(with_init()).exited("i", 0, 0, 0, 0).running("s").verdict("s-0", starting).expect(&[]);
+    let starting = Verdict {
+        started: false,
+        ready: false,
+        failed: None,
+    };
+    case(with_init())
+        .exited("i", 0, 0, 0, 0)
+        .running("s")
+        .verdict("s-0", starting)
+        .expect(&[]);
 }
 
 #[test]
 fn init_container_is_not_run_again_once_the_pods_own_have_run() {
-    case(with_init()).running("s").running("a").running("b").expect(&[]);
+    case(with_init())
+        .running("s")
+        .running("a")
+        .running("b")
+        .expect(&[]);
 }
 
 #[test]
 fn failed_init_container_restarts_or_fails_the_pod() {
-    case(with_init()).exited("i", 0, 0, 1, 0).expect(&[start("i", 1, 0)]);
+    case(with_init())
+        .exited("i", 0, 0, 1, 0)
+        .expect(&[start("i", 1, 0)]);
     let mut never = with_init();
     never["restartPolicy"] = json!("Never");
     let failed = case(never).exited("i", 0, 0, 1, 0);
@@ -187,16 +222,31 @@ fn failed_init_container_restarts_or_fails_the_pod() {
 
 #[test]
 fn restart_policy_decides_what_runs_again() {
-    case(one("Always")).exited("a", 0, 0, 0, 0).expect(&[start("a", 1, 0)]);
-    case(one("OnFailure")).exited("a", 0, 0, 1, 0).expect(&[start("a", 1, 0)]);
-    case(one("OnFailure")).exited("a", 0, 0, 0, 0).expect(&[Action::StopSandbox]);
-    case(one("Never")).exited("a", 0, 0, 1, 0).expect(&[Action::StopSandbox]);
+    case(one("Always"))
+        .exited("a", 0, 0, 0, 0)
+        .expect(&[start("a", 1, 0)]);
+    case(one("OnFailure"))
+        .exited("a", 0, 0, 1, 0)
+        .expect(&[start("a", 1, 0)]);
+    case(one("OnFailure"))
+        .exited("a", 0, 0, 0, 0)
+        .expect(&[Action::StopSandbox]);
+    case(one("Never"))
+        .exited("a", 0, 0, 1, 0)
+        .expect(&[Action::StopSandbox]);
 }
 
 #[test]
 fn crash_loop_backs_off_from_ten_seconds_to_five_minutes() {
     // (attempt that exited, its back-off, delay before the next)
-    let steps = [(0, 0, 0), (1, 0, 10), (2, 10, 20), (3, 20, 40), (6, 160, 300), (7, 300, 300)];
+    let steps = [
+        (0, 0, 0),
+        (1, 0, 10),
+        (2, 10, 20),
+        (3, 20, 40),
+        (6, 160, 300),
+        (7, 300, 300),
+    ];
     for (attempt, backoff_s, delay) in steps {
         let exited = || case(one("Always")).exited("a", attempt, backoff_s, 1, 100);
         if delay > 0 {
@@ -240,9 +290,16 @@ fn failed_liveness_probe_stops_the_container_once() {
     let failed = Verdict {
         started: true,
         ready: true,
-        failed: Some(ProbeFailure { kind: ProbeKind::Liveness, grace_s: Some(5) }),
+        failed: Some(ProbeFailure {
+            kind: ProbeKind::Liveness,
+            grace_s: Some(5),
+        }),
     };
-    let case = || case(one("Always")).running("a").verdict("a-0", failed.clone());
+    let case = || {
+        case(one("Always"))
+            .running("a")
+            .verdict("a-0", failed.clone())
+    };
     case().expect(&[stop("a", 5, StopReason::Probe(ProbeKind::Liveness))]);
     case().stopping("a-0").expect(&[]);
 }
@@ -250,14 +307,28 @@ fn failed_liveness_probe_stops_the_container_once() {
 #[test]
 fn leaving_pod_stops_its_own_containers_then_sidecars_then_all_is_removed() {
     let leaving = || case(with_init()).leaving().exited("i", 0, 0, 0, 0);
-    let both = [stop("a", 30, StopReason::Leaving), stop("b", 30, StopReason::Leaving)];
-    leaving().running("s").running("a").running("b").expect(&both);
-    leaving().running("s").running("a").stopping("a-0").expect(&[]);
+    let both = [
+        stop("a", 30, StopReason::Leaving),
+        stop("b", 30, StopReason::Leaving),
+    ];
+    leaving()
+        .running("s")
+        .running("a")
+        .running("b")
+        .expect(&both);
+    leaving()
+        .running("s")
+        .running("a")
+        .stopping("a-0")
+        .expect(&[]);
     leaving()
         .running("s")
         .exited("a", 0, 0, 0, 0)
         .expect(&[stop("s", 30, StopReason::Leaving)]);
-    leaving().exited("s", 0, 0, 0, 0).exited("a", 0, 0, 0, 0).expect(&[Action::TearDown]);
+    leaving()
+        .exited("s", 0, 0, 0, 0)
+        .exited("a", 0, 0, 0, 0)
+        .expect(&[Action::TearDown]);
 }
 
 #[test]
@@ -266,16 +337,27 @@ fn grace_is_the_deletions_then_the_pods_and_never_under_two_seconds() {
     deleted.pod.metadata.deletion_grace_period_seconds = Some(0);
     deleted.expect(&[stop("a", 2, StopReason::Leaving)]);
     let spec = json!({"terminationGracePeriodSeconds": 7, "containers": [{"name": "a"}]});
-    case(spec).leaving().running("a").expect(&[stop("a", 7, StopReason::Leaving)]);
+    case(spec)
+        .leaving()
+        .running("a")
+        .expect(&[stop("a", 7, StopReason::Leaving)]);
 }
 
 #[test]
 fn finished_pod_stops_its_sidecars_and_its_sandbox() {
     let mut never = with_init();
     never["restartPolicy"] = json!("Never");
-    let done = || case(never.clone()).exited("a", 0, 0, 0, 0).exited("b", 0, 0, 0, 0);
-    done().running("s").expect(&[stop("s", 30, StopReason::Done)]);
-    done().exited("s", 0, 0, 0, 0).expect(&[Action::StopSandbox]);
+    let done = || {
+        case(never.clone())
+            .exited("a", 0, 0, 0, 0)
+            .exited("b", 0, 0, 0, 0)
+    };
+    done()
+        .running("s")
+        .expect(&[stop("s", 30, StopReason::Done)]);
+    done()
+        .exited("s", 0, 0, 0, 0)
+        .expect(&[Action::StopSandbox]);
     done().exited("s", 0, 0, 0, 0).without_sandbox().expect(&[]);
 }
 
@@ -284,6 +366,16 @@ fn runs_before_the_previous_one_are_forgotten() {
     case(one("Always"))
         .exited("a", 0, 0, 1, 0)
         .exited("a", 1, 0, 1, 0)
-        .run("a", 2, 10, Phase::Running { pid: 1, started_at: at(0) })
-        .expect(&[Action::Remove { id: "a-0".to_owned() }]);
+        .run(
+            "a",
+            2,
+            10,
+            Phase::Running {
+                pid: 1,
+                started_at: at(0),
+            },
+        )
+        .expect(&[Action::Remove {
+            id: "a-0".to_owned(),
+        }]);
 }

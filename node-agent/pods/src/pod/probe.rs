@@ -34,7 +34,10 @@ impl ProbeCounter {
     /// A counter with the probe's thresholds (upstream's defaults: 1 success, 3 failures).
     pub(crate) fn new(probe: &Probe) -> Self {
         let threshold = |value: Option<i32>, default| {
-            value.and_then(|value| u32::try_from(value).ok()).filter(|v| *v > 0).unwrap_or(default)
+            value
+                .and_then(|value| u32::try_from(value).ok())
+                .filter(|v| *v > 0)
+                .unwrap_or(default)
         };
         Self {
             success_threshold: threshold(probe.success_threshold, 1),
@@ -51,7 +54,11 @@ impl ProbeCounter {
             self.count = 0;
         }
         self.count = self.count.saturating_add(1);
-        let threshold = if success { self.success_threshold } else { self.failure_threshold };
+        let threshold = if success {
+            self.success_threshold
+        } else {
+            self.failure_threshold
+        };
         (self.count >= threshold).then_some(success)
     }
 }
@@ -68,7 +75,10 @@ mod tests {
             ..Probe::default()
         });
         let answers = [true, false, true, true, false, false, false, false];
-        let verdicts: Vec<_> = answers.iter().map(|answer| counter.observe(*answer)).collect();
+        let verdicts: Vec<_> = answers
+            .iter()
+            .map(|answer| counter.observe(*answer))
+            .collect();
         let (yes, no) = (Some(true), Some(false));
         assert_eq!(verdicts, [None, None, None, yes, None, None, no, no]);
     }

@@ -46,9 +46,15 @@ pub(crate) fn status(view: &View<'_>, context: &StatusContext<'_>) -> PodStatus 
         init_container_statuses: Some(init).filter(|statuses| !statuses.is_empty()),
         container_statuses: Some(main),
         host_ip: Some(context.node_ip.to_string()),
-        host_ips: Some(vec![HostIP { ip: context.node_ip.to_string() }]),
+        host_ips: Some(vec![HostIP {
+            ip: context.node_ip.to_string(),
+        }]),
         pod_ip: context.pod_ip.map(|address| address.to_string()),
-        pod_ips: context.pod_ip.map(|address| vec![PodIP { ip: address.to_string() }]),
+        pod_ips: context.pod_ip.map(|address| {
+            vec![PodIP {
+                ip: address.to_string(),
+            }]
+        }),
         start_time: Some(Time(context.start_time)),
         qos_class: Some(QosClass::of(view.pod).name().to_owned()),
         observed_generation: view.pod.metadata.generation,
@@ -62,10 +68,13 @@ fn phase(view: &View<'_>, outcome: Option<Outcome>) -> &'static str {
         Some(Outcome::Failed) => "Failed",
         None => {
             // Pending until every container of the pod's own has been started once.
-            let begun = view.roles().filter(|(role, _)| *role == Role::Main).all(|(_, container)| {
-                view.latest(&container.name)
-                    .is_some_and(|state| !matches!(state.phase, Phase::Creating))
-            });
+            let begun =
+                view.roles()
+                    .filter(|(role, _)| *role == Role::Main)
+                    .all(|(_, container)| {
+                        view.latest(&container.name)
+                            .is_some_and(|state| !matches!(state.phase, Phase::Creating))
+                    });
             if begun { "Running" } else { "Pending" }
         }
     }
@@ -92,7 +101,11 @@ fn container_status(
         status.restart_count = i32::try_from(state.record.attempt).unwrap_or(i32::MAX);
     }
     let terminated = |state: &ContainerState, exit: &Exit| ApiState {
-        terminated: Some(terminated(state, exit, (context.termination_message)(state))),
+        terminated: Some(terminated(
+            state,
+            exit,
+            (context.termination_message)(state),
+        )),
         ..ApiState::default()
     };
     let exited = |state: Option<&ContainerState>| match state.map(|state| (state, &state.phase)) {
@@ -108,8 +121,16 @@ fn container_status(
                 Role::Init => false,
                 Role::Sidecar | Role::Main => verdict.started && verdict.ready,
             };
-            let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
-            (ApiState { running: Some(running), ..ApiState::default() }, before)
+            let running = ContainerStateRunning {
+                started_at: Some(Time(*started_at)),
+            };
+            (
+                ApiState {
+                    running: Some(running),
+                    ..ApiState::default()
+                },
+                before,
+            )
         }
         Some((state, Phase::Exited(exit))) => {
             let again = restarts(restart_policy(view.pod), role, exit) && !view.leaving;
@@ -117,7 +138,10 @@ fn container_status(
             // An init container that did its work is ready, as upstream counts.
             status.ready = role == Role::Init && exit.code == 0;
             if let (true, Some(wait)) = (again, view.waits.get(name)) {
-                (waiting(wait_reason(wait, view.now), &wait.message), exited(Some(state)))
+                (
+                    waiting(wait_reason(wait, view.now), &wait.message),
+                    exited(Some(state)),
+                )
             } else if again && due > view.now {
                 let message = format!(
                     "back-off {backoff_s}s restarting failed container={name} pod={}",
@@ -143,12 +167,23 @@ fn not_created(view: &View<'_>, role: Role, name: &str) -> ApiState {
     let initializing = role == Role::Main && !initialized(view);
     let has_init = view.roles().any(|(role, _)| role != Role::Main);
     let blocked = initializing || (role != Role::Main && view.alive && has_init);
-    waiting(if blocked { "PodInitializing" } else { "ContainerCreating" }, "")
+    waiting(
+        if blocked {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        },
+        "",
+    )
 }
 
 fn wait_reason(wait: &super::Wait, now: Timestamp) -> &'static str {
     let shown = now.duration_since(wait.failed_at) < PULL_ERROR_SHOWN;
-    if wait.reason == "ErrImagePull" && !shown { "ImagePullBackOff" } else { wait.reason }
+    if wait.reason == "ErrImagePull" && !shown {
+        "ImagePullBackOff"
+    } else {
+        wait.reason
+    }
 }
 
 fn waiting(reason: &str, message: &str) -> ApiState {
@@ -207,9 +242,9 @@ fn initialized(view: &View<'_>) -> bool {
         || view.roles().all(|(role, container)| match role {
             Role::Main => true,
             Role::Sidecar => view.has_started(&container.name),
-            Role::Init => view.latest(&container.name).is_some_and(
-                |state| matches!(&state.phase, Phase::Exited(exit) if exit.code == 0),
-            ),
+            Role::Init => view
+                .latest(&container.name)
+                .is_some_and(|state| matches!(&state.phase, Phase::Exited(exit) if exit.code == 0)),
         })
 }
 
@@ -246,22 +281,37 @@ fn conditions(
             Err(("ContainersNotReady", message))
         }
     };
-    let gates = view.pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let gates = view
+        .pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.readiness_gates.iter().flatten());
     let closed: Vec<&str> = gates
         .map(|gate| gate.condition_type.as_str())
         .filter(|gate| {
-            let own = view.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            !own.into_iter().any(|known| known.type_ == *gate && known.status == "True")
+            let own = view
+                .pod
+                .status
+                .iter()
+                .flat_map(|status| status.conditions.iter().flatten());
+            !own.into_iter()
+                .any(|known| known.type_ == *gate && known.status == "True")
         })
         .collect();
-    let ready = containers_ready.clone().and_then(|()| match closed.as_slice() {
-        [] => Ok(()),
-        gates => Err((
-            "ReadinessGatesNotReady",
-            format!("corresponding condition of pod readiness gate {gates:?} is not \"True\""),
-        )),
-    });
-    let has_sandbox = if view.alive { Ok(()) } else { Err(("", String::new())) };
+    let ready = containers_ready
+        .clone()
+        .and_then(|()| match closed.as_slice() {
+            [] => Ok(()),
+            gates => Err((
+                "ReadinessGatesNotReady",
+                format!("corresponding condition of pod readiness gate {gates:?} is not \"True\""),
+            )),
+        });
+    let has_sandbox = if view.alive {
+        Ok(())
+    } else {
+        Err(("", String::new()))
+    };
     let was_initialized = if initialized {
         Ok(())
     } else {
@@ -284,13 +334,23 @@ fn conditions(
         .map(|(type_, state)| condition(previous, type_, state, view.now))
         .collect();
     // Others' conditions: readiness gates as the API has them now, PodScheduled for ever.
-    let api = view.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let api = view
+        .pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
     for theirs in api {
-        if !conditions.iter().any(|condition| condition.type_ == theirs.type_) {
+        if !conditions
+            .iter()
+            .any(|condition| condition.type_ == theirs.type_)
+        {
             conditions.push(theirs.clone());
         }
     }
-    if !conditions.iter().any(|condition| condition.type_ == "PodScheduled") {
+    if !conditions
+        .iter()
+        .any(|condition| condition.type_ == "PodScheduled")
+    {
         conditions.push(condition(previous, "PodScheduled", Ok(()), view.now));
     }
     conditions

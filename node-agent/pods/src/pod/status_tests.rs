@@ -32,7 +32,10 @@ fn state(name: &str, attempt: u32, phase: Phase) -> ContainerState {
 }
 
 fn running() -> Phase {
-    Phase::Running { pid: 1, started_at: at(1) }
+    Phase::Running {
+        pid: 1,
+        started_at: at(1),
+    }
 }
 
 fn exited(code: i32, oom_killed: bool) -> Phase {
@@ -55,10 +58,14 @@ fn of(
     verdicts: &[(&str, Verdict)],
 ) -> PodStatus {
     let pod: Pod = serde_json::from_value(pod).unwrap();
-    let waits: BTreeMap<String, Wait> =
-        waits.iter().map(|(name, wait)| ((*name).to_owned(), wait.clone())).collect();
-    let verdicts: BTreeMap<String, Verdict> =
-        verdicts.iter().map(|(id, verdict)| ((*id).to_owned(), verdict.clone())).collect();
+    let waits: BTreeMap<String, Wait> = waits
+        .iter()
+        .map(|(name, wait)| ((*name).to_owned(), wait.clone()))
+        .collect();
+    let verdicts: BTreeMap<String, Verdict> = verdicts
+        .iter()
+        .map(|(id, verdict)| ((*id).to_owned(), verdict.clone()))
+        .collect();
     let view = View {
         pod: &pod,
         now: at(6),
@@ -89,7 +96,10 @@ fn pod() -> serde_json::Value {
 
 fn condition_of(status: &PodStatus, type_: &str) -> (String, Option<String>) {
     let conditions = status.conditions.as_ref().unwrap();
-    let found = conditions.iter().find(|condition| condition.type_ == type_).unwrap();
+    let found = conditions
+        .iter()
+        .find(|condition| condition.type_ == type_)
+        .unwrap();
     (found.status.clone(), found.reason.clone())
 }
 
@@ -115,7 +125,11 @@ fn running_pod_is_ready_and_has_its_addresses() {
 
 #[test]
 fn failing_readiness_probe_makes_the_pod_unready_but_running() {
-    let verdict = Verdict { started: true, ready: false, failed: None };
+    let verdict = Verdict {
+        started: true,
+        ready: false,
+        failed: None,
+    };
     let status = of(pod(), &[state("a", 0, running())], &[], &[("a-0", verdict)]);
     assert_eq!(status.phase.as_deref(), Some("Running"));
     let expected = ("False".to_owned(), Some("ContainersNotReady".to_owned()));
@@ -144,7 +158,13 @@ fn crashing_container_waits_with_its_last_state() {
     assert_eq!(waiting_reason(&status), "CrashLoopBackOff");
     let container = &status.container_statuses.unwrap()[0];
     assert_eq!(container.restart_count, 1);
-    let last = container.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+    let last = container
+        .last_state
+        .as_ref()
+        .unwrap()
+        .terminated
+        .as_ref()
+        .unwrap();
     assert_eq!((last.exit_code, last.reason.as_deref()), (3, Some("Error")));
     assert_eq!(last.message.as_deref(), Some("last words"));
 }
@@ -155,11 +175,20 @@ fn finished_pods_have_succeeded_or_failed() {
     once["spec"]["restartPolicy"] = json!("Never");
     let status = of(once.clone(), &[state("a", 0, exited(0, false))], &[], &[]);
     assert_eq!(status.phase.as_deref(), Some("Succeeded"));
-    assert_eq!(condition_of(&status, "Ready").1.as_deref(), Some("PodCompleted"));
+    assert_eq!(
+        condition_of(&status, "Ready").1.as_deref(),
+        Some("PodCompleted")
+    );
     let status = of(once, &[state("a", 0, exited(137, true))], &[], &[]);
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     let container = &status.container_statuses.unwrap()[0];
-    let terminated = container.state.as_ref().unwrap().terminated.as_ref().unwrap();
+    let terminated = container
+        .state
+        .as_ref()
+        .unwrap()
+        .terminated
+        .as_ref()
+        .unwrap();
     assert_eq!(terminated.reason.as_deref(), Some("OOMKilled"));
 }
 
@@ -179,9 +208,11 @@ fn closed_readiness_gate_holds_ready_but_not_containers_ready() {
     gated["spec"]["readinessGates"] = json!([{"conditionType": "example.com/gate"}]);
     let status = of(gated.clone(), &[state("a", 0, running())], &[], &[]);
     assert_eq!(condition_of(&status, "ContainersReady").0, "True");
-    assert_eq!(condition_of(&status, "Ready").1.as_deref(), Some("ReadinessGatesNotReady"));
-    gated["status"] =
-        json!({"conditions": [{"type": "example.com/gate", "status": "True"}]});
+    assert_eq!(
+        condition_of(&status, "Ready").1.as_deref(),
+        Some("ReadinessGatesNotReady")
+    );
+    gated["status"] = json!({"conditions": [{"type": "example.com/gate", "status": "True"}]});
     let status = of(gated, &[state("a", 0, running())], &[], &[]);
     assert_eq!(condition_of(&status, "Ready").0, "True");
 }

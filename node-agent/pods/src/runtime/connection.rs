@@ -23,7 +23,10 @@ impl Connection {
         let directory = std::fs::File::open(pod_dir)?;
         let path = format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd());
         let (reader, writer) = UnixStream::connect(path).await?.into_split();
-        Ok(Self { lines: BufReader::new(reader).lines(), writer })
+        Ok(Self {
+            lines: BufReader::new(reader).lines(),
+            writer,
+        })
     }
 
     /// Asks and waits for the answer.
@@ -31,7 +34,9 @@ impl Connection {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.writer.write_all(&line).await?;
-        self.next().await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.next()
+            .await?
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     /// The next answer of a watch; `None` when the shim is gone.

@@ -123,7 +123,10 @@ impl EmbeddedRuntime {
                 Err(error) => return Err(error),
             };
             sandbox.cgroups.remove_container(&record.id)?;
-            containers.push(ContainerState { record, phase: Phase::Exited(exit) });
+            containers.push(ContainerState {
+                record,
+                phase: Phase::Exited(exit),
+            });
         }
         Ok(containers)
     }
@@ -176,15 +179,26 @@ impl Runtime for EmbeddedRuntime {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 Err(error) => return Err(fail(&error)),
             };
-            return Ok(watch::Sender::new(PodState { alive: false, containers }).subscribe());
+            return Ok(watch::Sender::new(PodState {
+                alive: false,
+                containers,
+            })
+            .subscribe());
         }
-        let mut connection =
-            Connection::open(&self.dir(uid)).await.map_err(|error| fail(&error))?;
-        let first = connection.ask(&Request::Watch).await.map_err(|error| fail(&error))?;
+        let mut connection = Connection::open(&self.dir(uid))
+            .await
+            .map_err(|error| fail(&error))?;
+        let first = connection
+            .ask(&Request::Watch)
+            .await
+            .map_err(|error| fail(&error))?;
         let Response::State(containers) = first else {
             return Err(fail(&"the shim answered something else"));
         };
-        let sender = watch::Sender::new(PodState { alive: true, containers });
+        let sender = watch::Sender::new(PodState {
+            alive: true,
+            containers,
+        });
         let receiver = sender.subscribe();
         tokio::spawn(async move {
             loop {
@@ -221,23 +235,34 @@ impl Runtime for EmbeddedRuntime {
             write_atomically(&dir.join(RECORD_FILE), &serde_json::to_vec(record)?)
         };
         write().map_err(|error| RuntimeError::new(&operation, error))?;
-        let request = Request::Start { record: record.clone() };
-        self.ask(&operation, uid, &request, ANSWER_WAIT_MAX).await.map(drop)
+        let request = Request::Start {
+            record: record.clone(),
+        };
+        self.ask(&operation, uid, &request, ANSWER_WAIT_MAX)
+            .await
+            .map(drop)
     }
 
-    async fn stop_container(
-        &self,
-        uid: &str,
-        id: &str,
-        grace_ms: u64,
-    ) -> Result<(), RuntimeError> {
-        let request = Request::Stop { id: id.to_owned(), grace_ms };
-        self.ask("cannot stop the container", uid, &request, ANSWER_WAIT_MAX).await.map(drop)
+    async fn stop_container(&self, uid: &str, id: &str, grace_ms: u64) -> Result<(), RuntimeError> {
+        let request = Request::Stop {
+            id: id.to_owned(),
+            grace_ms,
+        };
+        self.ask("cannot stop the container", uid, &request, ANSWER_WAIT_MAX)
+            .await
+            .map(drop)
     }
 
     async fn remove_container(&self, uid: &str, id: &str) -> Result<(), RuntimeError> {
         let request = Request::Remove { id: id.to_owned() };
-        self.ask("cannot remove the container", uid, &request, ANSWER_WAIT_MAX).await.map(drop)
+        self.ask(
+            "cannot remove the container",
+            uid,
+            &request,
+            ANSWER_WAIT_MAX,
+        )
+        .await
+        .map(drop)
     }
 
     async fn exec(
@@ -247,11 +272,21 @@ impl Runtime for EmbeddedRuntime {
         argv: &[String],
         timeout_ms: u64,
     ) -> Result<Executed, RuntimeError> {
-        let request = Request::Exec { id: id.to_owned(), argv: argv.to_vec(), timeout_ms };
+        let request = Request::Exec {
+            id: id.to_owned(),
+            argv: argv.to_vec(),
+            timeout_ms,
+        };
         let wait_max = Duration::from_millis(timeout_ms) + ANSWER_WAIT_MAX;
-        match self.ask("cannot run the command", uid, &request, wait_max).await? {
+        match self
+            .ask("cannot run the command", uid, &request, wait_max)
+            .await?
+        {
             Response::Executed(executed) => Ok(executed),
-            _ => Err(RuntimeError::new("cannot run the command", "the shim answered otherwise")),
+            _ => Err(RuntimeError::new(
+                "cannot run the command",
+                "the shim answered otherwise",
+            )),
         }
     }
 
@@ -259,9 +294,15 @@ impl Runtime for EmbeddedRuntime {
         let operation = "cannot stop the pod's sandbox";
         let fail = |error: &dyn std::fmt::Display| RuntimeError::new(operation, error);
         if let Some(pid) = self.living_shim(uid) {
-            let asked = self.ask(operation, uid, &Request::Shutdown, SHIM_WAIT_MAX).await;
+            let asked = self
+                .ask(operation, uid, &Request::Shutdown, SHIM_WAIT_MAX)
+                .await;
             if asked.is_err() || !self.wait_for_shim_to_end(uid).await {
-                tracing::warn!(uid, pid, "the pod's shim did not end when asked: killing it");
+                tracing::warn!(
+                    uid,
+                    pid,
+                    "the pod's shim did not end when asked: killing it"
+                );
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 if !self.wait_for_shim_to_end(uid).await {
                     return Err(fail(&"the pod's shim cannot be killed"));

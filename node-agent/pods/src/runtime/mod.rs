@@ -24,7 +24,10 @@ pub struct RuntimeError {
 
 impl RuntimeError {
     pub(crate) fn new(operation: impl Into<String>, message: impl ToString) -> Self {
-        Self { operation: operation.into(), message: message.to_string() }
+        Self {
+            operation: operation.into(),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -63,8 +66,7 @@ pub(crate) trait Runtime: Send + Sync {
 
     /// Asks a container to end and makes it when the grace is over (StopContainer). Returns at
     /// once.
-    async fn stop_container(&self, uid: &str, id: &str, grace_ms: u64)
-    -> Result<(), RuntimeError>;
+    async fn stop_container(&self, uid: &str, id: &str, grace_ms: u64) -> Result<(), RuntimeError>;
 
     /// Forgets an ended container (RemoveContainer).
     async fn remove_container(&self, uid: &str, id: &str) -> Result<(), RuntimeError>;

@@ -56,7 +56,10 @@ impl Container {
     /// A container of an earlier shim, known only by the files it left.
     pub(super) fn ended(record: ContainerRecord, exit: Exit, dir: PathBuf) -> Self {
         Self {
-            state: ContainerState { record, phase: Phase::Exited(exit) },
+            state: ContainerState {
+                record,
+                phase: Phase::Exited(exit),
+            },
             dir,
             life: Life::Ended,
             outputs: Vec::new(),
@@ -70,7 +73,10 @@ impl Container {
     pub(super) fn create(sandbox: &Sandbox, pod_dir: &Path, record: ContainerRecord) -> Self {
         let dir = record.dir(pod_dir);
         let mut container = Self {
-            state: ContainerState { record, phase: Phase::Creating },
+            state: ContainerState {
+                record,
+                phase: Phase::Creating,
+            },
             dir,
             life: Life::Ended,
             outputs: Vec::new(),
@@ -102,8 +108,14 @@ impl Container {
             .map_err(|error| fail(&error))?;
         let ended = sys::pidfd_open(step.id() as i32).map_err(|error| fail(&error))?;
         self.outputs = vec![
-            Output { stream: Stream::Stdout, pipe: stdout },
-            Output { stream: Stream::Stderr, pipe: stderr },
+            Output {
+                stream: Stream::Stdout,
+                pipe: stdout,
+            },
+            Output {
+                stream: Stream::Stderr,
+                pipe: stderr,
+            },
         ];
         self.log = Some(log);
         self.life = Life::Creating { step, ended };
@@ -157,7 +169,10 @@ impl Container {
                     message: None,
                     reason: None,
                 };
-                self.life = Life::Draining { exit, until: Instant::now() + DRAIN_MAX };
+                self.life = Life::Draining {
+                    exit,
+                    until: Instant::now() + DRAIN_MAX,
+                };
                 self.settle(sandbox)
             }
             other => {
@@ -250,16 +265,25 @@ impl Container {
 
     /// The create step is done: what it started is the shim's child now.
     fn adopt(&mut self) -> Result<(), String> {
-        let pid = self.created_pid().ok_or("the create step left no process id")?;
+        let pid = self
+            .created_pid()
+            .ok_or("the create step left no process id")?;
         let ended = sys::pidfd_open(pid)
             .map_err(|error| format!("cannot watch the container's process {pid}: {error}"))?;
-        self.state.phase = Phase::Running { pid, started_at: Timestamp::now() };
+        self.state.phase = Phase::Running {
+            pid,
+            started_at: Timestamp::now(),
+        };
         self.life = Life::Running { ended };
         Ok(())
     }
 
     fn created_pid(&self) -> Option<i32> {
-        fs::read_to_string(self.dir.join(PID_FILE)).ok()?.trim().parse().ok()
+        fs::read_to_string(self.dir.join(PID_FILE))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     }
 
     /// A create step that failed after its container had a process leaves that to the shim.

@@ -51,7 +51,10 @@ pub(super) fn load(container_dir: &Path) -> Result<(Sandbox, ContainerRecord), S
         .parent()
         .and_then(Path::parent)
         .ok_or_else(|| format!("{} is not in a pod's directory", container_dir.display()))?;
-    Ok((read(pod_dir.join(SANDBOX_FILE))?, read(container_dir.join(RECORD_FILE))?))
+    Ok((
+        read(pod_dir.join(SANDBOX_FILE))?,
+        read(container_dir.join(RECORD_FILE))?,
+    ))
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: PathBuf) -> Result<T, String> {

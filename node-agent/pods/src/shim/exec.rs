@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::create::{STATE_DIR, join_unified, load};
 use super::chain;
+use super::create::{STATE_DIR, join_unified, load};
 use crate::sys;
 
 /// The exit code that says the time was over (as timeout(1) does).

@@ -20,7 +20,10 @@ pub(crate) struct Rotation {
 impl Default for Rotation {
     /// The kubelet's: `containerLogMaxSize` 10Mi, `containerLogMaxFiles` 5.
     fn default() -> Self {
-        Self { file_bytes_max: 10 * 1024 * 1024, file_count: 5 }
+        Self {
+            file_bytes_max: 10 * 1024 * 1024,
+            file_count: 5,
+        }
     }
 }
 
@@ -57,12 +60,21 @@ impl LogFile {
         }
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, bytes, rotation, pending: Default::default() })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            bytes,
+            rotation,
+            pending: Default::default(),
+        })
     }
 
     /// Opens the path again: what was there has been moved away.
     pub(crate) fn reopen(&mut self) -> io::Result<()> {
-        self.file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        self.file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.path)?;
         self.bytes = self.file.metadata()?.len();
         Ok(())
     }
@@ -158,7 +170,9 @@ mod tests {
 
     fn tail(path: &Path) -> Vec<String> {
         let text = fs::read_to_string(path).unwrap();
-        text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+        text.lines()
+            .map(|line| line.split_once(' ').unwrap().1.to_owned())
+            .collect()
     }
 
     #[test]
@@ -170,7 +184,15 @@ mod tests {
         log.append(Stream::Stderr, b"oops\n").unwrap();
         log.append(Stream::Stdout, b"o\nrest").unwrap();
         log.finish(Stream::Stdout).unwrap();
-        assert_eq!(tail(&path), ["stdout F one", "stderr F oops", "stdout F two", "stdout P rest"]);
+        assert_eq!(
+            tail(&path),
+            [
+                "stdout F one",
+                "stderr F oops",
+                "stdout F two",
+                "stdout P rest"
+            ]
+        );
     }
 
     #[test]
@@ -178,7 +200,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         let mut log = LogFile::open(&path, Rotation::default()).unwrap();
-        log.append(Stream::Stdout, &vec![b'x'; LINE_BYTES_MAX + 3]).unwrap();
+        log.append(Stream::Stdout, &vec![b'x'; LINE_BYTES_MAX + 3])
+            .unwrap();
         log.append(Stream::Stdout, b"\n").unwrap();
         let lines = tail(&path);
         assert_eq!(lines.len(), 2);
@@ -190,11 +213,17 @@ mod tests {
     fn full_file_is_rotated_and_the_oldest_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let rotation = Rotation { file_bytes_max: 100, file_count: 3 };
+        let rotation = Rotation {
+            file_bytes_max: 100,
+            file_count: 3,
+        };
         let mut log = LogFile::open(&path, rotation).unwrap();
         for number in 0..10 {
-            log.append(Stream::Stdout, format!("{number} {}\n", "y".repeat(60)).as_bytes())
-                .unwrap();
+            log.append(
+                Stream::Stdout,
+                format!("{number} {}\n", "y".repeat(60)).as_bytes(),
+            )
+            .unwrap();
             // Rotated names carry milliseconds; two rotations in one would be one file.
             std::thread::sleep(std::time::Duration::from_millis(2));
         }

@@ -78,7 +78,9 @@ pub(crate) struct ContainerRecord {
 impl ContainerRecord {
     /// The container's directory below the pod's.
     pub(crate) fn dir(&self, pod_dir: &Path) -> PathBuf {
-        pod_dir.join(CONTAINERS_DIR).join(format!("{}-{}", self.name, self.attempt))
+        pod_dir
+            .join(CONTAINERS_DIR)
+            .join(format!("{}-{}", self.name, self.attempt))
     }
 }
 
@@ -123,7 +125,11 @@ pub(crate) enum Request {
     /// Forgets an ended container.
     Remove { id: String },
     /// Runs a command in a running container.
-    Exec { id: String, argv: Vec<String>, timeout_ms: u64 },
+    Exec {
+        id: String,
+        argv: Vec<String>,
+        timeout_ms: u64,
+    },
     /// Opens the log file of a container anew, after something moved it away.
     ReopenLog { id: String },
     /// Every state from now on: the present one at once, then one for each change.

@@ -19,8 +19,14 @@ pub(super) fn mount_tmpfs(tmpfs: &Tmpfs) -> Result<(), String> {
         options.push_str(&format!(",size={size}"));
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), &tmpfs.path, Some("tmpfs"), flags, Some(options.as_str()))
-        .map_err(|error| fail(&error))
+    mount(
+        Some("tmpfs"),
+        &tmpfs.path,
+        Some("tmpfs"),
+        flags,
+        Some(options.as_str()),
+    )
+    .map_err(|error| fail(&error))
 }
 
 /// Mounts the container's root: the image's layers under a writable one.
@@ -42,9 +48,18 @@ pub(super) fn mount_overlay(
         fs::create_dir_all(dir).map_err(|error| fail("make the root's directories", &error))?;
     }
     // overlayfs names the topmost layer first.
-    let lower = record.layers.iter().rev().map(String::as_str).collect::<Vec<_>>().join(":");
-    let options =
-        format!("lowerdir={lower},upperdir={},workdir={}", upper.display(), work.display());
+    let lower = record
+        .layers
+        .iter()
+        .rev()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(":");
+    let options = format!(
+        "lowerdir={lower},upperdir={},workdir={}",
+        upper.display(),
+        work.display()
+    );
     chdir(layers_dir).map_err(|error| fail("enter the layer store", &error))?;
     let mounted = mount(
         Some("overlay"),

@@ -107,7 +107,13 @@ fn isolate(sandbox: &Sandbox) -> nix::Result<()> {
     }
     unshare(namespaces)?;
     // Mounts made here stay here; those made outside later still arrive, where `/` is shared.
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_SLAVE | MsFlags::MS_REC,
+        None::<&str>,
+    )?;
     sethostname(&sandbox.hostname)
 }
 
@@ -236,13 +242,25 @@ impl Shim {
                 add(Source::Process(index), fd, PollFlags::POLLIN);
             }
             for (pipe, output) in container.outputs.iter().enumerate() {
-                add(Source::Output(index, pipe), output.pipe.as_fd(), PollFlags::POLLIN);
+                add(
+                    Source::Output(index, pipe),
+                    output.pipe.as_fd(),
+                    PollFlags::POLLIN,
+                );
             }
         }
         for (index, execution) in self.executions.iter().enumerate() {
-            add(Source::Execution(index), execution.ended.as_fd(), PollFlags::POLLIN);
+            add(
+                Source::Execution(index),
+                execution.ended.as_fd(),
+                PollFlags::POLLIN,
+            );
             if let Some(pipe) = &execution.pipe {
-                add(Source::ExecutionOutput(index), pipe.as_fd(), PollFlags::POLLIN);
+                add(
+                    Source::ExecutionOutput(index),
+                    pipe.as_fd(),
+                    PollFlags::POLLIN,
+                );
             }
         }
         let deadline = self
@@ -286,9 +304,7 @@ impl Shim {
                 })
             }
             Source::Process(index) => self.containers[index].process_ended(&self.sandbox),
-            Source::Output(index, pipe) => {
-                self.containers[index].read_output(pipe, &self.sandbox)
-            }
+            Source::Output(index, pipe) => self.containers[index].read_output(pipe, &self.sandbox),
             Source::ExecutionOutput(index) => {
                 if let Some(execution) = self.executions.get_mut(index) {
                     execution.read();
@@ -340,11 +356,17 @@ impl Shim {
             Request::Remove { id } => (self.remove(&id), true),
             Request::ReopenLog { id } => (
                 self.container(&id).and_then(|container| {
-                    container.reopen_log().map_err(|error| format!("cannot open the log: {error}"))
+                    container
+                        .reopen_log()
+                        .map_err(|error| format!("cannot open the log: {error}"))
                 }),
                 false,
             ),
-            Request::Exec { id, argv, timeout_ms } => {
+            Request::Exec {
+                id,
+                argv,
+                timeout_ms,
+            } => {
                 match self.execute(client, &id, &argv, timeout_ms) {
                     // Answered when the command has ended.
                     Ok(()) => return false,
@@ -377,10 +399,15 @@ impl Shim {
             return Err("the pod is shutting down".to_owned());
         }
         // Asked twice, for instance by an agent that did not live to hear the answer.
-        if self.containers.iter().any(|container| container.state.record.id == record.id) {
+        if self
+            .containers
+            .iter()
+            .any(|container| container.state.record.id == record.id)
+        {
             return Ok(());
         }
-        self.containers.push(Container::create(&self.sandbox, &self.pod_dir, record));
+        self.containers
+            .push(Container::create(&self.sandbox, &self.pod_dir, record));
         Ok(())
     }
 
@@ -399,7 +426,8 @@ impl Shim {
                 Ok(()) | Err(_) => {}
             }
         }
-        self.containers.retain(|container| container.state.record.id != id);
+        self.containers
+            .retain(|container| container.state.record.id != id);
         Ok(())
     }
 
@@ -428,7 +456,13 @@ impl Shim {
             .map_err(|error| fail(&error))?;
         let ended = sys::pidfd_open(step.id() as i32).map_err(|error| fail(&error))?;
         let pipe = Some(fs::File::from(reader));
-        self.executions.push(Execution { client, step, ended, pipe, output: Vec::new() });
+        self.executions.push(Execution {
+            client,
+            step,
+            ended,
+            pipe,
+            output: Vec::new(),
+        });
         Ok(())
     }
 
@@ -440,7 +474,12 @@ impl Shim {
     }
 
     fn state(&self) -> Response {
-        Response::State(self.containers.iter().map(|container| container.state.clone()).collect())
+        Response::State(
+            self.containers
+                .iter()
+                .map(|container| container.state.clone())
+                .collect(),
+        )
     }
 
     fn publish(&mut self) {
@@ -541,7 +580,12 @@ impl Execution {
 
     fn finish(&mut self) -> Executed {
         self.read();
-        let code = self.step.wait().ok().and_then(|status| status.code()).unwrap_or(255);
+        let code = self
+            .step
+            .wait()
+            .ok()
+            .and_then(|status| status.code())
+            .unwrap_or(255);
         Executed {
             code,
             timed_out: code == TIMED_OUT,

@@ -71,7 +71,10 @@ impl Environment {
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Replaces `$(NAME)` by the variable's value; `$$` is a dollar; an unknown name stays.
@@ -84,8 +87,9 @@ impl Environment {
             if let Some(after) = rest.strip_prefix('$') {
                 expanded.push('$');
                 rest = after;
-            } else if let Some((name, after)) =
-                rest.strip_prefix('(').and_then(|inner| inner.split_once(')'))
+            } else if let Some((name, after)) = rest
+                .strip_prefix('(')
+                .and_then(|inner| inner.split_once(')'))
             {
                 match self.get(name) {
                     Some(value) => expanded.push_str(value),
@@ -102,7 +106,10 @@ impl Environment {
 
     /// As an OCI spec lists it.
     pub(crate) fn to_list(&self) -> Vec<String> {
-        self.0.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        self.0
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect()
     }
 }
 
@@ -118,18 +125,27 @@ fn resolve(
     let Some(source) = &variable.value_from else {
         return Ok(None);
     };
-    let (kind, name, key, optional) =
-        if let Some(reference) = &source.config_map_key_ref {
-            (Source::ConfigMap, &reference.name, &reference.key, reference.optional)
-        } else if let Some(reference) = &source.secret_key_ref {
-            (Source::Secret, &reference.name, &reference.key, reference.optional)
-        } else if let Some(reference) = &source.field_ref {
-            return fields::field(reference, pod, surroundings).map(Some);
-        } else if let Some(reference) = &source.resource_field_ref {
-            return fields::resource(reference, pod, &container.name, surroundings).map(Some);
-        } else {
-            return Ok(None);
-        };
+    let (kind, name, key, optional) = if let Some(reference) = &source.config_map_key_ref {
+        (
+            Source::ConfigMap,
+            &reference.name,
+            &reference.key,
+            reference.optional,
+        )
+    } else if let Some(reference) = &source.secret_key_ref {
+        (
+            Source::Secret,
+            &reference.name,
+            &reference.key,
+            reference.optional,
+        )
+    } else if let Some(reference) = &source.field_ref {
+        return fields::field(reference, pod, surroundings).map(Some);
+    } else if let Some(reference) = &source.resource_field_ref {
+        return fields::resource(reference, pod, &container.name, surroundings).map(Some);
+    } else {
+        return Ok(None);
+    };
     match objects.text(kind, namespace, name, key) {
         Ok(text) => Ok(Some(text)),
         Err(_) if optional == Some(true) => Ok(None),
@@ -149,8 +165,15 @@ mod tests {
         .unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let surroundings = Surroundings::for_tests();
-        Environment::of(container, &pod, &["A=image".into()], "p", objects, &surroundings)
-            .map_err(|error| error.to_string())
+        Environment::of(
+            container,
+            &pod,
+            &["A=image".into()],
+            "p",
+            objects,
+            &surroundings,
+        )
+        .map_err(|error| error.to_string())
     }
 
     fn objects() -> Objects {
@@ -199,6 +222,9 @@ mod tests {
             ]}),
             &objects(),
         );
-        assert_eq!(result.unwrap_err(), "couldn't find key nope in configmap \"m\"");
+        assert_eq!(
+            result.unwrap_err(),
+            "couldn't find key nope in configmap \"m\""
+        );
     }
 }

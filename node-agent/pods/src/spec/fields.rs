@@ -17,13 +17,20 @@ pub(crate) fn field(
     let metadata = &pod.metadata;
     let spec = pod.spec.as_ref();
     let path = selector.field_path.as_str();
-    if let Some((map, key)) = path.strip_suffix("']").and_then(|path| path.split_once("['")) {
+    if let Some((map, key)) = path
+        .strip_suffix("']")
+        .and_then(|path| path.split_once("['"))
+    {
         let map = match map {
             "metadata.labels" => &metadata.labels,
             "metadata.annotations" => &metadata.annotations,
             _ => return Err(ReferenceError::Field(path.to_owned())),
         };
-        return Ok(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
+        return Ok(map
+            .as_ref()
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     Ok(match path {
         "metadata.name" => metadata.name.clone().unwrap_or_default(),
@@ -36,17 +43,21 @@ pub(crate) fn field(
             .and_then(|spec| spec.service_account_name.clone())
             .unwrap_or_else(|| "default".to_owned()),
         "status.hostIP" | "status.hostIPs" => surroundings.node_ip.to_string(),
-        "status.podIP" | "status.podIPs" => {
-            surroundings.pod_ip.map(|address| address.to_string()).unwrap_or_default()
-        }
+        "status.podIP" | "status.podIPs" => surroundings
+            .pod_ip
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
         other => return Err(ReferenceError::Field(other.to_owned())),
     })
 }
 
 /// Labels or annotations as a downward volume lists them: `key="escaped value"`.
 fn listed(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> =
-        map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
+    let lines: Vec<String> = map
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value:?}"))
+        .collect();
     lines.join("\n")
 }
 
@@ -58,11 +69,18 @@ pub(crate) fn resource(
     surroundings: &Surroundings,
 ) -> Result<String, ReferenceError> {
     let unknown = || ReferenceError::Field(selector.resource.clone());
-    let name = selector.container_name.as_deref().unwrap_or(default_container);
+    let name = selector
+        .container_name
+        .as_deref()
+        .unwrap_or(default_container);
     let container = pod
         .spec
         .iter()
-        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+        .flat_map(|spec| {
+            spec.containers
+                .iter()
+                .chain(spec.init_containers.iter().flatten())
+        })
         .find(|container| container.name == name)
         .ok_or_else(unknown)?;
     let (kind, resource) = selector.resource.split_once('.').ok_or_else(unknown)?;
@@ -72,7 +90,10 @@ pub(crate) fn resource(
         "requests" => resources.and_then(|resources| resources.requests.as_ref()),
         _ => return Err(unknown()),
     };
-    let milli = match list.and_then(|list| list.get(resource)).and_then(quantity::milli) {
+    let milli = match list
+        .and_then(|list| list.get(resource))
+        .and_then(quantity::milli)
+    {
         Some(milli) => milli,
         // A container without a limit may use all the node has.
         None if kind == "limits" => match resource {
@@ -82,7 +103,11 @@ pub(crate) fn resource(
         },
         None => 0,
     };
-    let divisor = selector.divisor.as_ref().and_then(quantity::milli).filter(|d| *d > 0);
+    let divisor = selector
+        .divisor
+        .as_ref()
+        .and_then(quantity::milli)
+        .filter(|d| *d > 0);
     let divisor = divisor.unwrap_or(1000);
     Ok((milli.div_euclid(divisor) + i128::from(milli.rem_euclid(divisor) != 0)).to_string())
 }

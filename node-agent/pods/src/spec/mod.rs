@@ -115,21 +115,27 @@ pub(crate) fn build(from: &Ingredients<'_>) -> Result<Value, SpecError> {
     )?;
     let args = arguments(container, from.image, &environment)?;
     let security = container.security_context.as_ref();
-    let pod_security =
-        from.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let pod_security = from
+        .pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref());
     let privileged = security.and_then(|security| security.privileged) == Some(true);
     let user = user::resolve(from.pod, container, from.image, from.layers_dir)?;
     let capabilities = capabilities(container, from.machine, privileged);
     // An unprivileged user keeps no capability across exec but those of the bounding set.
-    let effective = if user.uid == 0 { capabilities.clone() } else { Vec::new() };
+    let effective = if user.uid == 0 {
+        capabilities.clone()
+    } else {
+        Vec::new()
+    };
     let cwd = container
         .working_dir
         .clone()
         .or_else(|| config.working_dir.clone())
         .filter(|dir| !dir.is_empty())
         .unwrap_or_else(|| "/".to_owned());
-    let read_only =
-        security.and_then(|security| security.read_only_root_filesystem) == Some(true);
+    let read_only = security.and_then(|security| security.read_only_root_filesystem) == Some(true);
     let sysctls: serde_json::Map<String, Value> = pod_security
         .and_then(|security| security.sysctls.as_ref())
         .into_iter()
@@ -149,12 +155,23 @@ pub(crate) fn build(from: &Ingredients<'_>) -> Result<Value, SpecError> {
     });
     if !privileged {
         linux["maskedPaths"] = json!([
-            "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-            "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi",
+            "/proc/acpi",
+            "/proc/asound",
+            "/proc/kcore",
+            "/proc/keys",
+            "/proc/latency_stats",
+            "/proc/timer_list",
+            "/proc/timer_stats",
+            "/proc/sched_debug",
+            "/proc/scsi",
             "/sys/firmware",
         ]);
         linux["readonlyPaths"] = json!([
-            "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+            "/proc/bus",
+            "/proc/fs",
+            "/proc/irq",
+            "/proc/sys",
+            "/proc/sysrq-trigger",
         ]);
     }
     let no_new_privileges =
@@ -195,7 +212,10 @@ fn arguments(
     let expand = |texts: &Vec<String>| -> Vec<String> {
         texts.iter().map(|text| environment.expand(text)).collect()
     };
-    let command = container.command.as_ref().filter(|command| !command.is_empty());
+    let command = container
+        .command
+        .as_ref()
+        .filter(|command| !command.is_empty());
     let args = container.args.as_ref().filter(|args| !args.is_empty());
     let mut arguments = match command {
         Some(command) => expand(command),
@@ -206,20 +226,34 @@ fn arguments(
         (None, None) => arguments.extend(image.config.cmd.clone().unwrap_or_default()),
         (None, Some(_)) => {}
     }
-    if arguments.is_empty() { Err(SpecError::NoCommand) } else { Ok(arguments) }
+    if arguments.is_empty() {
+        Err(SpecError::NoCommand)
+    } else {
+        Ok(arguments)
+    }
 }
 
 fn capabilities(container: &Container, machine: &Machine, privileged: bool) -> Vec<String> {
     let granted = |names: &mut dyn Iterator<Item = &str>| -> Vec<String> {
-        names.filter(|name| machine.grants(name)).map(str::to_owned).collect()
+        names
+            .filter(|name| machine.grants(name))
+            .map(str::to_owned)
+            .collect()
     };
     if privileged {
         return granted(&mut CAPABILITIES.into_iter());
     }
-    let wanted = container.security_context.as_ref().and_then(|s| s.capabilities.as_ref());
+    let wanted = container
+        .security_context
+        .as_ref()
+        .and_then(|s| s.capabilities.as_ref());
     let complete = |name: &String| {
         let upper = name.to_ascii_uppercase();
-        if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+        if upper == "ALL" || upper.starts_with("CAP_") {
+            upper
+        } else {
+            format!("CAP_{upper}")
+        }
     };
     let list = |names: Option<&Vec<String>>| -> Vec<String> {
         names.into_iter().flatten().map(complete).collect()
@@ -240,7 +274,9 @@ fn resources(container: &Container, privileged: bool) -> Value {
     // A limit without a request is also the request.
     let requests = resources.and_then(|resources| resources.requests.as_ref());
     let cpu_limit = quantity::milli_of(limits, "cpu").filter(|milli| *milli > 0);
-    let cpu_request = quantity::milli_of(requests, "cpu").or(cpu_limit).unwrap_or(0);
+    let cpu_request = quantity::milli_of(requests, "cpu")
+        .or(cpu_limit)
+        .unwrap_or(0);
     // The kernel's least is 2; a whole processor is 1024.
     let mut cpu = json!({"shares": (cpu_request * 1024 / 1000).clamp(2, 262_144)});
     if let Some(milli) = cpu_limit {
@@ -275,10 +311,11 @@ impl QosClass {
 
     /// That of a pod.
     pub(crate) fn of(pod: &Pod) -> Self {
-        let containers = pod
-            .spec
-            .iter()
-            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+        let containers = pod.spec.iter().flat_map(|spec| {
+            spec.containers
+                .iter()
+                .chain(spec.init_containers.iter().flatten())
+        });
         let (mut any, mut all) = (false, true);
         for container in containers {
             let resources = container.resources.as_ref();
@@ -386,7 +423,16 @@ mod tests {
         let spec = spec(json!({"name": "c"})).unwrap();
         let spec: libcontainer::oci_spec::runtime::Spec = serde_json::from_value(spec).unwrap();
         assert_eq!(spec.root().as_ref().unwrap().path(), Path::new("rootfs"));
-        assert_eq!(spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 3);
+        assert_eq!(
+            spec.linux()
+                .as_ref()
+                .unwrap()
+                .namespaces()
+                .as_ref()
+                .unwrap()
+                .len(),
+            3
+        );
     }
 
     #[test]
@@ -397,7 +443,10 @@ mod tests {
         check(json!({"name": "c"}), &["/entry", "cmd"]);
         check(json!({"name": "c", "args": ["x"]}), &["/entry", "x"]);
         check(json!({"name": "c", "command": ["/own"]}), &["/own"]);
-        check(json!({"name": "c", "command": ["/own"], "args": ["x"]}), &["/own", "x"]);
+        check(
+            json!({"name": "c", "command": ["/own"], "args": ["x"]}),
+            &["/own", "x"],
+        );
     }
 
     #[test]
@@ -405,7 +454,10 @@ mod tests {
         let limits = json!({"limits": {"cpu": "500m", "memory": "64Mi"}});
         let spec = spec(json!({"name": "c", "resources": limits})).unwrap();
         let resources = &spec["linux"]["resources"];
-        assert_eq!(resources["cpu"], json!({"shares": 512, "period": 100_000, "quota": 50_000}));
+        assert_eq!(
+            resources["cpu"],
+            json!({"shares": 512, "period": 100_000, "quota": 50_000})
+        );
         assert_eq!(resources["memory"], json!({"limit": 64 << 20}));
     }
 
@@ -413,7 +465,10 @@ mod tests {
     fn dropping_all_leaves_only_what_is_added() {
         let security = json!({"capabilities": {"drop": ["ALL"], "add": ["CHOWN"]}});
         let spec = spec(json!({"name": "c", "securityContext": security})).unwrap();
-        assert_eq!(spec["process"]["capabilities"]["bounding"], json!(["CAP_CHOWN"]));
+        assert_eq!(
+            spec["process"]["capabilities"]["bounding"],
+            json!(["CAP_CHOWN"])
+        );
     }
 
     #[test]
@@ -429,7 +484,10 @@ mod tests {
             QosClass::of(&serde_json::from_value(pod).unwrap())
         };
         assert_eq!(class(json!({})), QosClass::BestEffort);
-        assert_eq!(class(json!({"requests": {"cpu": "1"}})), QosClass::Burstable);
+        assert_eq!(
+            class(json!({"requests": {"cpu": "1"}})),
+            QosClass::Burstable
+        );
         assert_eq!(
             class(json!({"limits": {"cpu": "1", "memory": "1Gi"}})),
             QosClass::Guaranteed

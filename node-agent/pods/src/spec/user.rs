@@ -30,23 +30,32 @@ pub(super) fn resolve(
     layers_dir: &Path,
 ) -> Result<User, SpecError> {
     let own = container.security_context.as_ref();
-    let pods = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let pods = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.security_context.as_ref());
     let files = Files { image, layers_dir };
     let (mut uid, mut gid) = files.image_user()?;
-    let id = |own: Option<i64>, pods: Option<i64>| {
-        own.or(pods).and_then(|id| u32::try_from(id).ok())
-    };
-    if let Some(wanted) = id(own.and_then(|s| s.run_as_user), pods.and_then(|s| s.run_as_user)) {
+    let id =
+        |own: Option<i64>, pods: Option<i64>| own.or(pods).and_then(|id| u32::try_from(id).ok());
+    if let Some(wanted) = id(
+        own.and_then(|s| s.run_as_user),
+        pods.and_then(|s| s.run_as_user),
+    ) {
         if wanted != uid {
             gid = files.primary_group(wanted).unwrap_or(0);
         }
         uid = wanted;
     }
-    if let Some(wanted) = id(own.and_then(|s| s.run_as_group), pods.and_then(|s| s.run_as_group)) {
+    if let Some(wanted) = id(
+        own.and_then(|s| s.run_as_group),
+        pods.and_then(|s| s.run_as_group),
+    ) {
         gid = wanted;
     }
-    let non_root =
-        own.and_then(|s| s.run_as_non_root).or_else(|| pods.and_then(|s| s.run_as_non_root));
+    let non_root = own
+        .and_then(|s| s.run_as_non_root)
+        .or_else(|| pods.and_then(|s| s.run_as_non_root));
     if non_root == Some(true) && uid == 0 {
         return Err(SpecError::Root);
     }
@@ -60,7 +69,11 @@ pub(super) fn resolve(
         .collect();
     additional_gids.sort_unstable();
     additional_gids.dedup();
-    Ok(User { uid, gid, additional_gids })
+    Ok(User {
+        uid,
+        gid,
+        additional_gids,
+    })
 }
 
 /// Account files of an image.
@@ -99,7 +112,8 @@ impl Files<'_> {
 
     fn primary_group(&self, uid: u32) -> Option<u32> {
         let uid = uid.to_string();
-        self.account(|fields| fields.get(2) == Some(&uid.as_str())).map(|(_, gid)| gid)
+        self.account(|fields| fields.get(2) == Some(&uid.as_str()))
+            .map(|(_, gid)| gid)
     }
 
     fn account(&self, matches: impl Fn(&[&str]) -> bool) -> Option<(u32, u32)> {
@@ -112,14 +126,15 @@ impl Files<'_> {
         // The topmost layer that has the file is the one the container will see.
         let text = self.image.layers.iter().rev().find_map(|layer| {
             let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
-            let root =
-                nix::fcntl::open(&self.layers_dir.join(layer), flags, Mode::empty()).ok()?;
+            let root = nix::fcntl::open(&self.layers_dir.join(layer), flags, Mode::empty()).ok()?;
             let how = OpenHow::new()
                 .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
                 .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
             let file = File::from(openat2(&root, path, how).ok()?);
             let mut text = String::new();
-            file.take(ACCOUNT_FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+            file.take(ACCOUNT_FILE_BYTES_MAX)
+                .read_to_string(&mut text)
+                .ok()?;
             Some(text)
         })?;
         text.lines().find_map(|line| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::pod::ProbeKind;
+use crate::probes::OnFailure;
 use crate::report::{Event, Report};
 
 /// Where a pod's Events go, and which need not be told again.
@@ -37,7 +37,10 @@ impl Events {
             name: name.to_owned(),
             uid: uid.to_owned(),
         };
-        Self { reporter, backed_off: BTreeSet::new() }
+        Self {
+            reporter,
+            backed_off: BTreeSet::new(),
+        }
     }
 
     /// For tasks of their own.
@@ -64,12 +67,13 @@ impl Events {
                 self.warning("BackOff", message).await;
             }
         }
-        self.backed_off.retain(|id| waiting.iter().any(|(_, waiting)| waiting == id));
+        self.backed_off
+            .retain(|id| waiting.iter().any(|(_, waiting)| waiting == id));
     }
 
     /// Tells of failed probes. Drops what the agent cannot take at once: the next probe fails
     /// with the same words.
-    pub(super) fn on_probe_failure(&self) -> Arc<dyn Fn(ProbeKind, &str) + Send + Sync> {
+    pub(super) fn on_probe_failure(&self) -> OnFailure {
         let reporter = self.reporter();
         Arc::new(move |kind, message| {
             let message = format!("{} probe failed: {message}", kind.name());

@@ -88,7 +88,10 @@ impl Worker {
         let name = pod.metadata.name.clone().unwrap_or_default();
         let events = Events::new(shared.reports.clone(), &namespace, &name, &uid);
         let probes = Probes::new(&uid, Arc::clone(&shared.runtime), events.on_probe_failure());
-        let known = pod.status.as_ref().and_then(|status| status.start_time.clone());
+        let known = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.start_time.clone());
         let mut worker = Self {
             uid,
             namespace,
@@ -121,7 +124,10 @@ impl Worker {
                 Step::Wait(wake_at) => wake_at,
             };
             let sleep = wake_at.map_or(RESYNC_INTERVAL, |at| {
-                let left = Timestamp::now().until(at).ok().and_then(|span| span.try_into().ok());
+                let left = Timestamp::now()
+                    .until(at)
+                    .ok()
+                    .and_then(|span| span.try_into().ok());
                 left.unwrap_or(Duration::ZERO).min(RESYNC_INTERVAL)
             });
             tokio::select! {
@@ -142,7 +148,10 @@ impl Worker {
     async fn step(&mut self) -> Step {
         let desired = self.desired.borrow().clone();
         let state = self.observe(&desired).await;
-        if !desired.leaving && !state.alive && state.containers.is_empty() && has_ended(&desired.pod)
+        if !desired.leaving
+            && !state.alive
+            && state.containers.is_empty()
+            && has_ended(&desired.pod)
         {
             // It ended before this node knew of it, and must not run again.
             return Step::Wait(None);
@@ -161,11 +170,20 @@ impl Worker {
                     self.run_sandbox(&desired).await;
                     true
                 }
-                Action::Start { name, attempt, backoff_s } => {
+                Action::Start {
+                    name,
+                    attempt,
+                    backoff_s,
+                } => {
                     self.start(&desired, &name, attempt, backoff_s).await;
                     true
                 }
-                Action::Stop { name, id, grace_s, reason } => {
+                Action::Stop {
+                    name,
+                    id,
+                    grace_s,
+                    reason,
+                } => {
                     self.stop(&desired, &name, &id, grace_s, &reason).await;
                     false
                 }
@@ -189,10 +207,17 @@ impl Worker {
             };
         }
         // A pull error becomes a back-off a moment later, without anything happening.
-        let shown = self.waits.values().map(|wait| wait.failed_at + Duration::from_secs(1));
+        let shown = self
+            .waits
+            .values()
+            .map(|wait| wait.failed_at + Duration::from_secs(1));
         let next_look = shown.filter(|at| *at > Timestamp::now()).min();
         let wake_at = plan.wake_at.into_iter().chain(next_look).min();
-        if again { Step::Again } else { Step::Wait(wake_at) }
+        if again {
+            Step::Again
+        } else {
+            Step::Wait(wake_at)
+        }
     }
 
     /// The pod's state now; the dead are buried, and what is new is told.
@@ -201,7 +226,9 @@ impl Worker {
         let before = self.published.borrow().clone();
         if before.alive && !state.alive {
             tracing::warn!(pod = self.name, uid = self.uid, "the pod's shim is gone");
-            self.events.warning("SandboxChanged", "the pod's shim died; restarting it").await;
+            self.events
+                .warning("SandboxChanged", "the pod's shim died; restarting it")
+                .await;
             self.rewatch().await;
             state = self.state.borrow_and_update().clone();
         }
@@ -241,22 +268,31 @@ impl Worker {
     async fn tell_changes(&mut self, desired: &Desired, before: &PodState, after: &PodState) {
         for container in &after.containers {
             let record = &container.record;
-            let old = before.containers.iter().find(|old| old.record.id == record.id);
+            let old = before
+                .containers
+                .iter()
+                .find(|old| old.record.id == record.id);
             let had_started = old.is_some_and(|old| !matches!(old.phase, Phase::Creating));
             let name = &record.name;
             match &container.phase {
                 _ if had_started => {}
                 Phase::Creating => {}
                 Phase::Running { .. } => {
-                    self.events.normal("Started", format!("Container started: {name}")).await;
+                    self.events
+                        .normal("Started", format!("Container started: {name}"))
+                        .await;
                     self.post_start(desired, container);
                 }
                 Phase::Exited(exit) if exit.started_at.is_none() => {
                     let message = exit.message.as_deref().unwrap_or("unknown");
-                    self.events.warning("Failed", format!("Error: {message}")).await;
+                    self.events
+                        .warning("Failed", format!("Error: {message}"))
+                        .await;
                 }
                 Phase::Exited(_) => {
-                    self.events.normal("Started", format!("Container started: {name}")).await;
+                    self.events
+                        .normal("Started", format!("Container started: {name}"))
+                        .await;
                 }
             }
         }
@@ -309,7 +345,11 @@ impl Worker {
             None => true,
             Some((last, _)) if *last != status => true,
             Some((last, at)) => {
-                let shown = desired.pod.status.as_ref().is_some_and(|api| agree(api, last));
+                let shown = desired
+                    .pod
+                    .status
+                    .as_ref()
+                    .is_some_and(|api| agree(api, last));
                 !shown && at.elapsed() >= REPORT_AGAIN_AFTER
             }
         };
@@ -342,7 +382,10 @@ impl Worker {
     /// Lets containers that wait for something be tried again at once.
     fn retry_waits(&mut self, which: impl Fn(&Wait) -> bool) {
         let now = Timestamp::now();
-        self.waits.values_mut().filter(|wait| which(wait)).for_each(|wait| wait.retry_at = now);
+        self.waits
+            .values_mut()
+            .filter(|wait| which(wait))
+            .for_each(|wait| wait.retry_at = now);
     }
 
     fn surroundings(&self) -> Surroundings {
@@ -369,7 +412,10 @@ enum Step {
 
 /// Whether the API says that the pod has run to its end.
 fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
@@ -377,7 +423,10 @@ fn has_ended(pod: &Pod) -> bool {
 /// on from there, instead of taking a serving pod out of its services.
 fn known_verdict(pod: &Pod, id: &str) -> Option<(bool, bool)> {
     let status = pod.status.as_ref()?;
-    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let statuses = status
+        .container_statuses
+        .iter()
+        .chain(&status.init_container_statuses);
     let known = statuses
         .flatten()
         .find(|known| known.container_id.as_deref() == Some(format!("fairlead://{id}").as_str()))?;
@@ -399,7 +448,13 @@ fn agree(api: &PodStatus, reported: &PodStatus) -> bool {
             .container_statuses
             .iter()
             .flatten()
-            .map(|status| (status.container_id.clone(), status.ready, status.restart_count))
+            .map(|status| {
+                (
+                    status.container_id.clone(),
+                    status.ready,
+                    status.restart_count,
+                )
+            })
             .collect()
     };
     api.phase == reported.phase

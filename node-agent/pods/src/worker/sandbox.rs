@@ -56,7 +56,10 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(pod = self.name, %error, "cannot learn the pod's state");
                 let containers = self.state.borrow().containers.clone();
-                let lost = PodState { alive: false, containers };
+                let lost = PodState {
+                    alive: false,
+                    containers,
+                };
                 self.state = tokio::sync::watch::Sender::new(lost).subscribe();
             }
         }
@@ -70,22 +73,25 @@ impl Worker {
                 self.sandbox_retry_at = None;
                 self.rewatch().await;
                 let state = self.state.borrow().clone();
-                self.published.send_modify(|published| published.alive = state.alive);
+                self.published
+                    .send_modify(|published| published.alive = state.alive);
             }
             Err((reason, message)) => {
                 tracing::warn!(pod = self.name, reason, message, "cannot start the pod");
                 self.events.warning(reason, message).await;
                 let delay_s = (1i64 << self.sandbox_failures.min(5)).min(RETRY_S_MAX);
                 self.sandbox_failures += 1;
-                self.sandbox_retry_at =
-                    Some(Timestamp::now() + SignedDuration::from_secs(delay_s));
+                self.sandbox_retry_at = Some(Timestamp::now() + SignedDuration::from_secs(delay_s));
             }
         }
     }
 
     async fn try_run_sandbox(&mut self, desired: &Desired) -> Result<(), (&'static str, String)> {
         let failed = |error: &dyn std::fmt::Display| {
-            ("FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"))
+            (
+                "FailedCreatePodSandBox",
+                format!("Failed to create pod sandbox: {error}"),
+            )
         };
         let pod_dir = self.shared.config.pod_run_dir(&self.uid);
         for dir in [&pod_dir, &self.data_dir()] {
@@ -102,15 +108,24 @@ impl Worker {
             None => self.shared.config.node_ip,
         };
         self.pod_ip = Some(address);
-        write_atomically(&self.data_dir().join(ADDRESS_FILE), address.to_string().as_bytes())
-            .map_err(|error| failed(&error))?;
+        write_atomically(
+            &self.data_dir().join(ADDRESS_FILE),
+            address.to_string().as_bytes(),
+        )
+        .map_err(|error| failed(&error))?;
         let surroundings = self.surroundings();
         let volumes = self.volumes(desired, &surroundings);
         volumes.prepare().map_err(|error| {
-            ("FailedMount", format!("MountVolume.SetUp failed for {error}"))
+            (
+                "FailedMount",
+                format!("MountVolume.SetUp failed for {error}"),
+            )
         })?;
         let mut tmpfs = volumes.memory_volumes();
-        tmpfs.push(Tmpfs { path: self.data_dir().join("shm"), size_bytes: Some(SHM_BYTES) });
+        tmpfs.push(Tmpfs {
+            path: self.data_dir().join("shm"),
+            size_bytes: Some(SHM_BYTES),
+        });
         let hostname = self.hostname(desired);
         let files = [
             ("hosts", hosts_file(&desired.pod, &hostname, &surroundings)),
@@ -132,9 +147,15 @@ impl Worker {
             tmpfs,
             cgroups: self.cgroups(),
             layers_dir: self.shared.layers_dir.clone(),
-            step_args: step_args.map(|arg| arg.to_string_lossy().into_owned()).collect(),
+            step_args: step_args
+                .map(|arg| arg.to_string_lossy().into_owned())
+                .collect(),
         };
-        self.shared.runtime.run_sandbox(&sandbox).await.map_err(|error| failed(&error))
+        self.shared
+            .runtime
+            .run_sandbox(&sandbox)
+            .await
+            .map_err(|error| failed(&error))
     }
 
     /// Lets go of the sandbox of a pod whose work is done; what is known of its exits stays.
@@ -223,7 +244,8 @@ impl Worker {
         let name = if host_network(desired) {
             self.shared.config.node_name.as_str()
         } else {
-            spec.and_then(|spec| spec.hostname.as_deref()).unwrap_or(&self.name)
+            spec.and_then(|spec| spec.hostname.as_deref())
+                .unwrap_or(&self.name)
         };
         let cut: String = name.chars().take(HOSTNAME_BYTES_MAX).collect();
         cut.trim_end_matches(['-', '.']).to_owned()

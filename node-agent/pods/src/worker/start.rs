@@ -35,8 +35,9 @@ impl Worker {
         attempt: u32,
         backoff_s: u32,
     ) {
-        let Some(container) =
-            roles(&desired.pod).map(|(_, container)| container).find(|entry| entry.name == name)
+        let Some(container) = roles(&desired.pod)
+            .map(|(_, container)| container)
+            .find(|entry| entry.name == name)
         else {
             return;
         };
@@ -50,12 +51,17 @@ impl Worker {
 
     async fn wait(&mut self, name: &str, obstacle: Obstacle) {
         let now = Timestamp::now();
-        let before = self.waits.get(name).filter(|wait| wait.reason == obstacle.reason);
+        let before = self
+            .waits
+            .get(name)
+            .filter(|wait| wait.reason == obstacle.reason);
         let delay_s = next_backoff_s(before.map_or(0, |wait| wait.delay_s));
         let failed_at = before.map_or(now, |wait| wait.failed_at);
         let news = before.is_none_or(|wait| wait.message != obstacle.message);
         if news {
-            self.events.warning("Failed", format!("Error: {}", obstacle.message)).await;
+            self.events
+                .warning("Failed", format!("Error: {}", obstacle.message))
+                .await;
         }
         if obstacle.reason == "ErrImagePull" {
             let image = roles(&self.desired.borrow().pod)
@@ -83,11 +89,16 @@ impl Worker {
         backoff_s: u32,
     ) -> Result<(), Obstacle> {
         let image = self.find_image(container).await?;
-        let id = hex(&Sha256::digest(format!("{}/{}/{attempt}", self.uid, container.name)));
+        let id = hex(&Sha256::digest(format!(
+            "{}/{}/{attempt}",
+            self.uid, container.name
+        )));
         let data_dir = self.data_dir();
         let run = format!("{}-{attempt}", container.name);
-        let log_dir =
-            self.shared.config.pod_log_dir(&self.namespace, &self.name, &self.uid);
+        let log_dir = self
+            .shared
+            .config
+            .pod_log_dir(&self.namespace, &self.name, &self.uid);
         let record = ContainerRecord {
             id: id.clone(),
             name: container.name.clone(),
@@ -103,13 +114,24 @@ impl Worker {
             created_at: Timestamp::now(),
         };
         let spec = self.describe(desired, container, &image, &record)?;
-        self.shared.runtime.start_container(&self.uid, &record, &spec).await.map_err(|error| {
-            Obstacle { reason: "CreateContainerError", message: error.to_string() }
-        })?;
-        self.events.normal("Created", format!("Container created: {}", container.name)).await;
+        self.shared
+            .runtime
+            .start_container(&self.uid, &record, &spec)
+            .await
+            .map_err(|error| Obstacle {
+                reason: "CreateContainerError",
+                message: error.to_string(),
+            })?;
+        self.events
+            .normal("Created", format!("Container created: {}", container.name))
+            .await;
         // Until it is seen the plan would ask for it again.
         let shown = self.state.wait_for(|state| {
-            !state.alive || state.containers.iter().any(|container| container.record.id == id)
+            !state.alive
+                || state
+                    .containers
+                    .iter()
+                    .any(|container| container.record.id == id)
         });
         let _ = tokio::time::timeout(SHOWN_WAIT_MAX, shown).await;
         Ok(())
@@ -127,7 +149,9 @@ impl Worker {
                 reason: "InvalidImageName",
                 message: format!("Failed to apply default image tag {name:?}: invalid image name"),
             }),
-            Err(Missing::NotFound(_)) if container.image_pull_policy.as_deref() == Some("Never") => {
+            Err(Missing::NotFound(_))
+                if container.image_pull_policy.as_deref() == Some("Never") =>
+            {
                 Err(Obstacle {
                     reason: "ErrImageNeverPull",
                     message: format!(
@@ -135,9 +159,10 @@ impl Worker {
                     ),
                 })
             }
-            Err(Missing::NotFound(advice)) => {
-                Err(Obstacle { reason: "ErrImagePull", message: advice })
-            }
+            Err(Missing::NotFound(advice)) => Err(Obstacle {
+                reason: "ErrImagePull",
+                message: advice,
+            }),
         }
     }
 
@@ -156,11 +181,15 @@ impl Worker {
         let surroundings = self.surroundings();
         let volumes = self.volumes(desired, &surroundings);
         volumes.prepare().map_err(|error| unusable(&error))?;
-        let mut mounts = volumes.mounts(container).map_err(|error| unusable(&error))?;
+        let mut mounts = volumes
+            .mounts(container)
+            .map_err(|error| unusable(&error))?;
         let message = &record.termination_message;
         make_empty_file(message).map_err(|error| unusable(&error))?;
-        let message_path =
-            container.termination_message_path.as_deref().unwrap_or(TERMINATION_MESSAGE_PATH);
+        let message_path = container
+            .termination_message_path
+            .as_deref()
+            .unwrap_or(TERMINATION_MESSAGE_PATH);
         let own = [
             (self.data_dir().join("hosts"), "/etc/hosts"),
             (self.data_dir().join("hostname"), "/etc/hostname"),
@@ -171,7 +200,11 @@ impl Worker {
         for (source, target) in own {
             // What the pod mounts itself goes before what it would find there.
             if !mounts.iter().any(|mount| mount.target == target) {
-                mounts.push(BindMount { source, target: target.to_owned(), read_only: false });
+                mounts.push(BindMount {
+                    source,
+                    target: target.to_owned(),
+                    read_only: false,
+                });
             }
         }
         // A parent must be mounted before what lies below it.
@@ -207,11 +240,19 @@ fn make_empty_file(path: &Path) -> std::io::Result<()> {
 
 fn stop_signal(image: &Image) -> i32 {
     let text = image.config.stop_signal.as_deref().unwrap_or_default();
-    let complete =
-        if text.starts_with("SIG") { text.to_owned() } else { format!("SIG{text}") };
+    let complete = if text.starts_with("SIG") {
+        text.to_owned()
+    } else {
+        format!("SIG{text}")
+    };
     text.parse::<i32>()
         .ok()
         .filter(|number| (1..=64).contains(number))
-        .or_else(|| complete.parse::<nix::sys::signal::Signal>().ok().map(|signal| signal as i32))
+        .or_else(|| {
+            complete
+                .parse::<nix::sys::signal::Signal>()
+                .ok()
+                .map(|signal| signal as i32)
+        })
         .unwrap_or(libc::SIGTERM)
 }

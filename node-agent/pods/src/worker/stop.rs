@@ -55,11 +55,16 @@ impl Worker {
         tokio::spawn(async move {
             let begun = Instant::now();
             if let Err(error) = run_hook(&hook, &target, &*runtime, grace).await {
-                reports.warning("FailedPreStopHook", format!("PreStopHook failed: {error}")).await;
+                reports
+                    .warning("FailedPreStopHook", format!("PreStopHook failed: {error}"))
+                    .await;
             }
             let left = grace.saturating_sub(begun.elapsed()).max(AFTER_HOOK_MIN);
             let grace_ms = left.as_millis() as u64;
-            if let Err(error) = runtime.stop_container(&target.uid, &target.id, grace_ms).await {
+            if let Err(error) = runtime
+                .stop_container(&target.uid, &target.id, grace_ms)
+                .await
+            {
                 tracing::warn!(container = target.id, %error, "cannot stop a container");
             }
         });
@@ -67,7 +72,12 @@ impl Worker {
 
     async fn stop_now(&mut self, id: &str, grace: Duration) {
         let grace_ms = grace.as_millis() as u64;
-        if let Err(error) = self.shared.runtime.stop_container(&self.uid, id, grace_ms).await {
+        if let Err(error) = self
+            .shared
+            .runtime
+            .stop_container(&self.uid, id, grace_ms)
+            .await
+        {
             // The next look tries again.
             self.stopping.remove(id);
             tracing::warn!(pod = self.name, container = id, %error, "cannot stop a container");
@@ -92,7 +102,10 @@ impl Worker {
             let message = format!("PostStartHook failed: {error}");
             reports.warning("FailedPostStartHook", message).await;
             let grace_ms = AFTER_HOOK_MIN.as_millis() as u64;
-            if let Err(error) = runtime.stop_container(&target.uid, &target.id, grace_ms).await {
+            if let Err(error) = runtime
+                .stop_container(&target.uid, &target.id, grace_ms)
+                .await
+            {
                 tracing::warn!(container = target.id, %error, "cannot stop a container");
             }
         });
@@ -101,12 +114,14 @@ impl Worker {
     /// A running container, as probes and hooks see it.
     fn target(&self, desired: &Desired, id: &str) -> Option<Target> {
         let state = self.state.borrow();
-        let container = state.containers.iter().find(|entry| entry.record.id == id)?;
+        let container = state
+            .containers
+            .iter()
+            .find(|entry| entry.record.id == id)?;
         let Phase::Running { started_at, .. } = container.phase else {
             return None;
         };
-        let (_, spec) =
-            roles(&desired.pod).find(|(_, spec)| spec.name == container.record.name)?;
+        let (_, spec) = roles(&desired.pod).find(|(_, spec)| spec.name == container.record.name)?;
         Some(Target {
             uid: self.uid.clone(),
             id: id.to_owned(),
@@ -148,7 +163,9 @@ pub(super) fn termination_message(pod: &Pod, state: &ContainerState) -> Option<S
     let mut message = String::new();
     if let Ok(file) = File::open(&state.record.termination_message) {
         let mut bytes = Vec::new();
-        let _ = file.take(TERMINATION_MESSAGE_BYTES_MAX).read_to_end(&mut bytes);
+        let _ = file
+            .take(TERMINATION_MESSAGE_BYTES_MAX)
+            .read_to_end(&mut bytes);
         message = String::from_utf8_lossy(&bytes).into_owned();
     }
     let falls_back = roles(pod).any(|(_, container)| {

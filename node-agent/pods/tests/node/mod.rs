@@ -43,20 +43,31 @@ pub(crate) struct Node {
 /// root.
 pub(crate) fn on_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F) {
     if !nix::unistd::geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "CI must run these tests as root");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI must run these tests as root"
+        );
         println!("SKIP: needs root");
         return;
     }
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     ip("link set lo up");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async { test(Node::start().await).await });
 }
 
 impl Node {
     async fn start() -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let unique = dir.path().file_name().unwrap().to_string_lossy().replace('.', "");
+        let unique = dir
+            .path()
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .replace('.', "");
         let unified = fs::read_to_string("/proc/self/mounts")
             .unwrap()
             .lines()
@@ -82,9 +93,19 @@ impl Node {
         };
         let network = Arc::new(Network::default());
         let (sender, reports) = mpsc::channel(1024);
-        let pods = Pods::start(config.clone(), network.clone(), sender).await.unwrap();
+        let pods = Pods::start(config.clone(), network.clone(), sender)
+            .await
+            .unwrap();
         let statuses = BTreeMap::new();
-        Self { config, pods: Some(pods), network, reports, statuses, events: Vec::new(), dir }
+        Self {
+            config,
+            pods: Some(pods),
+            network,
+            reports,
+            statuses,
+            events: Vec::new(),
+            dir,
+        }
     }
 
     /// Stops the agent's part, abruptly, and starts it anew.
@@ -94,7 +115,11 @@ impl Node {
         self.reports = reports;
         self.statuses.clear();
         let network = self.network.clone();
-        self.pods = Some(Pods::start(self.config.clone(), network, sender).await.unwrap());
+        self.pods = Some(
+            Pods::start(self.config.clone(), network, sender)
+                .await
+                .unwrap(),
+        );
     }
 
     /// Lays the test program's image into the node's archive directory.
@@ -162,7 +187,31 @@ impl Node {
     }
 
     pub(crate) fn has_event(&self, reason: &str, text: &str) -> bool {
-        self.events.iter().any(|(known, message)| *known == reason && message.contains(text))
+        self.events
+            .iter()
+            .any(|(known, message)| *known == reason && message.contains(text))
+    }
+
+    /// Waits until an Event of this reason with this text has come.
+    pub(crate) async fn wait_for_event(&mut self, reason: &str, text: &str) {
+        tokio::time::timeout(DEADLINE, async {
+            while !self.has_event(reason, text) {
+                self.receive().await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("no event {reason} {text:?}"));
+    }
+
+    /// Waits until the pod's log is this: a container's output arrives a moment after it.
+    pub(crate) async fn wait_for_log(&self, pod: &Pod, expected: &str) {
+        tokio::time::timeout(DEADLINE, async {
+            while self.logs(pod, |_| {}).await != expected {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("the log never was {expected:?}"));
     }
 
     pub(crate) async fn logs(&self, pod: &Pod, change: impl FnOnce(&mut LogRequest)) -> String {
@@ -195,7 +244,10 @@ impl Node {
 
     /// The pod's directory below the node's `run_dir`.
     pub(crate) fn run_dir(&self, pod: &Pod) -> PathBuf {
-        self.config.run_dir.join("pods").join(pod.metadata.uid.as_ref().unwrap())
+        self.config
+            .run_dir
+            .join("pods")
+            .join(pod.metadata.uid.as_ref().unwrap())
     }
 
     /// The process of a container run.
@@ -212,7 +264,10 @@ impl Node {
 
     /// Fails if anything of any pod is left.
     pub(crate) fn assert_nothing_left(&self) {
-        for dir in [self.config.run_dir.join("pods"), self.config.data_dir.join("pods")] {
+        for dir in [
+            self.config.run_dir.join("pods"),
+            self.config.data_dir.join("pods"),
+        ] {
             let left: Vec<_> = fs::read_dir(&dir).into_iter().flatten().collect();
             assert!(left.is_empty(), "left in {}: {left:?}", dir.display());
         }
@@ -241,7 +296,12 @@ impl Node {
             .flatten()
             .flatten()
             .map(|entry| entry.path())
-            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("pod"))
+            .filter(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_string_lossy()
+                    .starts_with("pod")
+            })
             .collect()
     }
 }
@@ -253,9 +313,13 @@ impl Drop for Node {
         let network = self.network.clone();
         // Drop cannot wait in the test's own runtime.
         let cleaned = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(Pods::destroy(&config, &*network)).map_err(|error| error.to_string())
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime
+                .block_on(Pods::destroy(&config, &*network))
+                .map_err(|error| error.to_string())
         })
         .join();
         let _ = fs::remove_dir(&self.config.cgroup_v2);
@@ -288,7 +352,9 @@ impl PodNetwork for Network {
             let source = Some("/proc/thread-self/ns/net");
             mount(source, &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
             ip("link set lo up");
-            ip(&format!("link add eth0 type veth peer name pod{number} netns {here}"));
+            ip(&format!(
+                "link add eth0 type veth peer name pod{number} netns {here}"
+            ));
             ip(&format!("addr add 10.77.{number}.2/24 dev eth0"));
             ip("link set eth0 up");
         })
@@ -297,7 +363,10 @@ impl PodNetwork for Network {
         ip(&format!("addr add 10.77.{number}.1/24 dev pod{number}"));
         ip(&format!("link set pod{number} up"));
         let address = IpAddr::from([10, 77, number, 2]);
-        self.addresses.lock().unwrap().insert(uid.to_owned(), address);
+        self.addresses
+            .lock()
+            .unwrap()
+            .insert(uid.to_owned(), address);
         Ok(address)
     }
 
@@ -310,7 +379,10 @@ impl PodNetwork for Network {
 }
 
 fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    let status = Command::new("ip")
+        .args(arguments.split(' '))
+        .status()
+        .unwrap();
     assert!(status.success(), "ip {arguments}");
 }
 
@@ -323,7 +395,11 @@ pub(crate) fn pod(name: &str, spec: Value) -> Pod {
     .unwrap();
     let spec = pod.spec.as_mut().unwrap();
     spec.termination_grace_period_seconds.get_or_insert(2);
-    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+    for container in spec
+        .containers
+        .iter_mut()
+        .chain(spec.init_containers.iter_mut().flatten())
+    {
         container.image.get_or_insert(IMAGE.to_owned());
     }
     pod
@@ -336,26 +412,41 @@ pub(crate) fn container(status: &PodStatus) -> &ContainerStatus {
 
 /// The reason a pod's first container waits for, if it does.
 pub(crate) fn waiting(status: &PodStatus) -> Option<&str> {
-    container(status).state.as_ref()?.waiting.as_ref()?.reason.as_deref()
+    container(status)
+        .state
+        .as_ref()?
+        .waiting
+        .as_ref()?
+        .reason
+        .as_deref()
 }
 
-/// The static program of `tests/program`, compiled once.
+/// The static program of `tests/programs/container.rs`, compiled once.
 fn program() -> Vec<u8> {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("test-program");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/main.rs");
+    let shared = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = shared.join("test-program");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs/container.rs");
     let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
     let fresh = modified(&path).is_ok_and(|built| built > modified(&source).unwrap());
     if !fresh {
-        let temporary = path.with_extension(std::process::id().to_string());
+        // In a directory of its own: tests are processes, and rustc's intermediate files clash.
+        let dir = tempfile::tempdir_in(shared).unwrap();
+        let built = dir.path().join("program");
         let status = Command::new("rustc")
-            .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static"])
+            .args([
+                "--edition",
+                "2024",
+                "-O",
+                "-C",
+                "target-feature=+crt-static",
+            ])
             .args(["--target", "x86_64-unknown-linux-gnu", "-o"])
-            .arg(&temporary)
+            .arg(&built)
             .arg(&source)
             .status()
             .unwrap();
         assert!(status.success());
-        fs::rename(&temporary, &path).unwrap();
+        fs::rename(&built, &path).unwrap();
     }
     fs::read(path).unwrap()
 }
@@ -363,7 +454,10 @@ fn program() -> Vec<u8> {
 /// An OCI image layout with two layers: the program, and a second that hides a file of the first.
 fn image() -> Vec<u8> {
     let digest = |bytes: &[u8]| -> String {
-        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        Sha256::digest(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     };
     let layer = |files: &[(&str, u32, &[u8])]| {
         let mut tar = tar::Builder::new(Vec::new());
@@ -374,9 +468,11 @@ fn image() -> Vec<u8> {
     };
     let program = program();
     let lower = layer(&[("program", 0o755, &program), ("secret", 0o600, b"hidden")]);
-    let upper = layer(&[(".wh.secret", 0o600, b""), ("etc/passwd", 0o644, b"app:x:7:8::/:\n")]);
-    let mut compressed =
-        flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let upper = layer(&[
+        (".wh.secret", 0o600, b""),
+        ("etc/passwd", 0o644, b"app:x:7:8::/:\n"),
+    ]);
+    let mut compressed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     compressed.write_all(&lower).unwrap();
     let compressed = compressed.finish().unwrap();
     let config = json!({
@@ -403,10 +499,20 @@ fn image() -> Vec<u8> {
     entry["annotations"] = json!({"org.opencontainers.image.ref.name": IMAGE});
     let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
     let mut tar = tar::Builder::new(Vec::new());
-    append(&mut tar, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#);
+    append(
+        &mut tar,
+        "oci-layout",
+        0o644,
+        br#"{"imageLayoutVersion":"1.0.0"}"#,
+    );
     append(&mut tar, "index.json", 0o644, index.as_bytes());
     for blob in [&config, &manifest, &compressed, &upper] {
-        append(&mut tar, &format!("blobs/sha256/{}", digest(blob)), 0o644, blob);
+        append(
+            &mut tar,
+            &format!("blobs/sha256/{}", digest(blob)),
+            0o644,
+            blob,
+        );
     }
     tar.into_inner().unwrap()
 }

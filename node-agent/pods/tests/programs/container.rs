@@ -21,9 +21,11 @@ fn main() {
             "env" => println!("{argument}={}", std::env::var(argument).unwrap_or_default()),
             "touch" => std::fs::write(argument, "").unwrap(),
             "last-words" => std::fs::write("/dev/termination-log", argument).unwrap(),
-            "exists" => {
-                std::process::exit(if std::path::Path::new(argument).exists() { 0 } else { 1 })
-            }
+            "exists" => std::process::exit(if std::path::Path::new(argument).exists() {
+                0
+            } else {
+                1
+            }),
             "allocate" => {
                 let mut blocks = Vec::new();
                 for _ in 0..argument.parse::<usize>().unwrap() {
@@ -37,7 +39,10 @@ fn main() {
                 std::thread::sleep(Duration::from_secs(3600));
             },
             "namespaces" => {
-                println!("cgroup {}", std::fs::read_to_string("/proc/self/cgroup").unwrap());
+                println!(
+                    "cgroup {}",
+                    std::fs::read_to_string("/proc/self/cgroup").unwrap()
+                );
                 println!("pid {}", std::process::id());
             }
             "mounts" => print!("{}", std::fs::read_to_string("/proc/self/mounts").unwrap()),
@@ -56,7 +61,11 @@ fn serve(port: u16) {
         let mut stream = stream.unwrap();
         let _ = stream.read(&mut [0; 1024]);
         let unready = std::path::Path::new("/tmp/unready").exists();
-        let status = if unready { "503 Service Unavailable" } else { "200 OK" };
+        let status = if unready {
+            "503 Service Unavailable"
+        } else {
+            "200 OK"
+        };
         let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
     }
 }

@@ -9,7 +9,10 @@ fn main() {
             fairlead_pods::shim_main(rest)
         }
         _ => {
-            eprintln!("usage: fairlead-pods-shim {} STEP …", fairlead_pods::SHIM_ARGUMENT);
+            eprintln!(
+                "usage: fairlead-pods-shim {} STEP …",
+                fairlead_pods::SHIM_ARGUMENT
+            );
             2
         }
     };
