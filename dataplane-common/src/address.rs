@@ -69,6 +69,16 @@ impl Address {
         self.words[0] | self.words[1] | self.words[2] | self.words[3] == 0
     }
 
+    /// The sum of its words, as checksums of pseudo headers take it. The words that only map an
+    /// IPv4 address are not part of any packet.
+    #[inline(always)]
+    pub const fn sum(&self) -> u64 {
+        if self.is_v4() {
+            return self.words[3] as u64;
+        }
+        self.words[0] as u64 + self.words[1] as u64 + self.words[2] as u64 + self.words[3] as u64
+    }
+
     /// The address with every bit cleared that `mask` clears.
     #[inline(always)]
     pub const fn masked(&self, mask: &Self) -> Self {

@@ -20,6 +20,13 @@ pub const fn update(check: u16, old: u64, new: u64) -> u16 {
     !fold((!check) as u64 + (!fold(old)) as u64 + new)
 }
 
+/// What changing words `old` (summed) into `new` (summed) adds to a sum: the difference that the
+/// kernel's `bpf_l4_csum_replace` takes for changes of any size.
+#[inline(always)]
+pub const fn difference(old: u64, new: u64) -> u32 {
+    fold((!fold(old)) as u64 + new) as u32
+}
+
 /// The same for a UDP checksum, where 0 means "none" and a computed 0 is sent as all ones
 /// (RFC 768).
 #[inline(always)]
@@ -74,6 +81,15 @@ mod tests {
             check = update(check, old.into(), new.into());
             assert_eq!(check, !sum(&bytes), "after the word at {index}");
         }
+    }
+
+    #[test]
+    fn difference_applied_to_a_sum_equals_summing_anew() {
+        let (old, new) = ([0x1234_u16, 0xffee], [0xabcd_u16, 0x0001]);
+        let all = |words: [u16; 2]| words.iter().map(|word| u64::from(*word)).sum::<u64>();
+        let rest = 0x4321_u64;
+        let moved = u64::from(fold(rest + all(old))) + u64::from(difference(all(old), all(new)));
+        assert_eq!(fold(moved), fold(rest + all(new)));
     }
 
     #[test]

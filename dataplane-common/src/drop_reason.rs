@@ -31,7 +31,7 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     1 Malformed "a header is cut short or contradicts itself",
-    2 IpOptions "IP options on a packet that has to be rewritten",
+    2 IpOptions "IP options or extension headers on a packet that has to be rewritten",
     3 Fragment "a fragment, where every packet has to show its ports",
     4 NoBackend "the service has no backend",
     5 UnknownPort "the VIP has no service at this port",
@@ -45,7 +45,8 @@ drop_reasons! {
     13 SnatExhausted "no port is left to masquerade a connection to this destination",
     14 EncapsulationFailed "the kernel refused to add or remove the outer headers",
     15 RewriteFailed "the kernel refused to change a header",
-    16 UnsupportedFamily "sent by a pod, and neither IPv4 nor ARP",
+    16 UnsupportedFamily "sent by a pod, in a protocol it has no address of",
+    17 FamilyMismatch "for a backend that has no address of the packet's family",
 }
 
 impl DropReason {

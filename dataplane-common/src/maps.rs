@@ -5,7 +5,7 @@
 
 /// Version of all layouts in this crate, part of the pin path. Changing a struct, a capacity's
 /// meaning or the hash of frontends means raising it and migrating.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident $value:literal,)*) => {

@@ -60,6 +60,15 @@ impl NodeEntry {
     }
 }
 
+impl NodeEntry {
+    /// Whether packets for the node are encapsulated over IPv4. The sum of a real header is never
+    /// zero, so it tells without a look at the address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.header_sum != 0
+    }
+}
+
 /// Sums all words of the outer IPv4 header but DSCP/ECN and the total length: version and header
 /// length, DF with no identification, TTL 64, UDP, both addresses.
 fn outer_header_sum(own: Address, peer: Address) -> u16 {

@@ -1,8 +1,8 @@
-//! VXLAN over IPv4 (RFC 7348), as this node sends it to others.
+//! VXLAN (RFC 7348) over IPv4 or IPv6, as this node sends it to others.
 
 use aya_ebpf::bindings::{
-    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-    BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
+    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_xdp_adjust_head};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -11,23 +11,41 @@ use core::ptr;
 use fairlead_dataplane_common::{Config, DropReason, NodeEntry, checksum, mac, protocol};
 
 use crate::frame::{Frame, OnWire};
-use crate::header::{ETHERTYPE_IPV4_BE, Ethernet, Ipv4, NETWORK, Outer, Udp, Vxlan};
-use crate::parse::Packet;
+use crate::header::{
+    ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Ipv4, Ipv6, NETWORK, OuterV4, OuterV6, Tunnel,
+    Udp, Vxlan,
+};
+use crate::parse::{Family, Packet};
 
-/// Bytes that encapsulation adds.
-pub const OVERHEAD: usize = protocol::VXLAN_OVERHEAD_V4 as usize;
-const _: () = assert!(mem::size_of::<Outer>() == OVERHEAD);
+/// Bytes that encapsulation over IPv4 adds.
+pub const OVERHEAD_V4: usize = protocol::VXLAN_OVERHEAD_V4 as usize;
+const _: () = assert!(mem::size_of::<OuterV4>() == OVERHEAD_V4);
+/// Bytes that encapsulation over IPv6 adds.
+pub const OVERHEAD_V6: usize = protocol::VXLAN_OVERHEAD_V6 as usize;
+const _: () = assert!(mem::size_of::<OuterV6>() == OVERHEAD_V6);
+
+/// Hops that an outer header has left.
+const TTL: u8 = 64;
+
+/// Bytes that encapsulation over `family` adds.
+#[inline(always)]
+pub const fn overhead(family: Family) -> usize {
+    match family {
+        Family::V4 => OVERHEAD_V4,
+        Family::V6 => OVERHEAD_V6,
+    }
+}
 
 /// A whole frame's headers: what XDP writes, Ethernet being its own work too.
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]
-struct OuterFrame {
+struct Outer<T> {
     ethernet: Ethernet,
-    outer: Outer,
+    outer: T,
 }
 
 // SAFETY: packed to alignment 2, made of headers only.
-unsafe impl OnWire for OuterFrame {}
+unsafe impl<T: OnWire> OnWire for Outer<T> {}
 
 /// Encapsulates a frame in XDP for a node whose neighbour is resolved. The frame leaves as it came:
 /// from the address it was sent to.
@@ -43,19 +61,41 @@ pub fn push_xdp(
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     let own_mac = unsafe { (*ethernet).destination };
+    let ethernet = |ethertype_be| Ethernet {
+        destination: node.mac,
+        source: own_mac,
+        ethertype_be,
+    };
+    if node.is_v4() {
+        let outer = outer_v4(config, node, packet, hash, inner_destination);
+        write(
+            ctx,
+            Outer {
+                ethernet: ethernet(ETHERTYPE_IPV4_BE),
+                outer,
+            },
+        )
+    } else {
+        let outer = outer_v6(config, node, packet, hash, inner_destination);
+        write(
+            ctx,
+            Outer {
+                ethernet: ethernet(ETHERTYPE_IPV6_BE),
+                outer,
+            },
+        )
+    }
+}
+
+/// Puts headers before a frame, over its Ethernet header's place.
+#[inline(always)]
+fn write<T: OnWire>(ctx: &XdpContext, headers: Outer<T>) -> Result<(), DropReason> {
+    let added = mem::size_of::<T>() as i32;
     // SAFETY: the context is the program's own.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(OVERHEAD as i32)) } != 0 {
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -added) } != 0 {
         return Err(DropReason::EncapsulationFailed);
     }
-    let frame: *mut OuterFrame = ctx.header(0)?;
-    let headers = OuterFrame {
-        ethernet: Ethernet {
-            destination: node.mac,
-            source: own_mac,
-            ethertype_be: ETHERTYPE_IPV4_BE,
-        },
-        outer: outer(config, node, packet, hash, inner_destination),
-    };
+    let frame: *mut Outer<T> = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     unsafe { *frame = headers };
     Ok(())
@@ -73,16 +113,15 @@ pub fn send_skb(
     hash: u32,
     inner_destination: [u8; 6],
 ) -> Result<i32, DropReason> {
-    let flags = u64::from(BPF_F_ADJ_ROOM_ENCAP_L3_IPV4)
-        | u64::from(BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
-        | u64::from(BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
-        | u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)
-        | (mem::size_of::<Ethernet>() as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
-    ctx.adjust_room(OVERHEAD as i32, BPF_ADJ_ROOM_MAC, flags)
-        .map_err(|_| DropReason::EncapsulationFailed)?;
-    let room: *mut Outer = ctx.header(NETWORK)?;
-    // SAFETY: in bounds, as `header` has checked.
-    unsafe { *room = outer(config, node, packet, hash, inner_destination) };
+    if node.is_v4() {
+        let outer = outer_v4(config, node, packet, hash, inner_destination);
+        make_room(ctx, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, outer)?;
+        set_ethertype(ctx, packet.family, Family::V4)?;
+    } else {
+        let outer = outer_v6(config, node, packet, hash, inner_destination);
+        make_room(ctx, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, outer)?;
+        set_ethertype(ctx, packet.family, Family::V6)?;
+    }
     let uplink = if node.ifindex == 0 {
         config.uplink_ifindex
     } else {
@@ -92,38 +131,94 @@ pub fn send_skb(
     Ok(unsafe { bpf_redirect_neigh(uplink, ptr::null_mut(), 0, 0) } as i32)
 }
 
+/// Puts `outer` between an skb's Ethernet header and its IP header.
+#[inline(always)]
+fn make_room<T: OnWire>(ctx: &TcContext, family: u32, outer: T) -> Result<(), DropReason> {
+    let flags = u64::from(family)
+        | u64::from(BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
+        | u64::from(BPF_F_ADJ_ROOM_ENCAP_L2_ETH)
+        | u64::from(BPF_F_ADJ_ROOM_FIXED_GSO)
+        | (mem::size_of::<Ethernet>() as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+    ctx.adjust_room(mem::size_of::<T>() as i32, BPF_ADJ_ROOM_MAC, flags)
+        .map_err(|_| DropReason::EncapsulationFailed)?;
+    let room: *mut T = ctx.header(NETWORK)?;
+    // SAFETY: in bounds, as `header` has checked.
+    unsafe { *room = outer };
+    Ok(())
+}
+
 /// `BPF_ADJ_ROOM_ENCAP_L2_SHIFT` of `linux/bpf.h`.
 const BPF_ADJ_ROOM_ENCAP_L2_SHIFT: u64 = 56;
 
+/// Makes a frame's Ethernet header announce `new`, where it announced `old`.
 #[inline(always)]
-fn outer(
+pub fn set_ethertype(ctx: &TcContext, old: Family, new: Family) -> Result<(), DropReason> {
+    if old == new {
+        return Ok(());
+    }
+    let ethernet: *mut Ethernet = ctx.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    unsafe { (*ethernet).ethertype_be = new.ethertype_be() };
+    Ok(())
+}
+
+#[inline(always)]
+fn outer_v4(
     config: &Config,
     node: &NodeEntry,
     packet: &Packet,
     hash: u32,
     inner_destination: [u8; 6],
-) -> Outer {
-    let total_length_be = (packet.length + OVERHEAD as u16).to_be();
+) -> OuterV4 {
+    let total_length_be = ((packet.length + OVERHEAD_V4 as u32) as u16).to_be();
     let varying = u64::from(u16::from_ne_bytes([0, packet.dscp_ecn])) + u64::from(total_length_be);
-    Outer {
+    OuterV4 {
         ip: Ipv4 {
             version_and_length: Ipv4::PLAIN,
             dscp_ecn: packet.dscp_ecn,
             total_length_be,
             identification: 0,
             fragment_be: Ipv4::DONT_FRAGMENT_BE,
-            ttl: 64,
+            ttl: TTL,
             protocol: protocol::UDP,
             checksum: !checksum::fold(u64::from(node.header_sum) + varying),
             source: config.node_address.v4_word(),
             destination: node.address.v4_word(),
         },
+        tunnel: tunnel(config, packet, hash, inner_destination),
+    }
+}
+
+#[inline(always)]
+fn outer_v6(
+    config: &Config,
+    node: &NodeEntry,
+    packet: &Packet,
+    hash: u32,
+    inner_destination: [u8; 6],
+) -> OuterV6 {
+    OuterV6 {
+        ip: Ipv6 {
+            version_class_label_be: (6 << 28 | u32::from(packet.dscp_ecn) << 20).to_be(),
+            payload_length_be: ((packet.length + mem::size_of::<Tunnel>() as u32) as u16).to_be(),
+            next_header: protocol::UDP,
+            hop_limit: TTL,
+            source: config.node_address.words,
+            destination: node.address.words,
+        },
+        tunnel: tunnel(config, packet, hash, inner_destination),
+    }
+}
+
+#[inline(always)]
+fn tunnel(config: &Config, packet: &Packet, hash: u32, inner_destination: [u8; 6]) -> Tunnel {
+    Tunnel {
         udp: Udp {
             // RFC 7348 §5: a hash of the inner flow, in the dynamic range, spreads flows over paths.
             source_be: (0xc000 | hash as u16 & 0x3fff).to_be(),
             destination_be: config.vxlan_port_be,
-            length_be: (packet.length + (OVERHEAD - mem::size_of::<Ipv4>()) as u16).to_be(),
-            // RFC 7348 §4.1: zero, the inner packet has its own.
+            length_be: ((packet.length + mem::size_of::<Tunnel>() as u32) as u16).to_be(),
+            // RFC 7348 §4.1, and RFC 6935 over IPv6: zero, the inner packet has its own.
             checksum: 0,
         },
         vxlan: Vxlan {
@@ -133,7 +228,7 @@ fn outer(
         inner: Ethernet {
             destination: inner_destination,
             source: mac::of_node(config.node_id),
-            ethertype_be: ETHERTYPE_IPV4_BE,
+            ethertype_be: packet.family.ethertype_be(),
         },
     }
 }

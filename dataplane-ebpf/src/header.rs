@@ -7,13 +7,17 @@ use crate::frame::OnWire;
 
 /// EtherType of IPv4, network order.
 pub const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
+/// EtherType of IPv6, network order.
+pub const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
 /// EtherType of ARP, network order.
 pub const ETHERTYPE_ARP_BE: u16 = 0x0806_u16.to_be();
 
 /// Offset of the network header.
 pub const NETWORK: usize = 14;
 /// Offset of the transport header behind an IPv4 header without options.
-pub const TRANSPORT: usize = NETWORK + 20;
+pub const TRANSPORT_V4: usize = NETWORK + 20;
+/// Offset of the transport header behind an IPv6 header without extensions.
+pub const TRANSPORT_V6: usize = NETWORK + 40;
 
 macro_rules! header {
     ($name:ty, $size:expr) => {
@@ -65,6 +69,27 @@ impl Ipv4 {
     pub const DESTINATION: usize = NETWORK + 16;
 }
 
+/// IPv6 (RFC 8200 §3).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Ipv6 {
+    /// Version, traffic class and flow label.
+    pub version_class_label_be: u32,
+    pub payload_length_be: u16,
+    pub next_header: u8,
+    pub hop_limit: u8,
+    pub source: [u32; 4],
+    pub destination: [u32; 4],
+}
+header!(Ipv6, 40);
+
+impl Ipv6 {
+    /// Offset of the source address in the frame.
+    pub const SOURCE: usize = NETWORK + 8;
+    /// Offset of the destination address in the frame.
+    pub const DESTINATION: usize = NETWORK + 24;
+}
+
 /// TCP without options (RFC 9293 §3.1).
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]
@@ -86,8 +111,8 @@ impl Tcp {
     pub const SYN: u8 = 0x02;
     /// Acknowledges.
     pub const ACK: u8 = 0x10;
-    /// Offset of the checksum in the frame.
-    pub const CHECKSUM: usize = TRANSPORT + 16;
+    /// Offset of the checksum in the header.
+    pub const CHECKSUM: usize = 16;
 }
 
 /// UDP (RFC 768).
@@ -102,11 +127,11 @@ pub struct Udp {
 header!(Udp, 8);
 
 impl Udp {
-    /// Offset of the checksum in the frame.
-    pub const CHECKSUM: usize = TRANSPORT + 6;
+    /// Offset of the checksum in the header.
+    pub const CHECKSUM: usize = 6;
 }
 
-/// ICMP echo (RFC 792).
+/// ICMP echo (RFC 792), ICMPv6 echo (RFC 4443 §4).
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]
 pub struct Icmp {
@@ -121,10 +146,14 @@ header!(Icmp, 8);
 impl Icmp {
     pub const ECHO_REPLY: u8 = 0;
     pub const ECHO_REQUEST: u8 = 8;
-    /// Offset of the checksum in the frame.
-    pub const CHECKSUM: usize = TRANSPORT + 2;
-    /// Offset of the identifier in the frame.
-    pub const IDENTIFIER: usize = TRANSPORT + 4;
+    pub const V6_ECHO_REQUEST: u8 = 128;
+    pub const V6_ECHO_REPLY: u8 = 129;
+    /// First and last of neighbour discovery's kinds (RFC 4861 §4).
+    pub const V6_DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
+    /// Offset of the checksum in the header.
+    pub const CHECKSUM: usize = 2;
+    /// Offset of the identifier in the header.
+    pub const IDENTIFIER: usize = 4;
 }
 
 /// VXLAN (RFC 7348 §5).
@@ -148,13 +177,30 @@ impl Vxlan {
     }
 }
 
-/// What encapsulation puts between the outer Ethernet header and the inner IP header.
+/// What encapsulation puts between the outer IP header and the inner one.
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]
-pub struct Outer {
-    pub ip: Ipv4,
+pub struct Tunnel {
     pub udp: Udp,
     pub vxlan: Vxlan,
     pub inner: Ethernet,
 }
-header!(Outer, 50);
+header!(Tunnel, 30);
+
+/// What encapsulation over IPv4 puts between the outer Ethernet header and the inner IP header.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct OuterV4 {
+    pub ip: Ipv4,
+    pub tunnel: Tunnel,
+}
+header!(OuterV4, 50);
+
+/// The same over IPv6.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct OuterV6 {
+    pub ip: Ipv6,
+    pub tunnel: Tunnel,
+}
+header!(OuterV6, 70);

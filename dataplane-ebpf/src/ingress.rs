@@ -8,8 +8,8 @@ use fairlead_dataplane_common::{
 };
 
 use crate::frame::Frame;
-use crate::header::{ETHERTYPE_IPV4_BE, Ethernet, Icmp, Ipv4, NETWORK, TRANSPORT};
-use crate::parse::{Packet, Shape};
+use crate::header::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
+use crate::parse::{Family, Packet, Shape};
 use crate::{encap, lookup, parse, stats};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
@@ -18,13 +18,19 @@ use crate::{encap, lookup, parse, stats};
 pub fn balance(ctx: &XdpContext) -> Result<u32, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    if unsafe { (*ethernet).ethertype_be } != ETHERTYPE_IPV4_BE {
-        return Ok(XDP_PASS);
+    match unsafe { (*ethernet).ethertype_be } {
+        ETHERTYPE_IPV4_BE => forward(ctx, &parse::ipv4(ctx, 0)?),
+        ETHERTYPE_IPV6_BE => forward(ctx, &parse::ipv6(ctx, 0)?),
+        _ => Ok(XDP_PASS),
     }
-    let packet = parse::ipv4(ctx, 0)?;
+}
+
+/// Compiled once for each family, so that no packet pays for the other.
+#[inline(always)]
+fn forward(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
     let config = lookup::config()?;
     if packet.shape != Shape::Ports {
-        return without_ports(ctx, config, &packet);
+        return without_ports(ctx, config, packet);
     }
     let Some(frontend) = lookup::external(config, &packet.flow) else {
         return Ok(XDP_PASS);
@@ -39,34 +45,17 @@ pub fn balance(ctx: &XdpContext) -> Result<u32, DropReason> {
         return Ok(XDP_PASS);
     }
     stats::packet(frontend.service, ctx.length(), packet.opens);
-    encap::push_xdp(
-        ctx,
-        config,
-        node,
-        &packet,
-        hash,
-        mac::of_backend(backend.id),
-    )?;
+    encap::push_xdp(ctx, config, node, packet, hash, mac::of_backend(backend.id))?;
     Ok(XDP_TX)
 }
 
-/// Takes back what [`balance`] did to a frame it sent: for the benchmark, see `bin/measured.rs`.
+/// Takes back what [`balance`] did to a frame it sent, but for the MAC addresses: for the benchmark,
+/// see `bin/measured.rs`.
 #[inline(always)]
 pub fn restore(ctx: &XdpContext) -> Result<(), DropReason> {
-    let ethernet: *mut Ethernet = ctx.header(0)?;
-    // SAFETY: in bounds, as `header` has checked.
-    let original = unsafe { *ethernet };
     // SAFETY: the context is the program's own.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, encap::OVERHEAD as i32) } != 0 {
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, encap::OVERHEAD_V4 as i32) } != 0 {
         return Err(DropReason::EncapsulationFailed);
-    }
-    let ethernet: *mut Ethernet = ctx.header(0)?;
-    // The frame came to the address that it left from.
-    // SAFETY: in bounds, as `header` has checked.
-    unsafe {
-        (*ethernet).destination = original.source;
-        (*ethernet).source = original.destination;
-        (*ethernet).ethertype_be = ETHERTYPE_IPV4_BE;
     }
     Ok(())
 }
@@ -79,7 +68,8 @@ fn without_ports(ctx: &XdpContext, config: &Config, packet: &Packet) -> Result<u
         return Ok(XDP_PASS);
     }
     match packet.shape {
-        Shape::EchoRequest => answer_echo(ctx),
+        Shape::EchoRequest => answer_echo(ctx, packet.family),
+        Shape::Discovery => Ok(XDP_PASS),
         Shape::Fragment => Err(DropReason::Fragment),
         Shape::Options => Err(DropReason::IpOptions),
         Shape::Ports | Shape::EchoReply | Shape::Other => Err(DropReason::UnsupportedProtocol),
@@ -88,30 +78,59 @@ fn without_ports(ctx: &XdpContext, config: &Config, packet: &Packet) -> Result<u
 
 /// Turns an echo request into its reply, in place.
 #[inline(always)]
-fn answer_echo(ctx: &XdpContext) -> Result<u32, DropReason> {
+fn answer_echo(ctx: &XdpContext, family: Family) -> Result<u32, DropReason> {
     const TTL: u8 = 64;
-    let icmp: *mut Icmp = ctx.header(TRANSPORT)?;
-    let ip: *mut Ipv4 = ctx.header(NETWORK)?;
+    let (request, reply) = match family {
+        Family::V4 => (Icmp::ECHO_REQUEST, Icmp::ECHO_REPLY),
+        Family::V6 => (Icmp::V6_ECHO_REQUEST, Icmp::V6_ECHO_REPLY),
+    };
+    let icmp: *mut Icmp = ctx.header(family.transport())?;
+    // SAFETY: in bounds, as `header` has checked. Swapping the addresses, below, leaves the checksum
+    // of ICMPv6 as it is.
+    unsafe {
+        let old = u16::from_ne_bytes([request, 0]);
+        let new = u16::from_ne_bytes([reply, 0]);
+        (*icmp).checksum = checksum::update((*icmp).checksum, old.into(), new.into());
+        (*icmp).kind = reply;
+    }
+    match family {
+        Family::V4 => {
+            let ip: *mut Ipv4 = ctx.header(NETWORK)?;
+            // SAFETY: in bounds, as `header` has checked.
+            unsafe {
+                let mut header = *ip;
+                // Swapping the addresses leaves the checksum as it is.
+                (header.source, header.destination) = (header.destination, header.source);
+                let old = u16::from_ne_bytes([header.ttl, header.protocol]);
+                let new = u16::from_ne_bytes([TTL, header.protocol]);
+                header.checksum = checksum::update(header.checksum, old.into(), new.into());
+                header.ttl = TTL;
+                *ip = header;
+            }
+        }
+        Family::V6 => {
+            let ip: *mut Ipv6 = ctx.header(NETWORK)?;
+            // SAFETY: in bounds, as `header` has checked.
+            unsafe {
+                let mut header = *ip;
+                (header.source, header.destination) = (header.destination, header.source);
+                header.hop_limit = TTL;
+                *ip = header;
+            }
+        }
+    }
+    send_back(ctx)
+}
+
+/// Sends a frame to whom it came from.
+#[inline(always)]
+fn send_back(ctx: &XdpContext) -> Result<u32, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
-    // SAFETY: all in bounds, as `header` has checked.
+    // SAFETY: in bounds, as `header` has checked.
     unsafe {
         let (destination, source) = ((*ethernet).destination, (*ethernet).source);
         (*ethernet).destination = source;
         (*ethernet).source = destination;
-        // Swapping the addresses leaves the checksum as it is.
-        let mut header = *ip;
-        let (client, vip) = (header.source, header.destination);
-        header.source = vip;
-        header.destination = client;
-        let old = u16::from_ne_bytes([header.ttl, header.protocol]);
-        let new = u16::from_ne_bytes([TTL, header.protocol]);
-        header.checksum = checksum::update(header.checksum, old.into(), new.into());
-        header.ttl = TTL;
-        *ip = header;
-        let old = u16::from_ne_bytes([Icmp::ECHO_REQUEST, 0]);
-        let new = u16::from_ne_bytes([Icmp::ECHO_REPLY, 0]);
-        (*icmp).checksum = checksum::update((*icmp).checksum, old.into(), new.into());
-        (*icmp).kind = Icmp::ECHO_REPLY;
     }
     Ok(XDP_TX)
 }

@@ -3,27 +3,79 @@
 use fairlead_dataplane_common::{Address, DropReason, FlowKey, protocol};
 
 use crate::frame::Frame;
-use crate::header::{Icmp, Ipv4, NETWORK, TRANSPORT, Tcp, Udp};
+use crate::header::{
+    ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Icmp, Ipv4, Ipv6, NETWORK, TRANSPORT_V4, TRANSPORT_V6,
+    Tcp, Udp,
+};
 
-/// How much of an IPv4 packet could be read.
+/// Which IP. A constant wherever it is used: the ways through are compiled once for each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family that an EtherType announces.
+    #[inline(always)]
+    pub fn of(ethertype_be: u16) -> Option<Self> {
+        match ethertype_be {
+            ETHERTYPE_IPV4_BE => Some(Self::V4),
+            ETHERTYPE_IPV6_BE => Some(Self::V6),
+            _ => None,
+        }
+    }
+
+    /// Its EtherType.
+    #[inline(always)]
+    pub const fn ethertype_be(self) -> u16 {
+        match self {
+            Self::V4 => ETHERTYPE_IPV4_BE,
+            Self::V6 => ETHERTYPE_IPV6_BE,
+        }
+    }
+
+    /// Offset of the transport header in a frame of a shape that has one.
+    #[inline(always)]
+    pub const fn transport(self) -> usize {
+        match self {
+            Self::V4 => TRANSPORT_V4,
+            Self::V6 => TRANSPORT_V6,
+        }
+    }
+
+    /// Whether `address` is of this family.
+    #[inline(always)]
+    pub const fn has(self, address: &Address) -> bool {
+        matches!(self, Self::V4) == address.is_v4()
+    }
+}
+
+/// How much of a packet could be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// TCP or UDP: the ports are known.
     Ports,
-    /// An ICMP echo request; its identifier stands for both ports.
+    /// An echo request; its identifier stands for both ports.
     EchoRequest,
-    /// An ICMP echo reply; its identifier stands for both ports.
+    /// An echo reply; its identifier stands for both ports.
     EchoReply,
+    /// Neighbour discovery of IPv6, which belongs to a link and is nobody else's business.
+    Discovery,
     /// A whole packet of something else.
     Other,
     /// The first or a later part of a packet.
     Fragment,
-    /// IP options stand before the transport header.
+    /// IPv4 options or IPv6 extension headers stand before the transport header.
     Options,
 }
 
-/// An IPv4 packet.
+/// An IP packet.
 pub struct Packet {
+    /// Which IP.
+    pub family: Family,
     /// Its flow; ports are zero unless the shape gives them.
     pub flow: FlowKey,
     /// How much of it could be read.
@@ -31,7 +83,7 @@ pub struct Packet {
     /// DSCP and ECN.
     pub dscp_ecn: u8,
     /// Bytes from the IP header on, without Ethernet's padding.
-    pub length: u16,
+    pub length: u32,
     /// Whether it is a TCP packet that begins a connection.
     pub opens: bool,
 }
@@ -39,14 +91,16 @@ pub struct Packet {
 /// Reads the IPv4 packet behind the frame's Ethernet header, which belongs to network `vpc`.
 #[inline(always)]
 pub fn ipv4<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
+    const HEADER: u32 = size_of::<Ipv4>() as u32;
     let ip: *mut Ipv4 = frame.header(NETWORK)?;
     // SAFETY: in bounds, as `header` has checked, and any bytes are an `Ipv4`.
     let ip = unsafe { *ip };
-    let length = u16::from_be(ip.total_length_be);
-    if NETWORK as u32 + u32::from(length) > frame.length() {
+    let length = u32::from(u16::from_be(ip.total_length_be));
+    if NETWORK as u32 + length > frame.length() {
         return Err(DropReason::Malformed);
     }
     let mut packet = Packet {
+        family: Family::V4,
         flow: FlowKey {
             source: Address::from_v4_word(ip.source),
             destination: Address::from_v4_word(ip.destination),
@@ -73,42 +127,103 @@ pub fn ipv4<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
         return Ok(packet);
     }
     match ip.protocol {
-        protocol::TCP => {
-            let tcp: *mut Tcp = frame.header(TRANSPORT)?;
-            // SAFETY: as above.
-            let tcp = unsafe { *tcp };
-            if length < 40 {
-                return Err(DropReason::Malformed);
-            }
-            packet.flow.source_port_be = tcp.source_be;
-            packet.flow.destination_port_be = tcp.destination_be;
-            packet.opens = tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN;
-            packet.shape = Shape::Ports;
-        }
-        protocol::UDP => {
-            let udp: *mut Udp = frame.header(TRANSPORT)?;
-            // SAFETY: as above.
-            let udp = unsafe { *udp };
-            if length < 28 {
-                return Err(DropReason::Malformed);
-            }
-            packet.flow.source_port_be = udp.source_be;
-            packet.flow.destination_port_be = udp.destination_be;
-            packet.shape = Shape::Ports;
-        }
-        protocol::ICMP => {
-            let icmp: *mut Icmp = frame.header(TRANSPORT)?;
-            // SAFETY: as above.
-            let icmp = unsafe { *icmp };
-            packet.shape = match (icmp.kind, icmp.code) {
-                (Icmp::ECHO_REQUEST, 0) => Shape::EchoRequest,
-                (Icmp::ECHO_REPLY, 0) => Shape::EchoReply,
-                (_, _) => return Ok(packet),
-            };
-            packet.flow.source_port_be = icmp.identifier;
-            packet.flow.destination_port_be = icmp.identifier;
+        protocol::TCP | protocol::UDP => ports(frame, &mut packet, HEADER)?,
+        protocol::ICMP => icmp(frame, &mut packet)?,
+        _ => {}
+    }
+    Ok(packet)
+}
+
+/// Reads the IPv6 packet behind the frame's Ethernet header, which belongs to network `vpc`.
+#[inline(always)]
+pub fn ipv6<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
+    const HEADER: u32 = size_of::<Ipv6>() as u32;
+    let ip: *mut Ipv6 = frame.header(NETWORK)?;
+    // SAFETY: in bounds, as `header` has checked, and any bytes are an `Ipv6`.
+    let ip = unsafe { *ip };
+    let first_word = u32::from_be(ip.version_class_label_be);
+    let length = HEADER + u32::from(u16::from_be(ip.payload_length_be));
+    if first_word >> 28 != 6 || NETWORK as u32 + length > frame.length() {
+        return Err(DropReason::Malformed);
+    }
+    let mut packet = Packet {
+        family: Family::V6,
+        flow: FlowKey {
+            source: Address { words: ip.source },
+            destination: Address {
+                words: ip.destination,
+            },
+            vpc,
+            source_port_be: 0,
+            destination_port_be: 0,
+            protocol: ip.next_header,
+            padding: [0; 3],
+        },
+        shape: Shape::Other,
+        dscp_ecn: (first_word >> 20) as u8,
+        length,
+        opens: false,
+    };
+    match ip.next_header {
+        protocol::TCP | protocol::UDP => ports(frame, &mut packet, HEADER)?,
+        protocol::ICMPV6 => icmp(frame, &mut packet)?,
+        protocol::FRAGMENT => packet.shape = Shape::Fragment,
+        protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
+            packet.shape = Shape::Options;
         }
         _ => {}
     }
     Ok(packet)
+}
+
+/// Reads the ports of TCP or UDP behind an IP header of `header` bytes.
+#[inline(always)]
+fn ports<F: Frame>(frame: &F, packet: &mut Packet, header: u32) -> Result<(), DropReason> {
+    let transport = packet.family.transport();
+    if packet.flow.protocol == protocol::TCP {
+        let tcp: *mut Tcp = frame.header(transport)?;
+        // SAFETY: in bounds, as `header` has checked, and any bytes are a `Tcp`.
+        let tcp = unsafe { *tcp };
+        if packet.length < header + size_of::<Tcp>() as u32 {
+            return Err(DropReason::Malformed);
+        }
+        packet.flow.source_port_be = tcp.source_be;
+        packet.flow.destination_port_be = tcp.destination_be;
+        packet.opens = tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN;
+    } else {
+        let udp: *mut Udp = frame.header(transport)?;
+        // SAFETY: as above.
+        let udp = unsafe { *udp };
+        if packet.length < header + size_of::<Udp>() as u32 {
+            return Err(DropReason::Malformed);
+        }
+        packet.flow.source_port_be = udp.source_be;
+        packet.flow.destination_port_be = udp.destination_be;
+    }
+    packet.shape = Shape::Ports;
+    Ok(())
+}
+
+/// Tells echoes and neighbour discovery from the rest of ICMP.
+#[inline(always)]
+fn icmp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason> {
+    let icmp: *mut Icmp = frame.header(packet.family.transport())?;
+    // SAFETY: in bounds, as `header` has checked, and any bytes are an `Icmp`.
+    let icmp = unsafe { *icmp };
+    packet.shape = match (packet.family, icmp.kind, icmp.code) {
+        (Family::V4, Icmp::ECHO_REQUEST, 0) | (Family::V6, Icmp::V6_ECHO_REQUEST, 0) => {
+            Shape::EchoRequest
+        }
+        (Family::V4, Icmp::ECHO_REPLY, 0) | (Family::V6, Icmp::V6_ECHO_REPLY, 0) => {
+            Shape::EchoReply
+        }
+        (Family::V6, kind, 0) if Icmp::V6_DISCOVERY.contains(&kind) => {
+            packet.shape = Shape::Discovery;
+            return Ok(());
+        }
+        _ => return Ok(()),
+    };
+    packet.flow.source_port_be = icmp.identifier;
+    packet.flow.destination_port_be = icmp.identifier;
+    Ok(())
 }

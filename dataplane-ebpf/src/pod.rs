@@ -8,26 +8,44 @@ use fairlead_dataplane_common::{
 };
 
 use crate::frame::{Frame, pull};
-use crate::header::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, Ethernet, TRANSPORT, Tcp};
+use crate::header::{
+    ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, TRANSPORT_V6, Tcp,
+};
 use crate::maps::PODS;
-use crate::parse::Shape;
+use crate::parse::{Packet, Shape};
 use crate::{encap, lookup, parse, reply};
 
 /// Lets a pod send in its own name only; answers to a VIP's clients get the VIP's; then by route to
 /// a pod here, to another node, or to the stack and the outside.
 #[inline(always)]
 pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
-    pull(ctx, (TRANSPORT + mem::size_of::<Tcp>()) as u32)?;
+    pull(ctx, (TRANSPORT_V6 + mem::size_of::<Tcp>()) as u32)?;
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     match unsafe { (*ethernet).ethertype_be } {
-        ETHERTYPE_IPV4_BE => {}
-        ETHERTYPE_ARP_BE => return Ok(TC_ACT_OK as i32),
-        _ => return Err(DropReason::UnsupportedFamily),
+        ETHERTYPE_IPV4_BE => {
+            let pod = sender(ctx).ok_or(DropReason::Spoofed)?;
+            route(ctx, pod, parse::ipv4(ctx, pod.vpc)?)
+        }
+        ETHERTYPE_IPV6_BE => {
+            let pod = sender(ctx).ok_or(DropReason::Spoofed)?;
+            if !pod.has_ipv6() {
+                return Err(DropReason::UnsupportedFamily);
+            }
+            let packet = parse::ipv6(ctx, pod.vpc)?;
+            if packet.shape == Shape::Discovery {
+                return Ok(TC_ACT_OK as i32);
+            }
+            route(ctx, pod, packet)
+        }
+        ETHERTYPE_ARP_BE => Ok(TC_ACT_OK as i32),
+        _ => Err(DropReason::UnsupportedFamily),
     }
-    let pod = sender(ctx).ok_or(DropReason::Spoofed)?;
-    let mut packet = parse::ipv4(ctx, pod.vpc)?;
-    if packet.flow.source != pod.address {
+}
+
+#[inline(always)]
+fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, DropReason> {
+    if !pod.owns(&packet.flow.source) {
         return Err(DropReason::Spoofed);
     }
     let config = lookup::config()?;

@@ -20,21 +20,16 @@ pub fn deliver(
     backend: &BackendEntry,
 ) -> Result<i32, DropReason> {
     let flow = &packet.flow;
+    if !packet.family.has(&backend.address) {
+        return Err(DropReason::FamilyMismatch);
+    }
     let endpoint = lookup::endpoint(flow.vpc, backend.address).ok_or(DropReason::NoEndpoint)?;
     remember(ctx, flow, backend);
-    rewrite::replace(
-        ctx,
-        flow.protocol,
-        End::Destination,
-        Peer {
-            address: flow.destination.v4_word(),
-            port_be: flow.destination_port_be,
-        },
-        Peer {
-            address: backend.address.v4_word(),
-            port_be: backend.port_be,
-        },
-    )?;
+    let pod = Peer {
+        address: backend.address,
+        port_be: backend.port_be,
+    };
+    rewrite::replace(ctx, packet, End::Destination, pod)?;
     hand_over(ctx, endpoint)
 }
 
@@ -51,32 +46,22 @@ pub fn hand_over(ctx: &TcContext, endpoint: &EndpointEntry) -> Result<i32, DropR
 /// Puts the VIP in place of the pod that answers, if it does answer a client of a VIP.
 #[inline(always)]
 pub fn translate(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
-    let flow = &mut packet.flow;
-    let key = *flow;
+    let key = packet.flow;
     let Some(entry) = REPLIES.get_ptr_mut(&key) else {
         return Ok(());
     };
     // SAFETY: the kernel keeps a removed element readable until the program has ended; the counts
     // of two CPUs that meet here may lose one, which is all they lose.
-    let (vip, port_be) = unsafe {
+    let vip = unsafe {
         met(entry, ctx.length());
-        ((*entry).address, (*entry).port_be)
+        Peer {
+            address: (*entry).address,
+            port_be: (*entry).port_be,
+        }
     };
-    rewrite::replace(
-        ctx,
-        flow.protocol,
-        End::Source,
-        Peer {
-            address: flow.source.v4_word(),
-            port_be: flow.source_port_be,
-        },
-        Peer {
-            address: vip.v4_word(),
-            port_be,
-        },
-    )?;
-    flow.source = vip;
-    flow.source_port_be = port_be;
+    rewrite::replace(ctx, packet, End::Source, vip)?;
+    packet.flow.source = vip.address;
+    packet.flow.source_port_be = vip.port_be;
     Ok(())
 }
 

@@ -2,10 +2,12 @@
 //! whether the checksum is complete, partial (to be finished by the device) or absent.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::cty::c_long;
 use aya_ebpf::programs::TcContext;
-use fairlead_dataplane_common::{DropReason, protocol};
+use fairlead_dataplane_common::{Address, DropReason, checksum, protocol};
 
-use crate::header::{Icmp, Ipv4, TRANSPORT, Tcp, Udp};
+use crate::header::{Icmp, Ipv4, Ipv6, Tcp, Udp};
+use crate::parse::{Family, Packet};
 
 /// Which end of the flow is changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,63 +18,106 @@ pub enum End {
     Destination,
 }
 
-/// One end of an IPv4 flow, as on the wire.
+/// One end of a flow, as on the wire.
 #[derive(Clone, Copy)]
 pub struct Peer {
-    /// The address.
-    pub address: u32,
+    /// The address, of the packet's family.
+    pub address: Address,
     /// The port, or the identifier of ICMP echo.
     pub port_be: u16,
 }
 
-/// Puts `new` where `old` is, at `end`, and keeps the checksums right. The packet's shape has to be
+impl Peer {
+    /// The one at `end` of a packet.
+    #[inline(always)]
+    pub fn of(packet: &Packet, end: End) -> Self {
+        let flow = &packet.flow;
+        match end {
+            End::Source => Self {
+                address: flow.source,
+                port_be: flow.source_port_be,
+            },
+            End::Destination => Self {
+                address: flow.destination,
+                port_be: flow.destination_port_be,
+            },
+        }
+    }
+}
+
+/// Puts `new` at `end` of the packet, and keeps the checksums right. The packet's shape has to be
 /// one with ports or an echo. Pointers into the packet are invalid afterwards.
 #[inline(always)]
-pub fn replace(
-    ctx: &TcContext,
-    protocol: u8,
-    end: End,
-    old: Peer,
-    new: Peer,
-) -> Result<(), DropReason> {
-    try_replace(ctx, protocol, end, old, new).map_err(|_| DropReason::RewriteFailed)
+pub fn replace(ctx: &TcContext, packet: &Packet, end: End, new: Peer) -> Result<(), DropReason> {
+    if !packet.family.has(&new.address) {
+        return Err(DropReason::FamilyMismatch);
+    }
+    try_replace(ctx, packet, end, Peer::of(packet, end), new).map_err(|_| DropReason::RewriteFailed)
 }
 
 #[inline(always)]
 fn try_replace(
     ctx: &TcContext,
-    protocol: u8,
+    packet: &Packet,
     end: End,
     old: Peer,
     new: Peer,
-) -> Result<(), aya_ebpf::cty::c_long> {
-    let (address, port) = match end {
-        End::Source => (Ipv4::SOURCE, TRANSPORT),
-        End::Destination => (Ipv4::DESTINATION, TRANSPORT + 2),
+) -> Result<(), c_long> {
+    let family = packet.family;
+    let transport = family.transport();
+    let port = match end {
+        End::Source => transport,
+        End::Destination => transport + 2,
     };
-    let (old_address, new_address) = (u64::from(old.address), u64::from(new.address));
     let (old_port, new_port) = (u64::from(old.port_be), u64::from(new.port_be));
     // The transport checksum covers the address (by the pseudo header) and the port; that of ICMP
-    // covers only the identifier.
-    let port = match protocol {
-        protocol::TCP => {
-            let pseudo = u64::from(BPF_F_PSEUDO_HDR);
-            ctx.l4_csum_replace(Tcp::CHECKSUM, old_address, new_address, pseudo | 4)?;
-            ctx.l4_csum_replace(Tcp::CHECKSUM, old_port, new_port, 2)?;
-            port
-        }
-        protocol::UDP => {
-            let (pseudo, udp) = (u64::from(BPF_F_PSEUDO_HDR), u64::from(BPF_F_MARK_MANGLED_0));
-            ctx.l4_csum_replace(Udp::CHECKSUM, old_address, new_address, pseudo | udp | 4)?;
-            ctx.l4_csum_replace(Udp::CHECKSUM, old_port, new_port, udp | 2)?;
-            port
-        }
-        _ => {
-            ctx.l4_csum_replace(Icmp::CHECKSUM, old_port, new_port, 2)?;
-            Icmp::IDENTIFIER
-        }
+    // covers only the identifier, but that of ICMPv6 the address as well.
+    let (check, flags, port) = match packet.flow.protocol {
+        protocol::TCP => (Tcp::CHECKSUM, 0, port),
+        protocol::UDP => (Udp::CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0), port),
+        _ => (Icmp::CHECKSUM, 0, transport + Icmp::IDENTIFIER),
     };
+    let check = transport + check;
+    if packet.flow.protocol != protocol::ICMP {
+        replace_address(ctx, family, check, &old.address, &new.address, flags)?;
+    }
+    ctx.l4_csum_replace(check, old_port, new_port, flags | 2)?;
     ctx.store(port, &new.port_be, 0)?;
-    ctx.l3_csum_replace(Ipv4::CHECKSUM, old_address, new_address, 4)?;
-    ctx.store(address, &new.address, 0)
+    match (family, end) {
+        (Family::V4, _) => {
+            let (old, new) = (old.address.v4_word(), new.address.v4_word());
+            ctx.l3_csum_replace(Ipv4::CHECKSUM, u64::from(old), u64::from(new), 4)?;
+            let at = match end {
+                End::Source => Ipv4::SOURCE,
+                End::Destination => Ipv4::DESTINATION,
+            };
+            ctx.store(at, &new, 0)
+        }
+        (Family::V6, End::Source) => ctx.store(Ipv6::SOURCE, &new.address.words, 0),
+        (Family::V6, End::Destination) => ctx.store(Ipv6::DESTINATION, &new.address.words, 0),
+    }
+}
+
+/// Updates a checksum that covers a pseudo header.
+#[inline(always)]
+fn replace_address(
+    ctx: &TcContext,
+    family: Family,
+    check: usize,
+    old: &Address,
+    new: &Address,
+    flags: u64,
+) -> Result<(), c_long> {
+    /// `BPF_F_IPV6` of linux/bpf.h: a sum the device made of the whole packet stays as it is,
+    /// because no header checksum makes up for the address.
+    const BPF_F_IPV6: u64 = 1 << 7;
+    let flags = flags | u64::from(BPF_F_PSEUDO_HDR);
+    if family == Family::V4 {
+        let (old, new) = (u64::from(old.v4_word()), u64::from(new.v4_word()));
+        return ctx.l4_csum_replace(check, old, new, flags | 4);
+    }
+    let difference = u64::from(checksum::difference(old.sum(), new.sum()));
+    // Kernels before 6.16 refuse the flag, unless the fix that brought it was carried back to them.
+    ctx.l4_csum_replace(check, 0, difference, flags | BPF_F_IPV6)
+        .or_else(|_| ctx.l4_csum_replace(check, 0, difference, flags))
 }

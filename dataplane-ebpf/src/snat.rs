@@ -1,4 +1,4 @@
-//! Masquerading: pods reach the outside in the node's name, by ports of our own.
+//! Masquerading of IPv4: pods reach the outside in the node's name, by ports of our own.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, TC_ACT_OK};
 use aya_ebpf::helpers::bpf_jiffies64;
@@ -25,7 +25,9 @@ pub fn leave(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, D
         Shape::Ports | Shape::EchoRequest => {}
         Shape::Fragment => return Err(DropReason::Fragment),
         Shape::Options => return Err(DropReason::IpOptions),
-        Shape::EchoReply | Shape::Other => return Err(DropReason::UnsupportedProtocol),
+        Shape::EchoReply | Shape::Discovery | Shape::Other => {
+            return Err(DropReason::UnsupportedProtocol);
+        }
     }
     let flow = &packet.flow;
     let key = *flow;
@@ -42,19 +44,11 @@ pub fn leave(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, D
         }
         None => allocate(ctx, config, &key)?,
     };
-    rewrite::replace(
-        ctx,
-        flow.protocol,
-        End::Source,
-        Peer {
-            address: flow.source.v4_word(),
-            port_be: flow.source_port_be,
-        },
-        Peer {
-            address: config.node_address.v4_word(),
-            port_be,
-        },
-    )?;
+    let node = Peer {
+        address: config.node_address,
+        port_be,
+    };
+    rewrite::replace(ctx, packet, End::Source, node)?;
     Ok(TC_ACT_OK as i32)
 }
 
@@ -65,7 +59,9 @@ pub fn come_back(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     let flow = &packet.flow;
     let mine = match packet.shape {
         Shape::Ports | Shape::EchoReply => in_range(flow.destination_port_be),
-        Shape::EchoRequest | Shape::Other | Shape::Fragment | Shape::Options => false,
+        Shape::EchoRequest | Shape::Discovery | Shape::Other | Shape::Fragment | Shape::Options => {
+            false
+        }
     };
     if !mine {
         return Ok(TC_ACT_OK as i32);
@@ -75,24 +71,15 @@ pub fn come_back(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
         return Ok(TC_ACT_OK as i32);
     };
     // SAFETY: as in `leave`.
-    let (address, port_be) = unsafe {
+    let pod = unsafe {
         reply::met(entry, ctx.length());
-        ((*entry).address, (*entry).port_be)
+        Peer {
+            address: (*entry).address,
+            port_be: (*entry).port_be,
+        }
     };
-    let endpoint = lookup::endpoint(flow.vpc, address).ok_or(DropReason::NoEndpoint)?;
-    rewrite::replace(
-        ctx,
-        flow.protocol,
-        End::Destination,
-        Peer {
-            address: flow.destination.v4_word(),
-            port_be: flow.destination_port_be,
-        },
-        Peer {
-            address: address.v4_word(),
-            port_be,
-        },
-    )?;
+    let endpoint = lookup::endpoint(flow.vpc, pod.address).ok_or(DropReason::NoEndpoint)?;
+    rewrite::replace(ctx, packet, End::Destination, pod)?;
     reply::hand_over(ctx, endpoint)
 }
 

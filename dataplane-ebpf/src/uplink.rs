@@ -1,7 +1,8 @@
 //! TC on an uplink: what XDP handed up, and what leaves.
 
 use aya_ebpf::bindings::{
-    BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_OK, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO,
+    TC_ACT_OK, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::programs::TcContext;
 use core::mem;
@@ -11,43 +12,61 @@ use fairlead_dataplane_common::{
 };
 
 use crate::frame::{Frame, pull};
-use crate::header::{ETHERTYPE_IPV4_BE, Ethernet, Ipv4, NETWORK, TRANSPORT, Tcp, Udp, Vxlan};
+use crate::header::{Ethernet, TRANSPORT_V6, Tcp, Udp, Vxlan};
 use crate::maps::VPCS;
-use crate::parse::{Packet, Shape};
+use crate::parse::{Family, Packet, Shape};
 use crate::{encap, lookup, parse, reply, snat, stats};
 
+/// Bytes of the headers of a packet that is not encapsulated.
+const HEADERS: u32 = (TRANSPORT_V6 + mem::size_of::<Tcp>()) as u32;
+
 /// Bytes of the headers this side looks at: up to the inner TCP header's end.
-const HEADERS: u32 = (encap::OVERHEAD + TRANSPORT + mem::size_of::<Tcp>()) as u32;
+const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
 
 /// A packet that the uplink received and XDP passed.
 #[inline(always)]
 pub fn receive(ctx: &TcContext) -> Result<i32, DropReason> {
-    pull(ctx, HEADERS)?;
-    if !is_ipv4(ctx)? {
-        return Ok(TC_ACT_OK as i32);
+    pull(ctx, ALL_HEADERS)?;
+    match family(ctx)? {
+        Some(Family::V4) => accept(ctx, &parse::ipv4(ctx, 0)?),
+        Some(Family::V6) => accept(ctx, &parse::ipv6(ctx, 0)?),
+        None => Ok(TC_ACT_OK as i32),
     }
-    let packet = parse::ipv4(ctx, 0)?;
+}
+
+#[inline(always)]
+fn accept(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     let config = lookup::config()?;
     if packet.flow.destination == config.node_address {
         if packet.shape == Shape::Ports
             && packet.flow.protocol == protocol::UDP
             && packet.flow.destination_port_be == config.vxlan_port_be
         {
-            return decapsulate(ctx, config, &packet);
+            return decapsulate(ctx, config, packet);
         }
-        return snat::come_back(ctx, &packet);
+        return match packet.family {
+            Family::V4 => snat::come_back(ctx, packet),
+            Family::V6 => Ok(TC_ACT_OK as i32),
+        };
     }
-    balance(ctx, config, &packet)
+    balance(ctx, config, packet)
 }
 
 /// A packet that the stack sends by the uplink.
 #[inline(always)]
 pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
-    pull(ctx, (TRANSPORT + mem::size_of::<Tcp>()) as u32)?;
-    if !is_ipv4(ctx)? {
-        return Ok(TC_ACT_OK as i32);
+    pull(ctx, HEADERS)?;
+    match family(ctx)? {
+        Some(Family::V4) => leave(ctx, &parse::ipv4(ctx, 0)?),
+        Some(Family::V6) => leave(ctx, &parse::ipv6(ctx, 0)?),
+        None => Ok(TC_ACT_OK as i32),
     }
-    let packet = parse::ipv4(ctx, 0)?;
+}
+
+/// Encapsulates what is for pods of other nodes. What leaves the cluster is masqueraded in IPv4; in
+/// IPv6 pods have addresses of their own.
+#[inline(always)]
+fn leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     let config = lookup::config()?;
     let flow = &packet.flow;
     if let Some(route) = lookup::route(flow.vpc, flow.destination) {
@@ -55,15 +74,15 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
             ROUTE_PODS => {
                 let node = lookup::node(route.node).ok_or(DropReason::NoRoute)?;
                 let hash = hash::flow(&config.seed, flow);
-                encap::send_skb(ctx, config, node, &packet, hash, mac::of_node(node.id))
+                encap::send_skb(ctx, config, node, packet, hash, mac::of_node(node.id))
             }
             ROUTE_LOCAL => Err(DropReason::NoEndpoint),
             ROUTE_UNREACHABLE => Err(DropReason::NoRoute),
             _ => Ok(TC_ACT_OK as i32),
         };
     }
-    if is_from_pod(config, flow.source) {
-        return snat::leave(ctx, config, &packet);
+    if packet.family == Family::V4 && is_from_pod(config, flow.source) {
+        return snat::leave(ctx, config, packet);
     }
     Ok(TC_ACT_OK as i32)
 }
@@ -84,12 +103,16 @@ fn balance(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Dro
         let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
         return encap::send_skb(ctx, config, node, packet, hash, mac::of_backend(backend.id));
     }
-    if lookup::is_vip(config, packet.flow.vpc, packet.flow.destination) {
+    if packet.shape != Shape::Discovery
+        && lookup::is_vip(config, packet.flow.vpc, packet.flow.destination)
+    {
         return Err(match packet.shape {
             Shape::Ports => DropReason::UnknownPort,
             Shape::Fragment => DropReason::Fragment,
             Shape::Options => DropReason::IpOptions,
-            Shape::EchoRequest | Shape::EchoReply | Shape::Other => DropReason::UnsupportedProtocol,
+            Shape::EchoRequest | Shape::EchoReply | Shape::Discovery | Shape::Other => {
+                DropReason::UnsupportedProtocol
+            }
         });
     }
     Ok(TC_ACT_OK as i32)
@@ -102,44 +125,76 @@ fn decapsulate(ctx: &TcContext, config: &Config, outer: &Packet) -> Result<i32, 
     if !lookup::is_node(outer.flow.source) {
         return Err(DropReason::UnknownPeer);
     }
-    let vxlan: *mut Vxlan = ctx.header(TRANSPORT + mem::size_of::<Udp>())?;
-    let inner: *mut Ethernet = ctx.header(encap::OVERHEAD)?;
-    let _: *mut Ipv4 = ctx.header(encap::OVERHEAD + NETWORK)?;
+    let vxlan: *mut Vxlan = ctx.header(outer.family.transport() + mem::size_of::<Udp>())?;
+    let inner: *mut Ethernet = ctx.header(encap::overhead(outer.family))?;
     // SAFETY: in bounds, as `header` has checked.
     let (vxlan, inner) = unsafe { (*vxlan, *inner) };
-    if vxlan.flags_be & Vxlan::VNI_VALID_BE == 0 || inner.ethertype_be != ETHERTYPE_IPV4_BE {
+    let family = Family::of(inner.ethertype_be).ok_or(DropReason::Malformed)?;
+    if vxlan.flags_be & Vxlan::VNI_VALID_BE == 0 {
         return Err(DropReason::Malformed);
     }
     let vni = vxlan.vni();
     if vni != 0 && VPCS.get_ptr(vni).is_none() {
         return Err(DropReason::UnknownVni);
     }
-    // What goes is the outer IP header up to the inner Ethernet header; the outer Ethernet header
-    // stays and is the packet's own from now on.
-    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO);
-    ctx.adjust_room(-(encap::OVERHEAD as i32), BPF_ADJ_ROOM_MAC, flags)
+    match family {
+        Family::V4 => {
+            strip(ctx, outer.family, family)?;
+            arrive(ctx, config, &parse::ipv4(ctx, vni)?, inner.destination)
+        }
+        Family::V6 => {
+            strip(ctx, outer.family, family)?;
+            arrive(ctx, config, &parse::ipv6(ctx, vni)?, inner.destination)
+        }
+    }
+}
+
+/// Takes the outer headers off. What goes is the outer IP header up to the inner Ethernet header; the
+/// outer Ethernet header stays and is the packet's own from now on.
+#[inline(always)]
+fn strip(ctx: &TcContext, outer: Family, inner: Family) -> Result<(), DropReason> {
+    // Naming the inner family needs Linux 6.3, and is needed only where it is another.
+    let family = match (outer, inner) {
+        (Family::V4, Family::V6) => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,
+        (Family::V6, Family::V4) => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
+        (Family::V4, Family::V4) | (Family::V6, Family::V6) => 0,
+    };
+    let flags = u64::from(BPF_F_ADJ_ROOM_FIXED_GSO) | u64::from(family);
+    let removed = encap::overhead(outer) as i32;
+    ctx.adjust_room(-removed, BPF_ADJ_ROOM_MAC, flags)
         .map_err(|_| DropReason::EncapsulationFailed)?;
-    pull(ctx, (TRANSPORT + mem::size_of::<Tcp>()) as u32)?;
-    let packet = parse::ipv4(ctx, vni)?;
-    if let Some(id) = mac::backend_of(inner.destination) {
+    pull(ctx, HEADERS)?;
+    encap::set_ethertype(ctx, outer, inner)
+}
+
+/// A packet that was encapsulated for `named`, without its outer headers.
+#[inline(always)]
+fn arrive(
+    ctx: &TcContext,
+    config: &Config,
+    packet: &Packet,
+    named: [u8; 6],
+) -> Result<i32, DropReason> {
+    let flow = &packet.flow;
+    if let Some(id) = mac::backend_of(named) {
         let backend = lookup::named_backend(id).ok_or(DropReason::UnknownBackend)?;
-        if backend.node != NODE_LOCAL || backend.vpc != vni || packet.shape != Shape::Ports {
+        if backend.node != NODE_LOCAL || backend.vpc != flow.vpc || packet.shape != Shape::Ports {
             return Err(DropReason::UnknownBackend);
         }
-        return reply::deliver(ctx, &packet, backend);
+        return reply::deliver(ctx, packet, backend);
     }
-    if vni == 0 && packet.flow.destination == config.node_address {
+    if flow.vpc == 0 && flow.destination == config.node_address {
         return Ok(TC_ACT_OK as i32);
     }
-    let endpoint = lookup::endpoint(vni, packet.flow.destination).ok_or(DropReason::NoEndpoint)?;
+    let endpoint = lookup::endpoint(flow.vpc, flow.destination).ok_or(DropReason::NoEndpoint)?;
     reply::hand_over(ctx, endpoint)
 }
 
 #[inline(always)]
-fn is_ipv4(ctx: &TcContext) -> Result<bool, DropReason> {
+fn family(ctx: &TcContext) -> Result<Option<Family>, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    Ok(unsafe { (*ethernet).ethertype_be } == ETHERTYPE_IPV4_BE)
+    Ok(Family::of(unsafe { (*ethernet).ethertype_be }))
 }
 
 /// Whether `address` is in the range of the pods here.

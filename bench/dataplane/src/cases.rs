@@ -1,9 +1,9 @@
 //! What is measured.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use packet_tests::CLIENT;
 use packet_tests::frame::{self, ACK, SYN};
+use packet_tests::{CLIENT, CLIENT_V6, frame_v6};
 
 use crate::services;
 
@@ -23,6 +23,8 @@ pub(crate) enum Action {
 pub(crate) struct Case {
     /// As it is called in tables and JSON.
     pub(crate) name: &'static str,
+    /// The address family of the packet.
+    pub(crate) family: &'static str,
     /// The program that runs.
     pub(crate) program: &'static str,
     /// The packet.
@@ -39,30 +41,39 @@ pub(crate) fn all(services: u32) -> Vec<Case> {
     let tcp = |to: Ipv4Addr, flags, payload: &[u8]| {
         frame::tcp((CLIENT, 40_000), (to, services::PORT), flags, payload)
     };
+    let tcp_v6 = |to: Ipv6Addr, flags, payload: &[u8]| {
+        frame_v6::tcp((CLIENT_V6, 40_000), (to, services::PORT), flags, payload)
+    };
+    let vip_v6 = services::vip_v6(services - 1);
+    let elsewhere_v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50);
+    let case = |name, family, frame, action| Case {
+        name,
+        family,
+        program: "xdp_measured",
+        frame,
+        action,
+    };
+    let (v4, v6) = ("ipv4", "ipv6");
     vec![
         Case {
-            name: "floor",
             program: "xdp_floor",
-            frame: tcp(elsewhere, ACK, &payload),
-            action: Action::Drop,
+            ..case("floor", v4, tcp(elsewhere, ACK, &payload), Action::Drop)
         },
-        Case {
-            name: "pass",
-            program: "xdp_measured",
-            frame: tcp(elsewhere, ACK, &payload),
-            action: Action::Pass,
-        },
-        Case {
-            name: "established_tun",
-            program: "xdp_measured",
-            frame: tcp(vip, ACK, &payload),
-            action: Action::Tx,
-        },
-        Case {
-            name: "syn_tun",
-            program: "xdp_measured",
-            frame: tcp(vip, SYN, b""),
-            action: Action::Tx,
-        },
+        case("pass", v4, tcp(elsewhere, ACK, &payload), Action::Pass),
+        case("established_tun", v4, tcp(vip, ACK, &payload), Action::Tx),
+        case("syn_tun", v4, tcp(vip, SYN, b""), Action::Tx),
+        case(
+            "pass",
+            v6,
+            tcp_v6(elsewhere_v6, ACK, &payload),
+            Action::Pass,
+        ),
+        case(
+            "established_tun",
+            v6,
+            tcp_v6(vip_v6, ACK, &payload),
+            Action::Tx,
+        ),
+        case("syn_tun", v6, tcp_v6(vip_v6, SYN, b""), Action::Tx),
     ]
 }

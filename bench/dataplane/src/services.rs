@@ -1,6 +1,6 @@
 //! Filling the maps with services, as the agent would.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use fairlead_api::BackendId;
@@ -32,7 +32,14 @@ pub(crate) fn vip(index: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 0, 0)) + index)
 }
 
-/// Adds `count` services of ten backends.
+/// The same service's address in IPv6.
+pub(crate) fn vip_v6(index: u32) -> Ipv6Addr {
+    Ipv6Addr::from(
+        u128::from(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 1, 0, 0, 0, 0)) + u128::from(index),
+    )
+}
+
+/// Adds `count` services of ten backends, each with a VIP of either family.
 pub(crate) fn fill(world: &mut World, count: u32) -> Result<()> {
     let tables = &mut world.tables;
     let present = tables
@@ -86,19 +93,20 @@ pub(crate) fn fill(world: &mut World, count: u32) -> Result<()> {
             .context("write a service")?;
         lut_offset += size;
 
-        let key = FrontendKey::new(0, vip(index).into(), protocol::TCP, PORT.to_be());
-        let entry = FrontendEntry {
-            key,
-            service,
-            flags: FRONTEND_USED | FRONTEND_EXTERNAL,
-        };
-        for write in frontends.insert(entry)? {
-            let position = FrontendKey::index(0, write.bucket);
-            tables
-                .frontends
-                .set(position, write.content)
-                .context("write a bucket")?;
-            frontends.record(&write);
+        for vip in [vip(index).into(), vip_v6(index).into()] {
+            let entry = FrontendEntry {
+                key: FrontendKey::new(0, vip, protocol::TCP, PORT.to_be()),
+                service,
+                flags: FRONTEND_USED | FRONTEND_EXTERNAL,
+            };
+            for write in frontends.insert(entry)? {
+                let position = FrontendKey::index(0, write.bucket);
+                tables
+                    .frontends
+                    .set(position, write.content)
+                    .context("write a bucket")?;
+                frontends.record(&write);
+            }
         }
     }
     Ok(())

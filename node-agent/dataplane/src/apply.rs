@@ -218,7 +218,7 @@ impl Tables {
     pub fn set_pod(&mut self, pod: &PodEntries) -> Result<(), Error> {
         let address = Address::from(pod.address);
         let guard = PodEntry {
-            address,
+            addresses: [address, Address::UNSPECIFIED],
             vpc: 0,
             flags: 0,
         };

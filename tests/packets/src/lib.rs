@@ -5,9 +5,10 @@
 //! Needs root and the built object; see [`World::open`] for what happens without.
 
 pub mod frame;
+pub mod frame_v6;
 mod world;
 
 pub use world::{
-    CLIENT, NODE_1, NODE_2, NODE_3, Outcome, POD_1, POD_2, POD_3, VIP, Verdict, World,
-    is_root_missing,
+    CLIENT, CLIENT_V6, NODE_1, NODE_2, NODE_2_MAC, NODE_3, Outcome, POD_1, POD_1_V6, POD_2,
+    POD_2_V6, POD_3, VIP, VIP_V6, Verdict, World, is_root_missing,
 };

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use aya::maps::lpm_trie::Key;
@@ -29,8 +29,19 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 100, 1);
 /// Somebody outside.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 10);
 
+/// The address of [`POD_1`]'s pod in IPv6.
+pub const POD_1_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x10);
+/// The address of [`POD_2`]'s pod in IPv6.
+pub const POD_2_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 0x10);
+/// The address of [`POD_3`]'s pod in IPv6.
+const POD_3_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 3, 0, 0, 0, 0x10);
+/// The VIP of all services in IPv6.
+pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1);
+/// Somebody outside, in IPv6.
+pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+
 /// Where frames for [`NODE_2`] go.
-const NODE_2_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x66];
+pub const NODE_2_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x66];
 /// The pod's own interface.
 const POD_1_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0x0a];
 /// The loopback, which `BPF_PROG_TEST_RUN` pretends skbs came in by, plays the pod's veth.
@@ -63,7 +74,8 @@ pub struct Outcome {
 ///
 /// Services at [`VIP`]: TCP 80 with backends on nodes 1, 2 and 3; TCP 81 on node 1 only (backend
 /// id 101), TCP 82 on node 2 only (102), TCP 83 on node 3 only (103), TCP 84 without backends;
-/// UDP 53 on node 2 and UDP 54 on node 1.
+/// UDP 53 on node 2 and UDP 54 on node 1. The same at [`VIP_V6`], where the backends' ids are 10
+/// higher.
 pub struct World {
     programs: Programs,
     /// The maps.
@@ -187,6 +199,17 @@ impl World {
 
     /// Adds a service at [`VIP`] whose table names `backends` in turn; returns its slot.
     pub fn add_service(&mut self, protocol: u8, port: u16, backends: &[u32]) -> u32 {
+        self.add_service_at(VIP.into(), protocol, port, backends)
+    }
+
+    /// The same at another VIP.
+    pub fn add_service_at(
+        &mut self,
+        vip: IpAddr,
+        protocol: u8,
+        port: u16,
+        backends: &[u32],
+    ) -> u32 {
         const TABLE: u32 = 251;
         let slot = self.services_used;
         self.services_used += 1;
@@ -212,7 +235,7 @@ impl World {
             .services
             .set(ServiceEntry::index(0, slot), entry)
             .expect("write the service");
-        let key = FrontendKey::new(0, VIP.into(), protocol, port.to_be());
+        let key = FrontendKey::new(0, vip.into(), protocol, port.to_be());
         self.add_frontend(key, slot, FRONTEND_EXTERNAL);
         slot
     }
@@ -278,6 +301,11 @@ impl World {
                 },
             );
         }
+        for (slot, pods) in [(1, POD_2_V6), (2, POD_3_V6)] {
+            let pods = Address::from(pods).masked(&Address::mask(64));
+            let kind = ROUTE_PODS;
+            self.add_route(pods, 64, RouteEntry { kind, node: slot });
+        }
         let own = RouteEntry {
             kind: ROUTE_LOCAL,
             node: 0,
@@ -289,21 +317,23 @@ impl World {
         };
         self.add_route(Ipv4Addr::new(10, 244, 0, 0).into(), 16, unreachable);
 
-        let endpoint = EndpointKey {
-            address: POD_1.into(),
-            vpc: 0,
-        };
+        let own_v6 = Address::from(POD_1_V6).masked(&Address::mask(64));
+        self.add_route(own_v6, 64, own);
+
         let entry = EndpointEntry {
             ifindex: VETH,
             mac: POD_1_MAC,
             flags: 0,
         };
-        self.tables
-            .endpoints
-            .insert(endpoint, entry, 0)
-            .expect("write the endpoint");
+        let addresses = [POD_1.into(), POD_1_V6.into()];
+        for address in addresses {
+            self.tables
+                .endpoints
+                .insert(EndpointKey { address, vpc: 0 }, entry, 0)
+                .expect("write the endpoint");
+        }
         let pod = PodEntry {
-            address: POD_1.into(),
+            addresses,
             vpc: 0,
             flags: 0,
         };
@@ -312,9 +342,17 @@ impl World {
             .insert(VETH, pod, 0)
             .expect("write the pod");
 
-        for (slot, address, node) in [(1, POD_1, 0), (2, POD_2, 1), (3, POD_3, 2)] {
+        let places: [(u32, Address, u32); 6] = [
+            (1, POD_1.into(), 0),
+            (2, POD_2.into(), 1),
+            (3, POD_3.into(), 2),
+            (11, POD_1_V6.into(), 0),
+            (12, POD_2_V6.into(), 1),
+            (13, POD_3_V6.into(), 2),
+        ];
+        for (slot, address, node) in places {
             let backend = BackendEntry {
-                address: address.into(),
+                address,
                 id: 100 + slot,
                 node,
                 vpc: 0,
@@ -331,7 +369,9 @@ impl World {
                 .insert(100 + slot, slot, 0)
                 .expect("write its id");
         }
-        self.add_frontend(FrontendKey::of_address(0, VIP.into()), 0, FRONTEND_ADDRESS);
+        for vip in [VIP.into(), VIP_V6.into()] {
+            self.add_frontend(FrontendKey::of_address(0, vip), 0, FRONTEND_ADDRESS);
+        }
         for (port, backends) in [
             (80, &[1, 2, 3][..]),
             (81, &[1]),
@@ -340,14 +380,18 @@ impl World {
             (84, &[]),
         ] {
             self.add_service(protocol::TCP, port, backends);
+            let backends: Vec<u32> = backends.iter().map(|slot| slot + 10).collect();
+            self.add_service_at(VIP_V6.into(), protocol::TCP, port, &backends);
         }
         self.add_service(protocol::UDP, 53, &[2]);
         self.add_service(protocol::UDP, 54, &[1]);
+        self.add_service_at(VIP_V6.into(), protocol::UDP, 53, &[12]);
+        self.add_service_at(VIP_V6.into(), protocol::UDP, 54, &[11]);
     }
 
     fn add_route(&mut self, address: Address, length: u8, entry: RouteEntry) {
         let key = Key::new(
-            RouteKey::prefix_bits(length, true),
+            RouteKey::prefix_bits(length, address.is_v4()),
             RouteKey { vpc_be: 0, address },
         );
         self.tables

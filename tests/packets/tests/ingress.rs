@@ -86,7 +86,7 @@ fn packets_that_are_not_encapsulated_keep_their_bytes_and_get_their_verdict() {
         ),
         case("a backend behind an unresolved neighbour", to_vip(83), Pass),
         case("ARP", with_type(0x0806), Pass),
-        case("IPv6", with_type(0x86dd), Pass),
+        case("IPv4 under IPv6's type", with_type(0x86dd), Drop(Malformed)),
         case("a VLAN tag", with_type(0x8100), Pass),
         case("echo to the node", echo(8, CLIENT, NODE_1, 7), Pass),
         case("a service without backends", to_vip(84), Drop(NoBackend)),

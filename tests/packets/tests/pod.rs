@@ -35,7 +35,7 @@ fn packets_that_stay_as_they_are_get_their_verdict() {
             Pass,
         ),
         ("ARP", with_type(0x0806), Pass),
-        ("IPv6", with_type(0x86dd), Drop(UnsupportedFamily)),
+        ("IPX", with_type(0x8137), Drop(UnsupportedFamily)),
         (
             "in another pod's name",
             tcp((POD_2, 1), (CLIENT, 2), SYN, b""),

@@ -34,8 +34,8 @@ fn received_packets_that_are_not_rewritten_get_their_verdict() {
     let node = mac::of_node(1);
     let mut no_vni = vxlan(NODE_2, NODE_1, 0, node, &to_pod);
     no_vni[42] = 0;
-    let mut inner_ipv6 = to_pod.clone();
-    inner_ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
+    let mut inner_mpls = to_pod.clone();
+    inner_mpls[12..14].copy_from_slice(&[0x88, 0x47]);
     let cases = [
         (
             "TCP to the node",
@@ -79,8 +79,8 @@ fn received_packets_that_are_not_rewritten_get_their_verdict() {
         ),
         ("VXLAN without a network", no_vni, Drop(Malformed)),
         (
-            "IPv6 in VXLAN",
-            vxlan(NODE_2, NODE_1, 0, node, &inner_ipv6),
+            "MPLS in VXLAN",
+            vxlan(NODE_2, NODE_1, 0, node, &inner_mpls),
             Drop(Malformed),
         ),
         (
