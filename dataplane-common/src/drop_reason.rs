@@ -47,6 +47,7 @@ drop_reasons! {
     15 RewriteFailed "the kernel refused to change a header",
     16 UnsupportedFamily "sent by a pod, in a protocol it has no address of",
     17 FamilyMismatch "for a backend that has no address of the packet's family",
+    18 NoLocalBackend "passed on by another node for a backend that is not on this one",
 }
 
 impl DropReason {

@@ -69,10 +69,10 @@ pub use frontend::{
     BUCKET_ENTRIES, FRONTEND_ADDRESS, FRONTEND_CLUSTER, FRONTEND_EXTERNAL, FRONTEND_USED,
     FrontendBucket, FrontendEntry, FrontendKey,
 };
-pub use node::{NODE_LOCAL, NODE_RESOLVED, NODE_USED, NodeEntry};
+pub use node::{NODE_ADJACENT, NODE_LOCAL, NODE_RESOLVED, NODE_USED, NodeEntry};
 pub use route::{
     ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry, RouteKey,
 };
-pub use service::{LUT_EMPTY, LUT_SLOT_MASK, ServiceEntry};
+pub use service::{LUT_EMPTY, LUT_SLOT_MASK, SERVICE_DR, ServiceEntry};
 pub use socket::{SocketKey, SocketOrigin};
 pub use stats::{DropStats, ServiceStats};

@@ -1,6 +1,6 @@
 //! The inner Ethernet addresses of what nodes send each other encapsulated. They are never on a
 //! wire of their own: the destination names the backend the first node picked, the source the node
-//! that sent it. Both have the locally-administered bit set (IEEE 802, clause 8).
+//! that sent it; so does the source of a frame that was passed on as it is (dr). Both have the locally-administered bit set (IEEE 802, clause 8).
 
 /// First bytes of an inner destination that names a backend.
 pub const BACKEND_PREFIX: u16 = 0x02fa;
@@ -29,6 +29,12 @@ pub const fn backend_of(mac: [u8; 6]) -> Option<u32> {
     }
 }
 
+/// Whether a node of the cluster has put `mac` in as the sender of a frame.
+#[inline(always)]
+pub const fn is_node(mac: [u8; 6]) -> bool {
+    u16::from_be_bytes([mac[0], mac[1]]) == NODE_PREFIX
+}
+
 #[inline(always)]
 const fn with_prefix(prefix: u16, id: u32) -> [u8; 6] {
     let ([a, b], [c, d, e, f]) = (prefix.to_be_bytes(), id.to_be_bytes());
@@ -44,5 +50,6 @@ mod tests {
         assert_eq!(of_backend(0x0102_0304), [0x02, 0xfa, 1, 2, 3, 4]);
         assert_eq!(backend_of(of_backend(77)), Some(77));
         assert_eq!(backend_of(of_node(77)), None);
+        assert!(is_node(of_node(77)) && !is_node(of_backend(77)));
     }
 }

@@ -8,6 +8,8 @@ pub const NODE_USED: u32 = 1;
 /// [`NodeEntry::mac`] is where frames for the node go: XDP can send at once. Without it packets
 /// are handed up, and the stack resolves the neighbour.
 pub const NODE_RESOLVED: u32 = 2;
+/// The MAC address is the node's own, not a router's: it is on the uplink's segment.
+pub const NODE_ADJACENT: u32 = 4;
 
 /// How another node is reached. `nodes` is an array of these, indexed by node slot; slot
 /// [`NODE_LOCAL`] stays unused.
@@ -25,7 +27,7 @@ pub struct NodeEntry {
     pub id: u32,
     /// The uplink it is reached by.
     pub ifindex: u32,
-    /// [`NODE_USED`], [`NODE_RESOLVED`].
+    /// [`NODE_USED`], [`NODE_RESOLVED`], [`NODE_ADJACENT`].
     pub flags: u32,
     /// Largest packet the uplink takes, outer headers included.
     pub mtu: u32,
@@ -61,6 +63,22 @@ impl NodeEntry {
 }
 
 impl NodeEntry {
+    /// The same node, whose MAC address is its own if `adjacent`.
+    pub const fn with_adjacent(mut self, adjacent: bool) -> Self {
+        if adjacent {
+            self.flags |= NODE_ADJACENT;
+        } else {
+            self.flags &= !NODE_ADJACENT;
+        }
+        self
+    }
+
+    /// Whether frames for the node reach it at once, with its own MAC address and no other header.
+    #[inline(always)]
+    pub const fn takes_frames(&self) -> bool {
+        self.flags & (NODE_RESOLVED | NODE_ADJACENT) == NODE_RESOLVED | NODE_ADJACENT
+    }
+
     /// Whether packets for the node are encapsulated over IPv4. The sum of a real header is never
     /// zero, so it tells without a look at the address.
     #[inline(always)]

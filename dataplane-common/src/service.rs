@@ -8,6 +8,10 @@ pub const LUT_SLOT_MASK: u32 = 0x00ff_ffff;
 /// points at. A service without backends has a table of length 0 instead.
 pub const LUT_EMPTY: u32 = 0;
 
+/// Frames for backends on this segment go by their MAC address alone, as they are; others are
+/// encapsulated.
+pub const SERVICE_DR: u32 = 1;
+
 /// One service port. `services` is an array of these, indexed by [`Self::index`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -16,12 +20,18 @@ pub struct ServiceEntry {
     pub lut_offset: u32,
     /// Slots of its table, 0 if it has no backend. A prime for Maglev.
     pub lut_length: u32,
+    /// Elements of a list right behind, of this node's own backends alone; 0 if there is none.
+    /// It is there for [`SERVICE_DR`] only: another node has picked one of ours by a table that is
+    /// older or newer.
+    pub local_length: u32,
     /// `ServiceId`; 0 marks a free slot.
     pub id: u32,
-    /// None defined.
+    /// [`SERVICE_DR`].
     pub flags: u32,
+    /// Zero.
+    pub padding: u32,
 }
-map_struct!(ServiceEntry, 16);
+map_struct!(ServiceEntry, 24);
 
 impl ServiceEntry {
     /// The index in `services` of service slot `slot` in `bank`.
@@ -38,6 +48,15 @@ impl ServiceEntry {
         }
         Some(self.lut_offset + hash::reduce(hash, self.lut_length))
     }
+
+    /// The same among this node's own backends.
+    #[inline(always)]
+    pub const fn local_index(&self, hash: u32) -> Option<u32> {
+        if self.local_length == 0 {
+            return None;
+        }
+        Some(self.lut_offset + self.lut_length + hash::reduce(hash, self.local_length))
+    }
 }
 
 #[cfg(test)]
@@ -49,17 +68,21 @@ mod tests {
         let service = ServiceEntry {
             lut_offset: 5000,
             lut_length: 1009,
+            local_length: 101,
             id: 1,
-            flags: 0,
+            ..ServiceEntry::default()
         };
         for hash in [0, 1, u32::MAX / 2, u32::MAX - 1, u32::MAX] {
             let index = service.lut_index(hash).unwrap();
             assert!((5000..6009).contains(&index), "{index}");
+            let index = service.local_index(hash).unwrap();
+            assert!((6009..6110).contains(&index), "{index}");
         }
     }
 
     #[test]
     fn service_without_backends_has_no_pick() {
         assert_eq!(ServiceEntry::default().lut_index(7), None);
+        assert_eq!(ServiceEntry::default().local_index(7), None);
     }
 }

@@ -5,7 +5,9 @@ use core::mem;
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use fairlead_dataplane_common::DropReason;
+use fairlead_dataplane_common::{DropReason, mac};
+
+use crate::header::Ethernet;
 
 /// A packet that begins with its Ethernet header, whatever holds it.
 pub trait Frame {
@@ -93,6 +95,15 @@ impl Frame for TcContext {
     fn length(&self) -> u32 {
         self.len()
     }
+}
+
+/// Whether another node of the cluster passed the frame on as it is: then it is for a backend here,
+/// and must not be passed on again.
+#[inline(always)]
+pub fn is_passed_on<F: Frame>(frame: &F) -> Result<bool, DropReason> {
+    let ethernet: *mut Ethernet = frame.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    Ok(mac::is_node(unsafe { (*ethernet).source }))
 }
 
 /// Makes the first `wanted` bytes of a packet (all of a shorter one) directly reachable. Drivers may

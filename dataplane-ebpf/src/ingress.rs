@@ -4,10 +4,10 @@ use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use fairlead_dataplane_common::{
-    Config, DropReason, NODE_LOCAL, NODE_RESOLVED, checksum, hash, mac,
+    Config, DropReason, NODE_LOCAL, NODE_RESOLVED, NodeEntry, SERVICE_DR, checksum, hash, mac,
 };
 
-use crate::frame::Frame;
+use crate::frame::{Frame, is_passed_on};
 use crate::header::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
 use crate::parse::{Family, Packet, Shape};
 use crate::{encap, lookup, parse, stats};
@@ -36,8 +36,8 @@ fn forward(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
         return Ok(XDP_PASS);
     };
     let hash = hash::flow(&config.seed, &packet.flow);
-    let backend = lookup::pick(config, frontend.service, hash)?;
-    if backend.node == NODE_LOCAL {
+    let lookup::Pick { service, backend } = lookup::pick(config, frontend.service, hash)?;
+    if backend.node == NODE_LOCAL || is_passed_on(ctx)? {
         return Ok(XDP_PASS);
     }
     let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
@@ -45,7 +45,23 @@ fn forward(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
         return Ok(XDP_PASS);
     }
     stats::packet(frontend.service, ctx.length(), packet.opens);
+    if service.flags & SERVICE_DR != 0 && node.takes_frames() {
+        return pass_on(ctx, config, node);
+    }
     encap::push_xdp(ctx, config, node, packet, hash, mac::of_backend(backend.id))?;
+    Ok(XDP_TX)
+}
+
+/// Sends a frame as it is to a node of this segment, which makes the same pick. The sender's address
+/// says that it came from a node and must not be passed on again.
+#[inline(always)]
+fn pass_on(ctx: &XdpContext, config: &Config, node: &NodeEntry) -> Result<u32, DropReason> {
+    let ethernet: *mut Ethernet = ctx.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    unsafe {
+        (*ethernet).destination = node.mac;
+        (*ethernet).source = mac::of_node(config.node_id);
+    }
     Ok(XDP_TX)
 }
 
@@ -53,10 +69,16 @@ fn forward(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
 /// see `bin/measured.rs`.
 #[inline(always)]
 pub fn restore(ctx: &XdpContext) -> Result<(), DropReason> {
+    /// Of nobody.
+    const SOURCE: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
+    let was_passed_on = is_passed_on(ctx)?;
     // SAFETY: the context is the program's own.
-    if unsafe { bpf_xdp_adjust_head(ctx.ctx, encap::OVERHEAD_V4 as i32) } != 0 {
+    if !was_passed_on && unsafe { bpf_xdp_adjust_head(ctx.ctx, encap::OVERHEAD_V4 as i32) } != 0 {
         return Err(DropReason::EncapsulationFailed);
     }
+    let ethernet: *mut Ethernet = ctx.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    unsafe { (*ethernet).source = SOURCE };
     Ok(())
 }
 

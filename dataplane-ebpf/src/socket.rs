@@ -58,7 +58,7 @@ fn translate(ctx: &SockAddrContext) -> Result<Option<&'static FrontendEntry>, Dr
     };
     let hash = hash::socket(&config.seed, cookie(ctx), &address, port_be);
     let backend = match lookup::pick(config, frontend.service, hash) {
-        Ok(backend) => backend,
+        Ok(pick) => pick.backend,
         Err(reason) => {
             // SAFETY: takes a number only.
             unsafe { bpf_set_retval(-ECONNREFUSED) };

@@ -11,7 +11,7 @@ use fairlead_dataplane_common::{
     protocol,
 };
 
-use crate::frame::{Frame, pull};
+use crate::frame::{Frame, is_passed_on, pull};
 use crate::header::{Ethernet, TRANSPORT_V6, Tcp, Udp, Vxlan};
 use crate::maps::VPCS;
 use crate::parse::{Family, Packet, Shape};
@@ -95,7 +95,16 @@ fn balance(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Dro
         && let Some(frontend) = lookup::external(config, &packet.flow)
     {
         let hash = hash::flow(&config.seed, &packet.flow);
-        let backend = lookup::pick(config, frontend.service, hash)?;
+        let lookup::Pick { service, backend } = lookup::pick(config, frontend.service, hash)?;
+        if is_passed_on(ctx)? {
+            // Counted where it entered. The other node's table and ours may differ for a moment.
+            let backend = if backend.node == NODE_LOCAL {
+                backend
+            } else {
+                lookup::pick_local(service, hash)?
+            };
+            return reply::deliver(ctx, packet, backend);
+        }
         stats::packet(frontend.service, ctx.length(), packet.opens);
         if backend.node == NODE_LOCAL {
             return reply::deliver(ctx, packet, backend);

@@ -32,6 +32,8 @@ const SHOW: &[Column] = &[
     column("ADDRESS", "address"),
     column("PORT", "port"),
     column("NODE", "node"),
+    column("MODE", "mode"),
+    wide("REASON", "modeReason"),
     column("STATE", "state"),
     column("WEIGHT", "weight"),
     wide("SLOTS", "slots"),
@@ -118,7 +120,9 @@ fn merge(answers: &[Answer]) -> BTreeMap<(String, u64), Value> {
             .zip(object["backends"].as_array().into_iter().flatten())
         {
             if own["node"] == "local" {
-                own["node"] = others["node"].clone();
+                for key in ["node", "mode", "modeReason"] {
+                    own[key] = others[key].clone();
+                }
             }
         }
     }

@@ -36,15 +36,19 @@ pub(crate) struct Case {
 /// All cases, for a node with this many services. The packets are for the last of them.
 pub(crate) fn all(services: u32) -> Vec<Case> {
     let vip = services::vip(services - 1);
+    let vip_v6 = services::vip_v6(services - 1);
     let elsewhere = Ipv4Addr::new(198, 18, 0, 50);
     let payload = [0x5a; 10];
-    let tcp = |to: Ipv4Addr, flags, payload: &[u8]| {
-        frame::tcp((CLIENT, 40_000), (to, services::PORT), flags, payload)
+    let tcp_to = |to: Ipv4Addr, port, flags, payload: &[u8]| {
+        frame::tcp((CLIENT, 40_000), (to, port), flags, payload)
     };
-    let tcp_v6 = |to: Ipv6Addr, flags, payload: &[u8]| {
-        frame_v6::tcp((CLIENT_V6, 40_000), (to, services::PORT), flags, payload)
+    let tcp_v6_to = |to: Ipv6Addr, port, flags, payload: &[u8]| {
+        frame_v6::tcp((CLIENT_V6, 40_000), (to, port), flags, payload)
     };
-    let vip_v6 = services::vip_v6(services - 1);
+    let tcp = |to, flags, payload: &[u8]| tcp_to(to, services::PORT, flags, payload);
+    let tcp_dr = |flags, payload: &[u8]| tcp_to(vip, services::PORT_DR, flags, payload);
+    let tcp_v6 = |to, flags, payload: &[u8]| tcp_v6_to(to, services::PORT, flags, payload);
+    let tcp_v6_dr = |flags, payload: &[u8]| tcp_v6_to(vip_v6, services::PORT_DR, flags, payload);
     let elsewhere_v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x50);
     let case = |name, family, frame, action| Case {
         name,
@@ -60,6 +64,8 @@ pub(crate) fn all(services: u32) -> Vec<Case> {
             ..case("floor", v4, tcp(elsewhere, ACK, &payload), Action::Drop)
         },
         case("pass", v4, tcp(elsewhere, ACK, &payload), Action::Pass),
+        case("established_dr", v4, tcp_dr(ACK, &payload), Action::Tx),
+        case("syn_dr", v4, tcp_dr(SYN, b""), Action::Tx),
         case("established_tun", v4, tcp(vip, ACK, &payload), Action::Tx),
         case("syn_tun", v4, tcp(vip, SYN, b""), Action::Tx),
         case(
@@ -68,6 +74,8 @@ pub(crate) fn all(services: u32) -> Vec<Case> {
             tcp_v6(elsewhere_v6, ACK, &payload),
             Action::Pass,
         ),
+        case("established_dr", v6, tcp_v6_dr(ACK, &payload), Action::Tx),
+        case("syn_dr", v6, tcp_v6_dr(SYN, b""), Action::Tx),
         case(
             "established_tun",
             v6,

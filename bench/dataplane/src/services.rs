@@ -9,7 +9,7 @@ use fairlead_dataplane::maglev::{self, Candidate};
 use fairlead_dataplane_common::maps::FRONTEND_BUCKETS;
 use fairlead_dataplane_common::{
     BACKEND_ACTIVE, BackendEntry, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry, FrontendKey,
-    ServiceEntry, protocol,
+    SERVICE_DR, ServiceEntry, protocol,
 };
 use packet_tests::World;
 
@@ -24,8 +24,14 @@ const FIRST_SERVICE: u32 = 1_000;
 const FIRST_BACKEND: u32 = 1_000;
 const FIRST_LUT: u32 = 100_000;
 
+/// Services that are passed on, behind the others: they share tables and backends.
+const FIRST_SERVICE_DR: u32 = 20_000;
+
 /// The slot of a node that can be reached at once.
 const NODE: u32 = 1;
+
+/// The port at which all services are passed on as they are (dr).
+pub(crate) const PORT_DR: u16 = 81;
 
 /// The address of a service.
 pub(crate) fn vip(index: u32) -> Ipv4Addr {
@@ -39,14 +45,16 @@ pub(crate) fn vip_v6(index: u32) -> Ipv6Addr {
     )
 }
 
-/// Adds `count` services of ten backends, each with a VIP of either family.
+/// Adds `count` services of ten backends, each with a VIP of either family, for either forwarding.
 pub(crate) fn fill(world: &mut World, count: u32) -> Result<()> {
-    let tables = &mut world.tables;
-    let present = tables
+    let present = world
+        .tables
         .frontends
         .read(0, FRONTEND_BUCKETS as usize)
         .context("read frontends")?;
     let mut frontends = cuckoo::Table::from_buckets(present);
+    world.set_adjacent(NODE, true);
+    let tables = &mut world.tables;
     let mut lut_offset = FIRST_LUT;
     for index in 0..count {
         let service = FIRST_SERVICE + index;
@@ -85,17 +93,28 @@ pub(crate) fn fill(world: &mut World, count: u32) -> Result<()> {
             lut_offset,
             lut_length: size,
             id: service,
-            flags: 0,
+            ..ServiceEntry::default()
         };
         tables
             .services
             .set(ServiceEntry::index(0, service), entry)
             .context("write a service")?;
+        let entry = ServiceEntry {
+            flags: SERVICE_DR,
+            ..entry
+        };
+        let service_dr = FIRST_SERVICE_DR + index;
+        tables
+            .services
+            .set(ServiceEntry::index(0, service_dr), entry)
+            .context("write a service")?;
         lut_offset += size;
 
-        for vip in [vip(index).into(), vip_v6(index).into()] {
+        let vips = [vip(index).into(), vip_v6(index).into()];
+        let asked = [(PORT, service), (PORT_DR, service_dr)];
+        for (vip, (port, service)) in vips.into_iter().flat_map(|vip| asked.map(|to| (vip, to))) {
             let entry = FrontendEntry {
-                key: FrontendKey::new(0, vip, protocol::TCP, PORT.to_be()),
+                key: FrontendKey::new(0, vip, protocol::TCP, port.to_be()),
                 service,
                 flags: FRONTEND_USED | FRONTEND_EXTERNAL,
             };

@@ -61,9 +61,11 @@ pub struct Service {
     pub backends: BTreeMap<BackendId, Backend>,
     /// As the control plane put it.
     pub scheduler: String,
-    /// As the control plane put it.
-    pub forwarding: String,
+    /// How its packets reach backends on other nodes.
+    pub forwarding: Forwarding,
 }
+
+pub use crate::forwarding::Forwarding;
 
 /// An address and port a service answers at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,7 +262,7 @@ fn check_service(
         frontends: Vec::with_capacity(service.frontends.len()),
         backends: BTreeMap::new(),
         scheduler: service.scheduler.clone(),
-        forwarding: service.forwarding.clone(),
+        forwarding: Forwarding::of(&service.forwarding),
     };
     for (index, frontend) in service.frontends.iter().enumerate() {
         let at = format!("{at}.frontends[{index}]");

@@ -20,6 +20,7 @@ pub mod desired;
 mod error;
 #[cfg(test)]
 mod examples;
+mod forwarding;
 pub mod ipam;
 pub mod links;
 pub mod loader;

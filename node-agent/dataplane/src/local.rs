@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use fairlead_dataplane_common::{Address, Config, NODE_RESOLVED, NodeEntry};
+use fairlead_dataplane_common::{Address, Config, NODE_ADJACENT, NODE_RESOLVED, NodeEntry};
 use ipnetwork::IpNetwork;
 
 use crate::netlink::Mac;
@@ -30,6 +30,8 @@ pub struct Way {
     pub mtu: u32,
     /// Whom frames go to; `None` while the neighbour does not answer.
     pub mac: Option<Mac>,
+    /// Whether that is the node itself, on the uplink's segment, and not a router.
+    pub direct: bool,
 }
 
 impl Local {
@@ -46,6 +48,7 @@ impl Local {
                 mac: before
                     .filter(|e| e.flags & NODE_RESOLVED != 0)
                     .map(|e| e.mac),
+                direct: before.is_some_and(|e| e.flags & NODE_ADJACENT != 0),
             }
         });
         NodeEntry::new(
@@ -56,6 +59,7 @@ impl Local {
             way.mtu,
             way.mac,
         )
+        .with_adjacent(way.direct)
     }
 
     /// `config` with this node's own facts in it.

@@ -102,6 +102,7 @@ impl Target {
                     interface: hop.interface,
                     mtu: self.mtu,
                     mac,
+                    direct: hop.address == *node,
                 },
             );
         }

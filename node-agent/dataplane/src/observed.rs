@@ -56,6 +56,8 @@ pub struct Share {
     pub candidate: Candidate,
     /// The backend slot that stands in the table for it.
     pub slot: u32,
+    /// Whether it stands in the second table too, that of this node's own backends.
+    pub local: bool,
 }
 
 /// A prefix of `routes`.
@@ -143,8 +145,16 @@ impl Observed {
     }
 }
 
-/// The range of `lut` that a service owns.
+/// The range of `lut` that a service owns: its table, and that of this node's own backends.
 pub fn range_of(service: &ServiceEntry) -> lut::Range {
+    lut::Range {
+        offset: service.lut_offset,
+        len: service.lut_length.saturating_add(service.local_length),
+    }
+}
+
+/// The range of `lut` that all its backends share.
+pub fn table_of(service: &ServiceEntry) -> lut::Range {
     lut::Range {
         offset: service.lut_offset,
         len: service.lut_length,

@@ -19,12 +19,12 @@ use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BACKEND_DRAINING, BackendEntry, Config, FRONTEND_ADDRESS,
     FRONTEND_CLUSTER, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry, FrontendKey, NODE_LOCAL,
     NodeEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry, RouteKey,
-    ServiceEntry, maps,
+    SERVICE_DR, ServiceEntry, maps,
 };
 use ipnetwork::IpNetwork;
 
 use crate::action::Action;
-use crate::desired::{Desired, Place, Service};
+use crate::desired::{Backend, Desired, Place, Service};
 use crate::local::Local;
 use crate::lut;
 use crate::maglev::{self, Candidate};
@@ -283,57 +283,82 @@ impl Planner<'_> {
                     slot
                 }
             };
-            let range = self.plan_table(service, owned.get(&slot).copied(), &mut lut)?;
+            let owned = owned.get(&slot).copied();
+            let (range, local_length) = self.plan_table(service, owned, &mut lut)?;
             let entry = ServiceEntry {
                 lut_offset: range.offset,
-                lut_length: range.len,
+                lut_length: range.len - local_length,
+                local_length,
                 id: id.0,
-                flags: 0,
+                flags: if service.forwarding.may_pass_on() {
+                    SERVICE_DR
+                } else {
+                    0
+                },
+                padding: 0,
             };
             bank.insert(slot, entry);
         }
         Ok(bank)
     }
 
-    /// The range that holds the service's table: its own, if that is in it, else a new one.
+    /// The range that holds the service's tables: its own, if they are in it, else a new one. How much
+    /// of it, at its end, is the table of this node's own backends.
     fn plan_table(
         &mut self,
         service: &Service,
         owned: Option<lut::Range>,
         lut: &mut lut::Allocator,
-    ) -> Result<lut::Range, Full> {
+    ) -> Result<(lut::Range, u32), Full> {
+        let is_picked = |backend: &&Backend| !backend.draining && backend.weight > 0;
+        let picked = || service.backends.values().filter(is_picked);
+        // Where all of them are here or none is, the one table says all.
+        let has_local = service.forwarding.may_pass_on()
+            && service.frontends.iter().any(|frontend| frontend.external)
+            && picked().any(|backend| backend.place == Place::Here)
+            && picked().any(|backend| backend.place != Place::Here);
         let shares: Vec<Share> = service
             .backends
             .iter()
-            .filter(|(_, backend)| !backend.draining && backend.weight > 0)
+            .filter(|(_, backend)| is_picked(backend))
             .map(|(&id, backend)| Share {
                 candidate: Candidate {
                     id,
                     weight: backend.weight,
                 },
                 slot: self.backend_slots[&id],
+                local: has_local && backend.place == Place::Here,
             })
             .collect();
+        // An exception for moments when nodes disagree: an element each is enough, and keeps it small.
+        let own: Vec<u32> = shares
+            .iter()
+            .filter(|share| share.local)
+            .map(|share| share.slot)
+            .collect();
+        let local_length = own.len() as u32;
         let found = owned.and_then(|range| Some((range, self.observed.tables.get(&range)?)));
         if let Some((range, Table::Built(of))) = found
             && *of == shares
         {
-            return Ok(range);
+            return Ok((range, local_length));
         }
         let candidates: Vec<Candidate> = shares.iter().map(|share| share.candidate).collect();
-        let len = maglev::size(&candidates);
-        if len == 0 {
-            return Ok(lut::Range::EMPTY);
+        let length = maglev::size(&candidates);
+        if length == 0 {
+            return Ok((lut::Range::EMPTY, 0));
         }
-        let slots: Vec<u32> = maglev::populate(len, &candidates)
+        let slots: Vec<u32> = maglev::populate(length, &candidates)
             .iter()
             .map(|id| self.backend_slots[id])
+            .chain(own)
             .collect();
+        let len = length + local_length;
         if let Some((range, Table::Found(elements))) = found
             && *elements == slots
         {
             self.before_flip.push(Action::KeepTable { range, shares });
-            return Ok(range);
+            return Ok((range, local_length));
         }
         let range = lut.allocate(len).ok_or_else(|| Full {
             what: "table slots",
@@ -345,7 +370,7 @@ impl Planner<'_> {
             shares,
             slots,
         });
-        Ok(range)
+        Ok((range, local_length))
     }
 
     fn wanted_frontends(&self, services: &BTreeMap<u32, ServiceEntry>) -> Result<Frontends, Full> {

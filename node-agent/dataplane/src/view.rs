@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use fairlead_api::{BackendId, ServiceId};
 use fairlead_dataplane_common::{
     Address, BACKEND_DRAINING, DropReason, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FlowEntry, FlowKey,
-    NODE_LOCAL, NODE_RESOLVED, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, RouteKey, ServiceEntry,
-    maps, protocol,
+    NODE_ADJACENT, NODE_LOCAL, NODE_RESOLVED, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, RouteKey,
+    ServiceEntry, maps, protocol,
 };
 use serde_json::{Value, json};
 
 use crate::Error;
 use crate::desired::Service;
-use crate::observed::range_of;
+use crate::observed::{range_of, table_of};
 use crate::state::State;
 
 /// The views there are.
@@ -89,7 +89,7 @@ fn services(state: &State, params: &Value) -> Result<Value, Error> {
             "id": entry.id,
             "name": described.map(|service| &service.name),
             "scheduler": described.map(|service| &service.scheduler),
-            "forwarding": described.map(|service| &service.forwarding),
+            "forwarding": described.map(|service| service.forwarding.to_string()),
             "frontends": frontends.remove(&slot).unwrap_or_default(),
             "backends": backends_of(state, entry)?,
             "table": { "offset": entry.lut_offset, "slots": entry.lut_length },
@@ -146,7 +146,7 @@ fn description<'a>(state: &'a State, entry: &ServiceEntry) -> Option<&'a Service
 /// control plane named beside (draining, or of weight 0).
 fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Error> {
     let mut slots: BTreeMap<u32, u32> = BTreeMap::new();
-    for slot in state.loaded.tables.read_table(range_of(service))? {
+    for slot in state.loaded.tables.read_table(table_of(service))? {
         *slots.entry(slot).or_default() += 1;
     }
     let described = description(state, service);
@@ -161,12 +161,18 @@ fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Erro
             continue;
         };
         let named = described.and_then(|service| service.backends.get(&BackendId(entry.id)));
+        let node = state.observed.nodes.get(&entry.node);
+        let mode = described
+            .filter(|_| node.is_some() || entry.node == NODE_LOCAL)
+            .map(|service| service.forwarding.mode(node));
         rows.push(json!({
             "id": entry.id,
             "name": named.map(|backend| &backend.name),
             "address": IpAddr::from(entry.address),
             "port": u16::from_be(entry.port_be),
             "node": node_name(state, entry.node),
+            "mode": mode.map(|(mode, _)| mode.to_string()),
+            "modeReason": mode.map(|(_, reason)| reason),
             "state": if entry.state == BACKEND_DRAINING { "draining" } else { "active" },
             "weight": named.map(|backend| backend.weight),
             "slots": held,
@@ -265,6 +271,7 @@ fn nodes(state: &State) -> Value {
             "name": node_name(state, *slot),
             "address": IpAddr::from(entry.address),
             "resolved": resolved,
+            "adjacent": entry.flags & NODE_ADJACENT != 0,
             "mac": resolved.then(|| mac_text(entry.mac)),
             "interface": entry.ifindex,
             "mtu": entry.mtu,
@@ -299,7 +306,7 @@ fn status(state: &State, node: &Node<'_>) -> Result<Value, Error> {
     }
     let used: u32 = observed.services[bank]
         .values()
-        .map(|service| service.lut_length)
+        .map(|service| range_of(service).len)
         .sum();
     let resolved = observed
         .nodes

@@ -9,7 +9,7 @@ use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, EndpointEntry, EndpointKey,
     FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey,
     NodeEntry, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry,
-    RouteKey, ServiceEntry, ServiceStats, maps, protocol,
+    RouteKey, SERVICE_DR, ServiceEntry, ServiceStats, maps, protocol,
 };
 
 /// The node whose programs run.
@@ -228,7 +228,7 @@ impl World {
             lut_offset: self.lut_used,
             lut_length: length,
             id: slot + 1,
-            flags: 0,
+            ..ServiceEntry::default()
         };
         self.lut_used += length;
         self.tables
@@ -238,6 +238,46 @@ impl World {
         let key = FrontendKey::new(0, vip.into(), protocol, port.to_be());
         self.add_frontend(key, slot, FRONTEND_EXTERNAL);
         slot
+    }
+
+    /// Lets the service in `slot` pass frames on as they are, with a second table that names
+    /// `local` in turn.
+    pub fn allow_dr(&mut self, slot: u32, local: &[u32]) {
+        const TABLE: u32 = 101;
+        let index = ServiceEntry::index(0, slot);
+        let mut entry: ServiceEntry = self.tables.services.get(index).expect("read the service");
+        let old = self
+            .tables
+            .lut
+            .read(entry.lut_offset, entry.lut_length as usize)
+            .expect("read the table");
+        entry.local_length = if local.is_empty() { 0 } else { TABLE };
+        let own = local
+            .iter()
+            .copied()
+            .cycle()
+            .take(entry.local_length as usize);
+        let both: Vec<u32> = old.into_iter().chain(own).collect();
+        entry.lut_offset = self.lut_used;
+        entry.flags |= SERVICE_DR;
+        self.lut_used += both.len() as u32;
+        self.tables
+            .lut
+            .write(entry.lut_offset, &both)
+            .expect("write both tables");
+        self.tables
+            .services
+            .set(index, entry)
+            .expect("write the service");
+    }
+
+    /// Puts the node in `slot` on the uplink's segment, or behind a router.
+    pub fn set_adjacent(&mut self, slot: u32, adjacent: bool) {
+        let node: NodeEntry = self.tables.nodes.get(slot).expect("read the node");
+        self.tables
+            .nodes
+            .set(slot, node.with_adjacent(adjacent))
+            .expect("write the node");
     }
 
     /// Adds a frontend where there is room: tests have too few for anything to move.

@@ -94,7 +94,7 @@ fn add_service(loaded: &mut Loaded, slot: u32, protocol: u8, backend: SocketAddr
         lut_offset: slot,
         lut_length: 1,
         id: slot,
-        flags: 0,
+        ..ServiceEntry::default()
     };
     tables
         .services

@@ -352,6 +352,7 @@ fn known_way_resolves_the_node_and_a_restart_does_not_forget_it() {
     here.ways.insert(
         [198, 18, 0, 102].into(),
         Way {
+            direct: true,
             interface: 7,
             mtu: 1500,
             mac: Some(mac),
@@ -443,5 +444,33 @@ fn hundred_random_changes_keep_every_packet_whole() {
             [],
             "generation {generation}"
         );
+    }
+}
+
+#[test]
+fn service_that_may_be_passed_on_lists_the_nodes_own_backends_behind_its_table() {
+    let mut maps = Maps::default();
+    let mut wanted = state();
+    let cases = [
+        ("auto", true),
+        ("dr", true),
+        ("tun", false),
+        ("nat", false),
+        ("auto", true),
+    ];
+    for (generation, (forwarding, lists)) in (1..).zip(cases) {
+        wanted.services[0].forwarding = forwarding.to_owned();
+        apply(&mut maps, &wanted, generation);
+        let bank = maps.observed.active();
+        let services = &maps.observed.services[bank];
+        let hello = services.values().find(|service| service.id == 1).unwrap();
+        assert_eq!(hello.flags & SERVICE_DR != 0, lists, "{forwarding}");
+        assert_eq!(hello.local_length, u32::from(lists), "{forwarding}");
+        if lists {
+            let slot = maps.lut[&hello.local_index(7).unwrap()];
+            assert_eq!(maps.observed.backends[&slot].node, NODE_LOCAL);
+        }
+        let dns = services.values().find(|service| service.id == 2).unwrap();
+        assert_eq!(dns.local_length, 0, "nothing from outside asks for it");
     }
 }
