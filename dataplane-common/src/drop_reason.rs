@@ -48,6 +48,8 @@ drop_reasons! {
     16 UnsupportedFamily "sent by a pod, in a protocol it has no address of",
     17 FamilyMismatch "for a backend that has no address of the packet's family",
     18 NoLocalBackend "passed on by another node for a backend that is not on this one",
+    19 TooBig "larger than the way to its backend takes, and may be fragmented",
+    20 ForeignError "an ICMP error that quotes no packet of a service's",
 }
 
 impl DropReason {

@@ -36,6 +36,16 @@ pub const fn overhead(family: Family) -> usize {
     }
 }
 
+/// Bytes that encapsulation for `node` adds.
+#[inline(always)]
+pub fn overhead_to(node: &NodeEntry) -> u32 {
+    if node.is_v4() {
+        protocol::VXLAN_OVERHEAD_V4
+    } else {
+        protocol::VXLAN_OVERHEAD_V6
+    }
+}
+
 /// A whole frame's headers: what XDP writes, Ethernet being its own work too.
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]

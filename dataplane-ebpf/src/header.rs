@@ -61,6 +61,8 @@ impl Ipv4 {
     pub const DONT_FRAGMENT_BE: u16 = 0x4000_u16.to_be();
     /// "More fragments" and the fragment's offset: zero in a packet that is whole. Network order.
     pub const FRAGMENT_BE: u16 = 0x3fff_u16.to_be();
+    /// The fragment's offset alone: zero in a whole packet and in a first fragment. Network order.
+    pub const FRAGMENT_OFFSET_BE: u16 = 0x1fff_u16.to_be();
     /// Offset of the checksum in the frame.
     pub const CHECKSUM: usize = NETWORK + 10;
     /// Offset of the source address in the frame.
@@ -146,6 +148,14 @@ header!(Icmp, 8);
 impl Icmp {
     pub const ECHO_REPLY: u8 = 0;
     pub const ECHO_REQUEST: u8 = 8;
+    pub const UNREACHABLE: u8 = 3;
+    pub const TIME_EXCEEDED: u8 = 11;
+    pub const PARAMETER_PROBLEM: u8 = 12;
+    /// Code of [`Self::UNREACHABLE`]: fragmentation needed, and "don't fragment" set.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
+    pub const V6_UNREACHABLE: u8 = 1;
+    pub const V6_PACKET_TOO_BIG: u8 = 2;
+    pub const V6_PARAMETER_PROBLEM: u8 = 4;
     pub const V6_ECHO_REQUEST: u8 = 128;
     pub const V6_ECHO_REPLY: u8 = 129;
     /// First and last of neighbour discovery's kinds (RFC 4861 §4).

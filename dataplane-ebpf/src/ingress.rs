@@ -4,13 +4,14 @@ use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use fairlead_dataplane_common::{
-    Config, DropReason, NODE_LOCAL, NODE_RESOLVED, NodeEntry, SERVICE_DR, checksum, hash, mac,
+    Config, DropReason, FlowKey, FrontendEntry, NODE_LOCAL, NODE_RESOLVED, NodeEntry, SERVICE_DR,
+    checksum, hash, mac,
 };
 
 use crate::frame::{Frame, is_passed_on};
 use crate::header::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
 use crate::parse::{Family, Packet, Shape};
-use crate::{encap, lookup, parse, stats};
+use crate::{encap, lookup, parse, stats, too_big};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -35,7 +36,19 @@ fn forward(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
     let Some(frontend) = lookup::external(config, &packet.flow) else {
         return Ok(XDP_PASS);
     };
-    let hash = hash::flow(&config.seed, &packet.flow);
+    send(ctx, config, packet, &packet.flow, frontend)
+}
+
+/// Sends a packet to the node of the backend that `flow` picks: its own, or the one an error is about.
+#[inline(always)]
+fn send(
+    ctx: &XdpContext,
+    config: &Config,
+    packet: &Packet,
+    flow: &FlowKey,
+    frontend: &FrontendEntry,
+) -> Result<u32, DropReason> {
+    let hash = hash::flow(&config.seed, flow);
     let lookup::Pick { service, backend } = lookup::pick(config, frontend.service, hash)?;
     if backend.node == NODE_LOCAL || is_passed_on(ctx)? {
         return Ok(XDP_PASS);
@@ -47,6 +60,10 @@ fn forward(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
     stats::packet(frontend.service, ctx.length(), packet.opens);
     if service.flags & SERVICE_DR != 0 && node.takes_frames() {
         return pass_on(ctx, config, node);
+    }
+    let overhead = encap::overhead_to(node);
+    if node.mtu < packet.length + overhead && node.mtu != 0 {
+        return too_big::answer(ctx, packet, node.mtu.saturating_sub(overhead));
     }
     encap::push_xdp(ctx, config, node, packet, hash, mac::of_backend(backend.id))?;
     Ok(XDP_TX)
@@ -91,6 +108,14 @@ fn without_ports(ctx: &XdpContext, config: &Config, packet: &Packet) -> Result<u
     }
     match packet.shape {
         Shape::EchoRequest => answer_echo(ctx, packet.family),
+        Shape::Error => {
+            let flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
+            let frontend = lookup::external(config, &flow).ok_or(DropReason::ForeignError)?;
+            if flow.destination != packet.flow.destination {
+                return Err(DropReason::ForeignError);
+            }
+            send(ctx, config, packet, &flow, frontend)
+        }
         Shape::Discovery => Ok(XDP_PASS),
         Shape::Fragment => Err(DropReason::Fragment),
         Shape::Options => Err(DropReason::IpOptions),
@@ -146,7 +171,7 @@ fn answer_echo(ctx: &XdpContext, family: Family) -> Result<u32, DropReason> {
 
 /// Sends a frame to whom it came from.
 #[inline(always)]
-fn send_back(ctx: &XdpContext) -> Result<u32, DropReason> {
+pub fn send_back(ctx: &XdpContext) -> Result<u32, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     unsafe {

@@ -25,5 +25,6 @@ mod rewrite;
 mod snat;
 pub mod socket;
 mod stats;
+mod too_big;
 pub mod uplink;
 pub mod verdict;

@@ -8,6 +8,9 @@ use crate::header::{
     Tcp, Udp,
 };
 
+/// Bytes of the headers that are read at most: those of an ICMPv6 error, and of the packet it quotes.
+pub const HEADERS: u32 = (Family::V6.quoted_transport() + size_of::<Udp>()) as u32;
+
 /// Which IP. A constant wherever it is used: the ways through are compiled once for each.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -46,6 +49,12 @@ impl Family {
         }
     }
 
+    /// Offset of the transport header that an ICMP error quotes.
+    #[inline(always)]
+    pub const fn quoted_transport(self) -> usize {
+        self.transport() + size_of::<Icmp>() + self.transport() - NETWORK
+    }
+
     /// Whether `address` is of this family.
     #[inline(always)]
     pub const fn has(self, address: &Address) -> bool {
@@ -62,6 +71,8 @@ pub enum Shape {
     EchoRequest,
     /// An echo reply; its identifier stands for both ports.
     EchoReply,
+    /// An ICMP error, which quotes the packet it is about: see [`quoted`].
+    Error,
     /// Neighbour discovery of IPv6, which belongs to a link and is nobody else's business.
     Discovery,
     /// A whole packet of something else.
@@ -221,9 +232,65 @@ fn icmp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason> {
             packet.shape = Shape::Discovery;
             return Ok(());
         }
+        (Family::V4, Icmp::UNREACHABLE | Icmp::TIME_EXCEEDED | Icmp::PARAMETER_PROBLEM, _)
+        | (Family::V6, Icmp::V6_UNREACHABLE..=Icmp::V6_PARAMETER_PROBLEM, _) => {
+            packet.shape = Shape::Error;
+            return Ok(());
+        }
         _ => return Ok(()),
     };
     packet.flow.source_port_be = icmp.identifier;
     packet.flow.destination_port_be = icmp.identifier;
     Ok(())
+}
+
+/// The flow that answers the packet an ICMP error quotes: what the error's receiver sent, turned
+/// round, is the direction that the error itself travels in. Nothing if it quotes no TCP or UDP.
+#[inline(always)]
+pub fn quoted<F: Frame>(frame: &F, packet: &Packet) -> Result<Option<FlowKey>, DropReason> {
+    let network = packet.family.transport() + size_of::<Icmp>();
+    let (source, destination, protocol) = match packet.family {
+        Family::V4 => {
+            let ip: *mut Ipv4 = frame.header(network)?;
+            // SAFETY: in bounds, as `header` has checked, and any bytes are an `Ipv4`.
+            let ip = unsafe { *ip };
+            let later = ip.fragment_be & Ipv4::FRAGMENT_OFFSET_BE != 0;
+            if ip.version_and_length != Ipv4::PLAIN || later {
+                return Ok(None);
+            }
+            let (source, destination) = (ip.source, ip.destination);
+            (
+                Address::from_v4_word(source),
+                Address::from_v4_word(destination),
+                ip.protocol,
+            )
+        }
+        Family::V6 => {
+            let ip: *mut Ipv6 = frame.header(network)?;
+            // SAFETY: as above.
+            let ip = unsafe { *ip };
+            let (source, destination) = (ip.source, ip.destination);
+            (
+                Address { words: source },
+                Address { words: destination },
+                ip.next_header,
+            )
+        }
+    };
+    if protocol != protocol::TCP && protocol != protocol::UDP {
+        return Ok(None);
+    }
+    // The ports of TCP are where those of UDP are.
+    let ports: *mut Udp = frame.header(packet.family.quoted_transport())?;
+    // SAFETY: as above.
+    let ports = unsafe { *ports };
+    Ok(Some(FlowKey {
+        source: destination,
+        destination: source,
+        vpc: packet.flow.vpc,
+        source_port_be: ports.destination_be,
+        destination_port_be: ports.source_be,
+        protocol,
+        padding: [0; 3],
+    }))
 }

@@ -2,24 +2,21 @@
 
 use aya_ebpf::bindings::TC_ACT_OK;
 use aya_ebpf::programs::TcContext;
-use core::mem;
 use fairlead_dataplane_common::{
     DropReason, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, hash, mac,
 };
 
 use crate::frame::{Frame, pull};
-use crate::header::{
-    ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, TRANSPORT_V6, Tcp,
-};
+use crate::header::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet};
 use crate::maps::PODS;
-use crate::parse::{Packet, Shape};
+use crate::parse::{HEADERS, Packet, Shape};
 use crate::{encap, lookup, parse, reply};
 
 /// Lets a pod send in its own name only; answers to a VIP's clients get the VIP's; then by route to
 /// a pod here, to another node, or to the stack and the outside.
 #[inline(always)]
 pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
-    pull(ctx, (TRANSPORT_V6 + mem::size_of::<Tcp>()) as u32)?;
+    pull(ctx, HEADERS)?;
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     match unsafe { (*ethernet).ethertype_be } {
@@ -51,6 +48,10 @@ fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, Dro
     let config = lookup::config()?;
     if packet.shape == Shape::Ports {
         reply::translate(ctx, &mut packet)?;
+    } else if packet.shape == Shape::Error
+        && let Some(flow) = parse::quoted(ctx, &packet)?
+    {
+        reply::translate_error(ctx, &mut packet, &flow)?;
     }
     let flow = &packet.flow;
     let Some(route) = lookup::route(flow.vpc, flow.destination) else {

@@ -33,6 +33,31 @@ pub fn deliver(
     hand_over(ctx, endpoint)
 }
 
+/// Delivers an ICMP error about what a backend on this node has sent in the VIP's name; `flow` is its
+/// client's, see [`parse::quoted`](crate::parse::quoted).
+#[inline(always)]
+pub fn deliver_error(
+    ctx: &TcContext,
+    packet: &Packet,
+    flow: &FlowKey,
+    backend: &BackendEntry,
+) -> Result<i32, DropReason> {
+    if packet.flow.destination != flow.destination {
+        return Err(DropReason::ForeignError);
+    }
+    let endpoint = lookup::endpoint(flow.vpc, backend.address).ok_or(DropReason::NoEndpoint)?;
+    let vip = Peer {
+        address: flow.destination,
+        port_be: flow.destination_port_be,
+    };
+    let pod = Peer {
+        address: backend.address,
+        port_be: backend.port_be,
+    };
+    rewrite::replace_quoted(ctx, packet, End::Destination, vip, pod)?;
+    hand_over(ctx, endpoint)
+}
+
 /// Gives a packet to a pod as if its own interface had received it, without a detour through the
 /// host's stack.
 #[inline(always)]
@@ -62,6 +87,36 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason>
     rewrite::replace(ctx, packet, End::Source, vip)?;
     packet.flow.source = vip.address;
     packet.flow.source_port_be = vip.port_be;
+    Ok(())
+}
+
+/// Puts the VIP in place of the pod that reports an error to a client of a VIP; `flow` is what the pod
+/// would answer, see [`parse::quoted`](crate::parse::quoted).
+#[inline(always)]
+pub fn translate_error(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    flow: &FlowKey,
+) -> Result<(), DropReason> {
+    let Some(entry) = REPLIES.get_ptr(flow) else {
+        return Ok(());
+    };
+    // SAFETY: as in `translate`.
+    let vip = unsafe {
+        Peer {
+            address: (*entry).address,
+            port_be: (*entry).port_be,
+        }
+    };
+    let pod = Peer {
+        address: flow.source,
+        port_be: flow.source_port_be,
+    };
+    if packet.flow.source != pod.address {
+        return Err(DropReason::ForeignError);
+    }
+    rewrite::replace_quoted(ctx, packet, End::Source, pod, vip)?;
+    packet.flow.source = vip.address;
     Ok(())
 }
 

@@ -98,6 +98,71 @@ fn try_replace(
     }
 }
 
+/// The same in an ICMP error: the address `old` at `end` of the error itself, and the address and
+/// port `old` at the other end of the packet it quotes.
+#[inline(always)]
+pub fn replace_quoted(
+    ctx: &TcContext,
+    packet: &Packet,
+    end: End,
+    old: Peer,
+    new: Peer,
+) -> Result<(), DropReason> {
+    if !packet.family.has(&new.address) {
+        return Err(DropReason::FamilyMismatch);
+    }
+    try_replace_quoted(ctx, packet.family, end, old, new).map_err(|_| DropReason::RewriteFailed)
+}
+
+#[inline(always)]
+fn try_replace_quoted(
+    ctx: &TcContext,
+    family: Family,
+    end: End,
+    old: Peer,
+    new: Peer,
+) -> Result<(), c_long> {
+    let check = family.transport() + Icmp::CHECKSUM;
+    // From a field of the error's own IP header to the same field of the quoted one.
+    let quoted = family.quoted_transport() - family.transport();
+    let (old_port, new_port) = (u64::from(old.port_be), u64::from(new.port_be));
+    ctx.l4_csum_replace(check, old_port, new_port, 2)?;
+    let port = match end {
+        End::Source => family.quoted_transport() + 2,
+        End::Destination => family.quoted_transport(),
+    };
+    ctx.store(port, &new.port_be, 0)?;
+    match family {
+        Family::V4 => {
+            let (outer, inner) = match end {
+                End::Source => (Ipv4::SOURCE, Ipv4::DESTINATION),
+                End::Destination => (Ipv4::DESTINATION, Ipv4::SOURCE),
+            };
+            let (old, new) = (old.address.v4_word(), new.address.v4_word());
+            // The quoted header's checksum makes up for its address: the message's stays.
+            for (address, check) in [
+                (outer, Ipv4::CHECKSUM),
+                (inner + quoted, Ipv4::CHECKSUM + quoted),
+            ] {
+                ctx.l3_csum_replace(check, u64::from(old), u64::from(new), 4)?;
+                ctx.store(address, &new, 0)?;
+            }
+        }
+        Family::V6 => {
+            let (outer, inner) = match end {
+                End::Source => (Ipv6::SOURCE, Ipv6::DESTINATION),
+                End::Destination => (Ipv6::DESTINATION, Ipv6::SOURCE),
+            };
+            replace_address(ctx, family, check, &old.address, &new.address, 0)?;
+            let difference = checksum::difference(old.address.sum(), new.address.sum());
+            ctx.l4_csum_replace(check, 0, u64::from(difference), 0)?;
+            ctx.store(outer, &new.address.words, 0)?;
+            ctx.store(inner + quoted, &new.address.words, 0)?;
+        }
+    }
+    Ok(())
+}
+
 /// Updates a checksum that covers a pseudo header.
 #[inline(always)]
 fn replace_address(

@@ -25,7 +25,7 @@ pub fn leave(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, D
         Shape::Ports | Shape::EchoRequest => {}
         Shape::Fragment => return Err(DropReason::Fragment),
         Shape::Options => return Err(DropReason::IpOptions),
-        Shape::EchoReply | Shape::Discovery | Shape::Other => {
+        Shape::EchoReply | Shape::Error | Shape::Discovery | Shape::Other => {
             return Err(DropReason::UnsupportedProtocol);
         }
     }
@@ -59,9 +59,12 @@ pub fn come_back(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     let flow = &packet.flow;
     let mine = match packet.shape {
         Shape::Ports | Shape::EchoReply => in_range(flow.destination_port_be),
-        Shape::EchoRequest | Shape::Discovery | Shape::Other | Shape::Fragment | Shape::Options => {
-            false
-        }
+        Shape::EchoRequest
+        | Shape::Error
+        | Shape::Discovery
+        | Shape::Other
+        | Shape::Fragment
+        | Shape::Options => false,
     };
     if !mine {
         return Ok(TC_ACT_OK as i32);

@@ -12,15 +12,12 @@ use fairlead_dataplane_common::{
 };
 
 use crate::frame::{Frame, is_passed_on, pull};
-use crate::header::{Ethernet, TRANSPORT_V6, Tcp, Udp, Vxlan};
+use crate::header::{Ethernet, Udp, Vxlan};
 use crate::maps::VPCS;
-use crate::parse::{Family, Packet, Shape};
+use crate::parse::{Family, HEADERS, Packet, Shape};
 use crate::{encap, lookup, parse, reply, snat, stats};
 
-/// Bytes of the headers of a packet that is not encapsulated.
-const HEADERS: u32 = (TRANSPORT_V6 + mem::size_of::<Tcp>()) as u32;
-
-/// Bytes of the headers this side looks at: up to the inner TCP header's end.
+/// Bytes of the headers this side looks at, the outer ones included.
 const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
 
 /// A packet that the uplink received and XDP passed.
@@ -112,6 +109,11 @@ fn balance(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Dro
         let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
         return encap::send_skb(ctx, config, node, packet, hash, mac::of_backend(backend.id));
     }
+    if packet.shape == Shape::Error
+        && lookup::is_vip(config, packet.flow.vpc, packet.flow.destination)
+    {
+        return balance_error(ctx, config, packet);
+    }
     if packet.shape != Shape::Discovery
         && lookup::is_vip(config, packet.flow.vpc, packet.flow.destination)
     {
@@ -119,12 +121,32 @@ fn balance(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Dro
             Shape::Ports => DropReason::UnknownPort,
             Shape::Fragment => DropReason::Fragment,
             Shape::Options => DropReason::IpOptions,
-            Shape::EchoRequest | Shape::EchoReply | Shape::Discovery | Shape::Other => {
-                DropReason::UnsupportedProtocol
-            }
+            Shape::EchoRequest
+            | Shape::EchoReply
+            | Shape::Discovery
+            | Shape::Error
+            | Shape::Other => DropReason::UnsupportedProtocol,
         });
     }
     Ok(TC_ACT_OK as i32)
+}
+
+/// An ICMP error about what a VIP has sent goes to the backend that has sent it.
+#[inline(always)]
+fn balance_error(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, DropReason> {
+    let flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
+    let frontend = lookup::external(config, &flow).ok_or(DropReason::ForeignError)?;
+    let hash = hash::flow(&config.seed, &flow);
+    let lookup::Pick { service, backend } = lookup::pick(config, frontend.service, hash)?;
+    if backend.node == NODE_LOCAL {
+        return reply::deliver_error(ctx, packet, &flow, backend);
+    }
+    if is_passed_on(ctx)? {
+        let backend = lookup::pick_local(service, hash)?;
+        return reply::deliver_error(ctx, packet, &flow, backend);
+    }
+    let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
+    encap::send_skb(ctx, config, node, packet, hash, mac::of_backend(backend.id))
 }
 
 /// A packet that another node encapsulated for this one: for the backend it names, for a pod by its
@@ -187,10 +209,17 @@ fn arrive(
     let flow = &packet.flow;
     if let Some(id) = mac::backend_of(named) {
         let backend = lookup::named_backend(id).ok_or(DropReason::UnknownBackend)?;
-        if backend.node != NODE_LOCAL || backend.vpc != flow.vpc || packet.shape != Shape::Ports {
+        if backend.node != NODE_LOCAL || backend.vpc != flow.vpc {
             return Err(DropReason::UnknownBackend);
         }
-        return reply::deliver(ctx, packet, backend);
+        return match packet.shape {
+            Shape::Ports => reply::deliver(ctx, packet, backend),
+            Shape::Error => {
+                let flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
+                reply::deliver_error(ctx, packet, &flow, backend)
+            }
+            _ => Err(DropReason::UnknownBackend),
+        };
     }
     if flow.vpc == 0 && flow.destination == config.node_address {
         return Ok(TC_ACT_OK as i32);

@@ -13,6 +13,8 @@ pub const OWN_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x65];
 pub const NETWORK: usize = 14;
 /// Offset of the transport header.
 pub const TRANSPORT: usize = 34;
+/// Largest packet that the uplinks take.
+pub const NODE_MTU: u16 = 1500;
 /// Bytes that encapsulation adds.
 pub const OVERHEAD: usize = 50;
 
@@ -68,6 +70,21 @@ pub fn echo(kind: u8, source: Ipv4Addr, destination: Ipv4Addr, identifier: u16) 
     message.extend(identifier.to_be_bytes());
     message.extend([0, 1]);
     message.extend(b"echoed");
+    let check = !checksum::sum(&message);
+    message[2..4].copy_from_slice(&check.to_ne_bytes());
+    ipv4(source, destination, protocol::ICMP, &message)
+}
+
+/// An ICMP error of this type and code about the packet in `about`, of which it quotes `quoted` bytes.
+pub fn icmp_error(
+    (kind, code): (u8, u8),
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    about: &[u8],
+    quoted: usize,
+) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0, 0, 0, 0x05, 0x78];
+    message.extend(&about[NETWORK..NETWORK + quoted]);
     let check = !checksum::sum(&message);
     message[2..4].copy_from_slice(&check.to_ne_bytes());
     ipv4(source, destination, protocol::ICMP, &message)

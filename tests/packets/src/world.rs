@@ -46,6 +46,7 @@ pub const NODE_2_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x66];
 const POD_1_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0x0a];
 /// The loopback, which `BPF_PROG_TEST_RUN` pretends skbs came in by, plays the pod's veth.
 const VETH: u32 = 1;
+const MTU: u32 = crate::frame::NODE_MTU as u32;
 const SEED: [u64; 2] = [0x5eed_5eed_5eed_5eed, 0x0bad_cafe_0bad_cafe];
 
 /// What a program did with a packet.
@@ -316,7 +317,7 @@ impl World {
         };
         self.tables.config.set(0, config, 0).expect("write config");
         for (slot, address, mac) in [(1, NODE_2, Some(NODE_2_MAC)), (2, NODE_3, None)] {
-            let node = NodeEntry::new(slot + 1, address.into(), NODE_1.into(), VETH, 1500, mac);
+            let node = NodeEntry::new(slot + 1, address.into(), NODE_1.into(), VETH, MTU, mac);
             self.tables.nodes.set(slot, node).expect("write the node");
             let address = Address::from(address);
             self.tables

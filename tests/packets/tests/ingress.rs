@@ -156,9 +156,9 @@ fn packets_that_are_not_encapsulated_keep_their_bytes_and_get_their_verdict() {
             Pass,
         ),
         case(
-            "destination unreachable to the VIP",
+            "destination unreachable to the VIP, about nothing",
             ipv4(CLIENT, VIP, protocol::ICMP, &[3, 3, 0, 0, 0, 0, 0, 0]),
-            Drop(UnsupportedProtocol),
+            Drop(Malformed),
         ),
     ];
     for Case {

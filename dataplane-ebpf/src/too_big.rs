@@ -1,0 +1,159 @@
+//! The answer to a packet that does not fit the way to its backend: ICMP "fragmentation needed" (RFC
+//! 1191) or ICMPv6 "packet too big" (RFC 8201), in the VIP's name.
+
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::programs::XdpContext;
+use core::mem;
+use fairlead_dataplane_common::{DropReason, checksum, protocol};
+
+use crate::frame::{Frame, OnWire};
+use crate::header::{Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
+use crate::ingress;
+use crate::parse::{Family, Packet, Shape};
+
+/// Hops that the answer may take.
+const TTL: u8 = 64;
+
+/// The start of a packet that an error quotes: its IP header and eight bytes more, which is what the
+/// sender needs to find the flow.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+struct Quote<const WORDS: usize> {
+    words: [u16; WORDS],
+}
+
+// SAFETY: packed to alignment 2, integers only.
+unsafe impl<const WORDS: usize> OnWire for Quote<WORDS> {}
+
+const QUOTE_V4: usize = (mem::size_of::<Ipv4>() + 8) / 2;
+const QUOTE_V6: usize = (mem::size_of::<Ipv6>() + 8) / 2;
+
+/// What stands before the quote.
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+struct Error<Ip> {
+    ethernet: Ethernet,
+    ip: Ip,
+    icmp: Icmp,
+}
+
+// SAFETY: packed to alignment 2, made of headers only.
+unsafe impl<Ip: OnWire> OnWire for Error<Ip> {}
+
+/// Turns a packet into the error that says that `mtu` bytes would have fitted, and sends it back.
+/// IPv4 that may be fragmented is dropped: a tunnel's ends do not fragment.
+#[inline(always)]
+pub fn answer(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropReason> {
+    // RFC 1122 §3.2.2, RFC 4443 §2.4: never an error about an error.
+    if packet.shape == Shape::Error {
+        return Err(DropReason::TooBig);
+    }
+    match packet.family {
+        Family::V4 => answer_v4(ctx, packet, mtu),
+        Family::V6 => answer_v6(ctx, packet, mtu),
+    }
+}
+
+#[inline(always)]
+fn answer_v4(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropReason> {
+    const LENGTH: usize =
+        mem::size_of::<Ipv4>() + mem::size_of::<Icmp>() + mem::size_of::<Quote<QUOTE_V4>>();
+    let ip: *mut Ipv4 = ctx.header(NETWORK)?;
+    // SAFETY: in bounds, as `header` has checked.
+    if unsafe { (*ip).fragment_be } & Ipv4::DONT_FRAGMENT_BE == 0 {
+        return Err(DropReason::TooBig);
+    }
+    let flow = &packet.flow;
+    let mut ip = Ipv4 {
+        version_and_length: Ipv4::PLAIN,
+        dscp_ecn: 0,
+        total_length_be: (LENGTH as u16).to_be(),
+        identification: 0,
+        fragment_be: Ipv4::DONT_FRAGMENT_BE,
+        ttl: TTL,
+        protocol: protocol::ICMP,
+        checksum: 0,
+        source: flow.destination.v4_word(),
+        destination: flow.source.v4_word(),
+    };
+    let sum = u64::from(u16::from_ne_bytes([ip.version_and_length, ip.dscp_ecn]))
+        + u64::from(ip.total_length_be)
+        + u64::from(ip.fragment_be)
+        + u64::from(u16::from_ne_bytes([ip.ttl, ip.protocol]))
+        + u64::from(ip.source)
+        + u64::from(ip.destination);
+    ip.checksum = !checksum::fold(sum);
+    let icmp = icmp(Icmp::UNREACHABLE, Icmp::FRAGMENTATION_NEEDED, mtu);
+    replace::<Ipv4, QUOTE_V4>(ctx, ip, icmp, 0)
+}
+
+#[inline(always)]
+fn answer_v6(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropReason> {
+    const LENGTH: usize = mem::size_of::<Icmp>() + mem::size_of::<Quote<QUOTE_V6>>();
+    let flow = &packet.flow;
+    let ip = Ipv6 {
+        version_class_label_be: (6_u32 << 28).to_be(),
+        payload_length_be: (LENGTH as u16).to_be(),
+        next_header: protocol::ICMPV6,
+        hop_limit: TTL,
+        source: flow.destination.words,
+        destination: flow.source.words,
+    };
+    // RFC 8200 §8.1.
+    let pseudo = flow.source.sum()
+        + flow.destination.sum()
+        + u64::from((LENGTH as u32).to_be())
+        + u64::from(u32::from(protocol::ICMPV6).to_be());
+    let icmp = icmp(Icmp::V6_PACKET_TOO_BIG, 0, mtu);
+    replace::<Ipv6, QUOTE_V6>(ctx, ip, icmp, pseudo)
+}
+
+/// The MTU is the message's second word; in IPv4 its upper half is unused, and zero.
+#[inline(always)]
+fn icmp(kind: u8, code: u8, mtu: u32) -> Icmp {
+    Icmp {
+        kind,
+        code,
+        checksum: 0,
+        identifier: ((mtu >> 16) as u16).to_be(),
+        sequence: (mtu as u16).to_be(),
+    }
+}
+
+/// Leaves only the quote of a frame, puts the error's headers before it, and sends it back. `pseudo`
+/// is what the checksum covers beside the message.
+#[inline(always)]
+fn replace<Ip: OnWire, const WORDS: usize>(
+    ctx: &XdpContext,
+    ip: Ip,
+    mut icmp: Icmp,
+    pseudo: u64,
+) -> Result<u32, DropReason> {
+    let ethernet: *mut Ethernet = ctx.header(0)?;
+    let quote: *mut Quote<WORDS> = ctx.header(NETWORK)?;
+    // SAFETY: in bounds, as `header` has checked.
+    let (ethernet, quote) = unsafe { (*ethernet, *quote) };
+    let mut sum = pseudo
+        + u64::from(u16::from_ne_bytes([icmp.kind, icmp.code]))
+        + u64::from(icmp.identifier)
+        + u64::from(icmp.sequence);
+    for word in quote.words {
+        sum += u64::from(word);
+    }
+    icmp.checksum = !checksum::fold(sum);
+
+    let kept = NETWORK + mem::size_of::<Quote<WORDS>>();
+    let added = mem::size_of::<Ip>() + mem::size_of::<Icmp>();
+    // SAFETY: the context is the program's own.
+    let moved = unsafe {
+        bpf_xdp_adjust_tail(ctx.ctx, kept as i32 - ctx.length() as i32) == 0
+            && bpf_xdp_adjust_head(ctx.ctx, -(added as i32)) == 0
+    };
+    if !moved {
+        return Err(DropReason::RewriteFailed);
+    }
+    let error: *mut Error<Ip> = ctx.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    unsafe { *error = Error { ethernet, ip, icmp } };
+    ingress::send_back(ctx)
+}
