@@ -120,9 +120,7 @@ fn merge(answers: &[Answer]) -> BTreeMap<(String, u64), Value> {
             .zip(object["backends"].as_array().into_iter().flatten())
         {
             if own["node"] == "local" {
-                for key in ["node", "mode", "modeReason"] {
-                    own[key] = others[key].clone();
-                }
+                own["node"] = others["node"].clone();
             }
         }
     }
