@@ -274,9 +274,11 @@ impl Node {
         let here = self.dir.path().to_str().unwrap();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(here), "mounts are left: {mounts}");
-        for group in self.pod_cgroups() {
-            panic!("a cgroup is left: {}", group.display());
-        }
+        assert_eq!(
+            self.pod_cgroups(),
+            Vec::<PathBuf>::new(),
+            "cgroups are left"
+        );
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command);
