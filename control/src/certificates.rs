@@ -3,9 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use fairlead_config::{read, write_private};
 use fairlead_pki::{Authority, CONTROL_SERVER_NAME, Leaf, Subject, Usage};
 
-use crate::config::{Config, Layout, read, write_private};
+use crate::config::{Config, Layout};
 
 /// Both authorities.
 pub(crate) struct Authorities {
@@ -74,7 +75,7 @@ pub(crate) fn load_leaf(layout: &Layout, name: &str) -> anyhow::Result<Leaf> {
 
 fn write_leaf(layout: &Layout, name: &str, leaf: &Leaf) -> anyhow::Result<()> {
     write_private(&layout.certificate(name), &leaf.certificate_pem)?;
-    write_private(&layout.key(name), &leaf.key_pem)
+    Ok(write_private(&layout.key(name), &leaf.key_pem)?)
 }
 
 /// Everything a client may call this member by: the names of Service `kubernetes` in the cluster,

@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use fairlead_config::read;
 use fairlead_proto::node::{
     AgentMessage, ControlMessage, Heartbeat, Hello, agent_message, control_message,
     node_client::NodeClient,
@@ -18,12 +19,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use crate::{
-    config::{Layout, read},
-    desired::Desired,
-    node, tunnel,
-    work::Node,
-};
+use crate::{config::Layout, desired::Desired, node, tunnel, work::Node};
 
 /// Renews the node's Lease, which lasts 40 s.
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
