@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use fairlead_api::Generation;
 use serde_json::{Value, json};
 
 use crate::config::{Config, PODS_MAX};
@@ -18,6 +19,16 @@ pub(crate) enum Readiness {
 }
 
 impl Readiness {
+    /// What an agent that has just started finds: maps that hold a generation forward by it, so
+    /// the node is as ready as it was.
+    pub(crate) fn of_adopted(held: Generation) -> Self {
+        if held == Generation::default() {
+            Self::Starting
+        } else {
+            Self::Ready
+        }
+    }
+
     fn condition(&self, now: jiff::Timestamp) -> Value {
         let (status, reason, message) = match self {
             Self::Starting => (

@@ -42,7 +42,7 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         pods: Arc::new(pods),
         outbox: Mutex::new(Outbox::default()),
         told: Notify::new(),
-        readiness: Mutex::new(Readiness::Starting),
+        readiness: Mutex::new(Readiness::of_adopted(dataplane.generation())),
         config,
     });
     let (desired, newest) = watch::channel(Arc::new(Desired::default()));
