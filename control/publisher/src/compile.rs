@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     identities::{Identities, PortKey, Wanted},
     references,
-    state::{Compiled, Dataplane, ObjectKey, Workload},
+    state::{Compiled, Dataplane, ObjectKey, PublishedPod, Workload},
 };
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -339,7 +339,7 @@ fn compile_workload(input: &Input<'_>, node: &Node, name: &str) -> Workload {
     for pod in input.cache.pods_on(name) {
         let object = pod.object_name();
         let key = (object.namespace, object.name, pod.uid().to_owned());
-        workload.pods.insert(key, pod_json(pod));
+        workload.pods.insert(key, published(pod));
         for key in references::of_pod(pod) {
             if let Some(json) = (input.object)(&key) {
                 workload.objects.insert(key, json);
@@ -349,20 +349,20 @@ fn compile_workload(input: &Input<'_>, node: &Node, name: &str) -> Workload {
     workload
 }
 
-/// A pod as its node needs it: without what the node itself reports, or each of its reports would
-/// come back to it as news.
-fn pod_json(pod: &Pod) -> Bytes {
+fn published(pod: &Pod) -> PublishedPod {
     let mut value = serde_json::to_value(pod).expect("an API type always serialises");
-    if let Some(object) = value.as_object_mut() {
-        object.remove("status");
-    }
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
         metadata.remove("managedFields");
     }
-    serde_json::to_vec(&value)
-        .expect("a JSON value always serialises")
-        .into()
+    let json = value.to_string().into();
+    if let Some(object) = value.as_object_mut() {
+        object.remove("status");
+    }
+    PublishedPod {
+        wanted: value.to_string().into(),
+        json,
+    }
 }
 
 fn internal_address(node: &Node) -> Option<IpAddr> {

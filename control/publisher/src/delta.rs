@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fairlead_proto::node;
 
-use crate::state::{NodeState, ObjectKey, PodKey};
+use crate::state::{NodeState, ObjectKey, PodKey, PublishedPod};
 
 /// The whole state.
 pub(crate) fn snapshot(state: &NodeState) -> node::Snapshot {
@@ -55,7 +55,7 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
     let (old, new) = (&previous.workload, &next.workload);
     if !std::sync::Arc::ptr_eq(old, new) {
         delta.pods = changed(&old.pods, &new.pods)
-            .map(|(_, json)| pod(json))
+            .map(|(_, one)| pod(one))
             .collect();
         delta.removed_pods = removed(&old.pods, &new.pods).map(pod_key).collect();
         delta.objects = changed(&old.objects, &new.objects).map(object).collect();
@@ -89,9 +89,9 @@ fn removed<'a, K: Ord, V>(
     old.keys().filter(|key| !new.contains_key(key))
 }
 
-fn pod(json: &Bytes) -> node::Pod {
+fn pod(pod: &PublishedPod) -> node::Pod {
     node::Pod {
-        pod_json: json.clone(),
+        pod_json: pod.json.clone(),
     }
 }
 
@@ -143,7 +143,10 @@ mod tests {
         let pod = |(uid, json): &(&str, &str)| {
             (
                 ("shop".to_owned(), "web".to_owned(), (*uid).to_owned()),
-                Bytes::copy_from_slice(json.as_bytes()),
+                PublishedPod {
+                    wanted: Bytes::copy_from_slice(json.as_bytes()),
+                    json: Bytes::copy_from_slice(json.as_bytes()),
+                },
             )
         };
         NodeState {
@@ -179,6 +182,18 @@ mod tests {
             diff(&state(3, &[(1, "a")], &[]), &state(9, &[(1, "a")], &[])),
             None
         );
+    }
+
+    #[test]
+    fn what_a_node_reported_is_no_news_to_it_but_a_new_session_is_told() {
+        let old = state(3, &[], &[("u1", "{}")]);
+        let mut new = state(5, &[], &[("u1", "{}")]);
+        let workload = Arc::get_mut(&mut new.workload).unwrap();
+        for pod in workload.pods.values_mut() {
+            pod.json = Bytes::from_static(b"{\"status\":{}}");
+        }
+        assert_eq!(diff(&old, &new), None);
+        assert_eq!(&snapshot(&new).pods[0].pod_json[..], b"{\"status\":{}}");
     }
 
     #[test]

@@ -21,11 +21,27 @@ pub(crate) type PodKey = (String, String, String);
 /// Kind, namespace, name.
 pub(crate) type ObjectKey = (String, String, String);
 
+/// A pod as its node gets it. Two are equal if the node should do the same about them: what a node
+/// itself reported must not come back to it as news, but a new session of its agent is told.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishedPod {
+    /// The pod without its status, as JSON.
+    pub(crate) wanted: Bytes,
+    /// With it.
+    pub(crate) json: Bytes,
+}
+
+impl PartialEq for PublishedPod {
+    fn eq(&self, other: &Self) -> bool {
+        self.wanted == other.wanted
+    }
+}
+
 /// What one node should run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Workload {
-    /// The pods bound to it, as JSON.
-    pub(crate) pods: BTreeMap<PodKey, Bytes>,
+    /// The pods bound to it.
+    pub(crate) pods: BTreeMap<PodKey, PublishedPod>,
     /// The ConfigMaps and Secrets they refer to, as JSON.
     pub(crate) objects: BTreeMap<ObjectKey, Bytes>,
     /// The range it gives addresses from; empty until allocated.
