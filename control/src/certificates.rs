@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use fairlead_apiserver::FRONT_PROXY_USER;
 use fairlead_config::{read, write_private};
 use fairlead_pki::{Authority, CONTROL_SERVER_NAME, Leaf, Subject, Usage};
 
@@ -52,6 +53,16 @@ impl Authorities {
         };
         write_leaf(layout, "api", &self.cluster.issue(&subject, Usage::Server)?)?;
         write_leaf(layout, "peer", &self.peers.issue(&subject, Usage::Peer)?)
+    }
+
+    /// What this member shows the leader's API server when it passes a user's request on.
+    pub(crate) fn front_proxy(&self) -> anyhow::Result<Leaf> {
+        let subject = Subject {
+            common_name: FRONT_PROXY_USER,
+            organization: None,
+            names: &[],
+        };
+        Ok(self.cluster.issue(&subject, Usage::Client)?)
     }
 
     /// The user who may do everything.

@@ -84,6 +84,12 @@ impl Member {
     }
 }
 
+/// The address of a member, which all its ports are on.
+pub(crate) fn peer_ip(member: &fairlead_store::Member) -> Option<IpAddr> {
+    let peer: SocketAddr = member.endpoint.strip_prefix("https://")?.parse().ok()?;
+    Some(peer.ip())
+}
+
 /// Where things lie below a member's data directory.
 pub(crate) struct Layout(PathBuf);
 

@@ -82,6 +82,7 @@ async fn main() -> anyhow::Result<()> {
         )?),
         service_cidr: "10.96.0.0/16".parse()?,
         version: concat!("1.37.0+fairlead-", env!("CARGO_PKG_VERSION")).to_owned(),
+        front_proxy: None,
     };
     let shutdown = async {
         if let Err(error) = tokio::signal::ctrl_c().await {

@@ -2,6 +2,8 @@ use std::{net::TcpListener, sync::Arc};
 
 use ipnetwork::IpNetwork;
 
+use crate::FrontProxy;
+
 /// What an API server is started with.
 pub struct Config {
     /// Where to accept connections; each speaks TLS.
@@ -13,4 +15,7 @@ pub struct Config {
     /// What `/version` answers, as `1.37.0+fairlead-0.1.0`: the Kubernetes version whose API is
     /// spoken, then our own.
     pub version: String,
+    /// How to ask the leader what only it can answer. Without, such requests are refused on other
+    /// members.
+    pub front_proxy: Option<FrontProxy>,
 }

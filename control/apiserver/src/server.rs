@@ -61,6 +61,7 @@ pub async fn serve(
         nodes,
         service_addresses: AddressRange::new(config.service_cidr),
         documents: Documents::new(&config.version),
+        front_proxy: config.front_proxy,
         stopping: stopping.clone(),
     });
     let mut tls = (*config.tls).clone();
