@@ -178,7 +178,7 @@ fn node_gets_its_own_pods_and_what_they_refer_to() {
         .collect();
     assert_eq!(objects, [("ConfigMap", "settings")]);
     assert_eq!(workload.pod_cidr, "10.244.0.0/24");
-    assert_eq!(compiled.of_node("unknown").workload, Arc::default());
+    assert_eq!(compiled.of_node("unknown"), None);
 }
 
 #[test]

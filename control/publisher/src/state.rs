@@ -66,12 +66,13 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    /// The part of one node. A node that is not registered yet runs nothing.
-    pub(crate) fn of_node(&self, name: &str) -> NodeState {
-        NodeState {
+    /// The part of one node; `None` while no other node could reach it, because it is not
+    /// registered, has no address yet, or was removed.
+    pub(crate) fn of_node(&self, name: &str) -> Option<NodeState> {
+        self.dataplane.nodes.contains_key(name).then(|| NodeState {
             generation: self.generation,
             dataplane: self.dataplane.clone(),
             workload: self.workloads.get(name).cloned().unwrap_or_default(),
-        }
+        })
     }
 }
