@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use fairlead_apiserver::FrontProxy;
+use fairlead_pki::Clients;
 use fairlead_proto::node::Parameters;
 use fairlead_store::{Limits, MemberId, Store, Timing};
 use tokio::{
@@ -90,13 +91,14 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         controllers_config(&config),
         stopped(stop.clone()),
     ));
-    let api_tls = fairlead_pki::server_config(
-        &load_leaf(&layout, "api")?,
+    let clients = Arc::new(Clients::of_authority(
         authorities.cluster.certificate_pem(),
-    )?;
+    )?);
+    let api_tls = fairlead_pki::server_config(&load_leaf(&layout, "api")?, Arc::clone(&clients))?;
     let api_config = fairlead_apiserver::Config {
         listeners: api,
         tls: Arc::new(api_tls),
+        clients,
         service_cidr: config.cluster.service_cidr,
         version: API_VERSION.to_owned(),
         front_proxy: Some(front_proxy(&authorities)?),

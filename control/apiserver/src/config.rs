@@ -10,6 +10,8 @@ pub struct Config {
     pub listeners: Vec<TcpListener>,
     /// Asks for a client certificate but does not require one: who shows none is anonymous.
     pub tls: Arc<rustls::ServerConfig>,
+    /// Who the client with a certificate is; anonymous, when the certificate is a stranger's.
+    pub clients: Arc<fairlead_pki::Clients>,
     /// What ClusterIPs are allocated from.
     pub service_cidr: IpNetwork,
     /// What `/version` answers, as `1.37.0+fairlead-0.1.0`: the Kubernetes version whose API is

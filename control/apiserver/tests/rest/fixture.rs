@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fairlead_api::{NodeName, status::Status};
 use fairlead_apiserver::{Config, FRONT_PROXY_USER, FrontProxy, Nodes, serve};
-use fairlead_pki::{Authority, CONTROL_SERVER_NAME, Leaf, Subject, Usage};
+use fairlead_pki::{Authority, CONTROL_SERVER_NAME, Clients, Leaf, Subject, Usage};
 use fairlead_store::{Limits, MemberId, Store, Timing};
 use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt, Full};
@@ -166,7 +166,8 @@ impl Server {
             names: &["127.0.0.1".to_owned(), CONTROL_SERVER_NAME.to_owned()],
         };
         let leaf = authority.issue(&subject, Usage::Server).unwrap();
-        let tls = fairlead_pki::server_config(&leaf, authority.certificate_pem()).unwrap();
+        let clients = Arc::new(Clients::of_authority(authority.certificate_pem()).unwrap());
+        let tls = fairlead_pki::server_config(&leaf, Arc::clone(&clients)).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut addresses = API_ADDRESSES.lock().unwrap();
@@ -190,6 +191,7 @@ impl Server {
         let config = Config {
             listeners: vec![listener],
             tls: Arc::new(tls),
+            clients,
             service_cidr: setting.service_cidr.parse().unwrap(),
             version: "1.37.0+fairlead-test".to_owned(),
             front_proxy: Some(front_proxy),
@@ -248,6 +250,17 @@ impl Server {
         };
         let leaf = self.realm.authority.issue(&subject, Usage::Client).unwrap();
         self.connecting(Some(&leaf))
+    }
+
+    /// A client with a certificate of somebody else's authority of the same name.
+    pub(crate) fn foreigner(&self, user: &str, group: Option<&str>) -> Client {
+        let subject = Subject {
+            common_name: user,
+            organization: group,
+            names: &[],
+        };
+        let foreign = Authority::generate("test").unwrap();
+        self.connecting(Some(&foreign.issue(&subject, Usage::Client).unwrap()))
     }
 
     /// A client without one.
