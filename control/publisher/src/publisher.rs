@@ -190,9 +190,13 @@ impl Publisher {
                 () = &mut shutdown => break,
                 led = leadership.wait_for(|now| now.is_leader) => if led.is_err() { break },
             }
+            let term = leadership.borrow().term;
             let lost = async {
+                // Another term of our own counts as well: somebody may have led between the two.
                 // An error means the store is gone, which ends the lead as well.
-                let _ = leadership.wait_for(|now| !now.is_leader).await;
+                let _ = leadership
+                    .wait_for(|now| !now.is_leader || now.term != term)
+                    .await;
             };
             let is_over = tokio::select! {
                 () = &mut shutdown => true,
