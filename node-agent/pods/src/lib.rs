@@ -31,7 +31,7 @@ mod worker;
 
 pub use config::Config;
 pub use logs::LogRequest;
-pub use machine::{node_info, node_resources};
+pub use machine::{missing_capabilities, node_info, node_resources};
 pub use objects::Objects;
 pub use pods::{Error, Pods};
 pub use report::{Event, NetworkError, PodNetwork, Report};
