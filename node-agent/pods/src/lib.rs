@@ -16,6 +16,7 @@ mod files;
 mod image;
 mod logs;
 mod machine;
+mod network_files;
 mod objects;
 mod pod;
 mod pods;

@@ -8,10 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Desired, Worker};
 use crate::cgroup::PodCgroups;
 use crate::files::{remove_tree_if_any, write_atomically};
+use crate::network_files::{hosts_file, resolv_conf};
 use crate::runtime::PodState;
 use crate::shim::protocol::{Sandbox, Tmpfs};
 use crate::spec::Surroundings;
-use crate::volumes::{Volumes, hosts_file, resolv_conf};
+use crate::volumes::Volumes;
 
 /// A hostname's label holds no more (RFC 1123 §2.1).
 const HOSTNAME_BYTES_MAX: usize = 63;
