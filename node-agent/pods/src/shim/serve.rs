@@ -23,7 +23,7 @@ use super::protocol::{
     IDENTITY_FILE, READY, RECORD_FILE, Request, Response, SANDBOX_FILE, SOCKET, Sandbox,
 };
 use super::rootfs;
-use crate::files::write_atomically;
+use crate::files::{remove_tree_if_any, write_atomically};
 use crate::sys;
 
 /// A request longer than this is not the agent's.
@@ -416,16 +416,13 @@ impl Shim {
         if !container.has_ended() {
             return Err(format!("container {id} has not ended"));
         }
-        let dir = container.dir().to_owned();
-        let writable = container.state.record.writable_dir.clone();
-        for dir in [dir, writable] {
-            match fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(format!("cannot remove {}: {error}", dir.display()));
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
+        let record = &container.state.record;
+        record
+            .remove_files()
+            .map_err(|error| format!("cannot remove the files of {id}: {error}"))?;
+        let dir = container.dir();
+        remove_tree_if_any(dir)
+            .map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
         self.containers
             .retain(|container| container.state.record.id != id);
         Ok(())
