@@ -28,8 +28,8 @@ use events::Events;
 
 /// A pod is looked at this often even if nothing happens.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
-/// A failed teardown is tried again after this long.
-const TEARDOWN_RETRY: Duration = Duration::from_secs(1);
+/// What would not go is tried again after this long.
+const REMOVAL_RETRY: Duration = Duration::from_secs(1);
 
 /// What all workers of a node share.
 pub(crate) struct Shared {
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
 }
 
 /// What the control plane wants of a pod.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Desired {
     pub(crate) pod: Arc<Pod>,
     pub(crate) leaving: bool,
@@ -67,6 +67,8 @@ pub(crate) struct Worker {
     stopping: BTreeSet<String>,
     sandbox_failures: u32,
     sandbox_retry_at: Option<Timestamp>,
+    /// Why something of the pod would last not go.
+    removal_failure: Option<String>,
     pod_ip: Option<IpAddr>,
     start_time: Timestamp,
     reported: Option<PodStatus>,
@@ -103,6 +105,7 @@ impl Worker {
             stopping: BTreeSet::new(),
             sandbox_failures: 0,
             sandbox_retry_at: None,
+            removal_failure: None,
             pod_ip: None,
             start_time: known.map_or_else(Timestamp::now, |time| time.0),
             reported: None,
@@ -191,17 +194,14 @@ impl Worker {
                     }
                     false
                 }
-                Action::StopSandbox => {
-                    self.stop_sandbox().await;
-                    true
-                }
-                Action::TearDown => {
-                    if self.tear_down().await {
-                        return Step::Gone;
-                    }
-                    let retry = Timestamp::now() + TEARDOWN_RETRY;
-                    return Step::Wait(Some(retry));
-                }
+                Action::StopSandbox => match self.stop_sandbox().await {
+                    Ok(()) => true,
+                    Err(message) => return self.cannot_remove(message).await,
+                },
+                Action::TearDown => match self.tear_down().await {
+                    Ok(()) => return Step::Gone,
+                    Err(message) => return self.cannot_remove(message).await,
+                },
             };
         }
         // A pull error becomes a back-off a moment later, without anything happening.
@@ -216,6 +216,17 @@ impl Worker {
         } else {
             Step::Wait(wake_at)
         }
+    }
+
+    /// Says, once for each reason, why something of the pod would not go; it is tried again.
+    async fn cannot_remove(&mut self, message: String) -> Step {
+        if self.removal_failure.as_ref() != Some(&message) {
+            tracing::warn!(pod = self.name, uid = self.uid, message, "cannot remove");
+            let told = format!("error killing pod: {message}");
+            self.events.warning("FailedKillPod", told).await;
+            self.removal_failure = Some(message);
+        }
+        Step::Wait(Some(Timestamp::now() + REMOVAL_RETRY))
     }
 
     /// The pod's state now; the dead are buried, and what is new is told.

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -193,6 +193,11 @@ impl Node {
     }
 
     /// Waits until an Event of this reason with this text has come.
+    /// Makes the network hold on to every pod, or let go again.
+    pub(crate) fn hold_networks(&self, hold: bool) {
+        self.network.refuses.store(hold, Ordering::SeqCst);
+    }
+
     pub(crate) async fn wait_for_event(&mut self, reason: &str, text: &str) {
         tokio::time::timeout(DEADLINE, async {
             while !self.has_event(reason, text) {
@@ -337,6 +342,8 @@ impl Drop for Node {
 struct Network {
     last: AtomicU8,
     addresses: Mutex<BTreeMap<String, IpAddr>>,
+    /// Whether it lets go of no pod.
+    refuses: AtomicBool,
 }
 
 #[async_trait]
@@ -373,6 +380,9 @@ impl PodNetwork for Network {
     }
 
     async fn detach(&self, uid: &str, netns: &Path) -> Result<(), NetworkError> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(NetworkError("it is busy".to_owned()));
+        }
         self.addresses.lock().unwrap().remove(uid);
         let _ = umount2(netns, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(netns);
