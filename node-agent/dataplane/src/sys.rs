@@ -12,6 +12,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::Pod;
 
@@ -258,6 +259,19 @@ pub(crate) fn read_array<V: Pod>(
     // SAFETY: the kernel has written `count` values, each a valid `V` since `V: Pod`.
     unsafe { values.set_len(attributes.count as usize) };
     Ok(values)
+}
+
+/// Waits until every program that runs now has ended, on all CPUs.
+pub(crate) fn wait_for_programs() {
+    /// As long as it may take where the kernel has no call for it: programs run for microseconds.
+    const LONG_ENOUGH: Duration = Duration::from_millis(20);
+    // Programs run inside RCU read sections, and this command waits for a grace period
+    // (kernel/sched/membarrier.c: `synchronize_rcu`). Kernels with `nohz_full` refuse it.
+    // SAFETY: the command takes no pointer.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 {
+        std::thread::sleep(LONG_ENOUGH);
+    }
 }
 
 /// # Safety
