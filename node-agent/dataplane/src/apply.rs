@@ -149,7 +149,7 @@ impl Tables {
             return Ok(Vec::new());
         }
         self.lut
-            .read(range.offset, range.len as usize)
+            .read_mapped(range.offset, range.len as usize)
             .map_err(Error::of("read", names::LUT))
     }
 
@@ -177,9 +177,10 @@ impl Tables {
             Action::RemoveBackendId { id } => {
                 remove(&mut self.backend_ids, names::BACKEND_IDS, &id.0)
             }
-            Action::WriteTable { range, slots, .. } => {
-                write(&mut self.lut, names::LUT, range.offset, slots)
-            }
+            Action::WriteTable { range, slots, .. } => self
+                .lut
+                .write_mapped(range.offset, slots)
+                .map_err(Error::of("write", names::LUT)),
             Action::KeepTable { .. } | Action::FreeTable { .. } => Ok(()),
             Action::ResetStats { slot } => self.reset_stats(*slot),
             Action::WriteService { bank, slot, entry } => {
