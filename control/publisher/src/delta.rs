@@ -1,6 +1,6 @@
 //! A node's state as messages: all of it, or what changed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use fairlead_proto::node;
@@ -14,7 +14,11 @@ pub(crate) fn snapshot(state: &NodeState) -> node::Snapshot {
         generation: state.generation.0,
         dataplane: Some(node::DataplaneState {
             parameters: Some(dataplane.parameters.clone()),
-            services: dataplane.services.values().cloned().collect(),
+            services: dataplane
+                .services
+                .values()
+                .map(|one| node::Service::clone(one))
+                .collect(),
             nodes: dataplane.nodes.values().cloned().collect(),
             routes: dataplane.routes.values().cloned().collect(),
         }),
@@ -32,10 +36,18 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
         generation: next.generation.0,
         ..node::Delta::default()
     };
-    if !std::sync::Arc::ptr_eq(&previous.dataplane, &next.dataplane) {
+    if !Arc::ptr_eq(&previous.dataplane, &next.dataplane) {
         let (old, new) = (&previous.dataplane, &next.dataplane);
-        delta.services = changed(&old.services, &new.services)
-            .map(|(_, one)| one.clone())
+        // `Arc`s of one value are equal without a look at it only for types with total equality,
+        // which messages do not claim to have.
+        delta.services = new
+            .services
+            .iter()
+            .filter(|(id, one)| {
+                let before = old.services.get(id);
+                !before.is_some_and(|before| Arc::ptr_eq(before, one) || before == *one)
+            })
+            .map(|(_, one)| node::Service::clone(one))
             .collect();
         delta.removed_services = removed(&old.services, &new.services).copied().collect();
         delta.nodes = changed(&old.nodes, &new.nodes)
@@ -53,7 +65,7 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
             .collect();
     }
     let (old, new) = (&previous.workload, &next.workload);
-    if !std::sync::Arc::ptr_eq(old, new) {
+    if !Arc::ptr_eq(old, new) {
         delta.pods = changed(&old.pods, &new.pods)
             .map(|(_, one)| pod(one))
             .collect();
@@ -122,8 +134,6 @@ fn object_key((kind, namespace, name): &ObjectKey) -> node::ObjectKey {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use fairlead_api::Generation;
 
     use super::*;
@@ -133,11 +143,11 @@ mod tests {
         let service = |(id, name): &(u32, &str)| {
             (
                 *id,
-                node::Service {
+                Arc::new(node::Service {
                     id: *id,
                     name: (*name).to_owned(),
                     ..Default::default()
-                },
+                }),
             )
         };
         let pod = |(uid, json): &(&str, &str)| {

@@ -133,6 +133,12 @@ impl Identities {
             .copied()
     }
 
+    /// How many numbers a Service has, those of its ports and of their backends.
+    pub(crate) fn count(&self, name: &ObjectName) -> usize {
+        let record = self.services.get(name);
+        record.map_or(0, |record| record.ports.len() + record.backends.len())
+    }
+
     /// The number of a node.
     pub(crate) fn node(&self, name: &str) -> Option<u32> {
         self.nodes.get(name).map(|record| record.id)

@@ -8,8 +8,8 @@ use fairlead_proto::node;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Dataplane {
     pub(crate) parameters: node::Parameters,
-    /// By id.
-    pub(crate) services: BTreeMap<u32, node::Service>,
+    /// By id. One that did not change is the same as in the state before.
+    pub(crate) services: BTreeMap<u32, Arc<node::Service>>,
     /// By name.
     pub(crate) nodes: BTreeMap<String, node::NodeAddress>,
     /// By VPC and prefix.
