@@ -22,7 +22,7 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
     // SAFETY: in bounds, as `header` has checked.
     match unsafe { (*ethernet).ethertype_be } {
         ETHERTYPE_IPV4_BE => {}
-        ETHERTYPE_ARP_BE => return Ok(TC_ACT_OK as i32),
+        ETHERTYPE_ARP_BE => return Ok(TC_ACT_OK),
         _ => return Err(DropReason::UnsupportedFamily),
     }
     let pod = sender(ctx).ok_or(DropReason::Spoofed)?;
@@ -36,7 +36,7 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
     }
     let flow = &packet.flow;
     let Some(route) = lookup::route(flow.vpc, flow.destination) else {
-        return Ok(TC_ACT_OK as i32);
+        return Ok(TC_ACT_OK);
     };
     match route.kind {
         ROUTE_LOCAL => {

@@ -24,7 +24,7 @@ const HEADERS: u32 = (encap::OVERHEAD + TRANSPORT + mem::size_of::<Tcp>()) as u3
 pub fn receive(ctx: &TcContext) -> Result<i32, DropReason> {
     pull(ctx, HEADERS)?;
     if !is_ipv4(ctx)? {
-        return Ok(TC_ACT_OK as i32);
+        return Ok(TC_ACT_OK);
     }
     let packet = parse::ipv4(ctx, 0)?;
     let config = lookup::config()?;
@@ -45,7 +45,7 @@ pub fn receive(ctx: &TcContext) -> Result<i32, DropReason> {
 pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
     pull(ctx, (TRANSPORT + mem::size_of::<Tcp>()) as u32)?;
     if !is_ipv4(ctx)? {
-        return Ok(TC_ACT_OK as i32);
+        return Ok(TC_ACT_OK);
     }
     let packet = parse::ipv4(ctx, 0)?;
     let config = lookup::config()?;
@@ -59,13 +59,13 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
             }
             ROUTE_LOCAL => Err(DropReason::NoEndpoint),
             ROUTE_UNREACHABLE => Err(DropReason::NoRoute),
-            _ => Ok(TC_ACT_OK as i32),
+            _ => Ok(TC_ACT_OK),
         };
     }
     if is_from_pod(config, flow.source) {
         return snat::leave(ctx, config, &packet);
     }
-    Ok(TC_ACT_OK as i32)
+    Ok(TC_ACT_OK)
 }
 
 /// The same pick as in XDP, for what XDP could not finish: a pod of this node, or a node whose
@@ -92,7 +92,7 @@ fn balance(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Dro
             Shape::EchoRequest | Shape::EchoReply | Shape::Other => DropReason::UnsupportedProtocol,
         });
     }
-    Ok(TC_ACT_OK as i32)
+    Ok(TC_ACT_OK)
 }
 
 /// A packet that another node encapsulated for this one: for the backend it names, for a pod by its
@@ -129,7 +129,7 @@ fn decapsulate(ctx: &TcContext, config: &Config, outer: &Packet) -> Result<i32, 
         return reply::deliver(ctx, &packet, backend);
     }
     if vni == 0 && packet.flow.destination == config.node_address {
-        return Ok(TC_ACT_OK as i32);
+        return Ok(TC_ACT_OK);
     }
     let endpoint = lookup::endpoint(vni, packet.flow.destination).ok_or(DropReason::NoEndpoint)?;
     reply::hand_over(ctx, endpoint)
