@@ -3,9 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use fairlead_apiserver::FRONT_PROXY_USER;
+use fairlead_config::{read, write_private};
 use fairlead_pki::{Authority, CONTROL_SERVER_NAME, Leaf, Subject, Usage};
 
-use crate::config::{Config, Layout, read, write_private};
+use crate::config::{Config, Layout};
 
 /// Both authorities.
 pub(crate) struct Authorities {
@@ -53,6 +55,16 @@ impl Authorities {
         write_leaf(layout, "peer", &self.peers.issue(&subject, Usage::Peer)?)
     }
 
+    /// What this member shows the leader's API server when it passes a user's request on.
+    pub(crate) fn front_proxy(&self) -> anyhow::Result<Leaf> {
+        let subject = Subject {
+            common_name: FRONT_PROXY_USER,
+            organization: None,
+            names: &[],
+        };
+        Ok(self.cluster.issue(&subject, Usage::Client)?)
+    }
+
     /// The user who may do everything.
     pub(crate) fn admin(&self) -> anyhow::Result<Leaf> {
         let subject = Subject {
@@ -74,7 +86,7 @@ pub(crate) fn load_leaf(layout: &Layout, name: &str) -> anyhow::Result<Leaf> {
 
 fn write_leaf(layout: &Layout, name: &str, leaf: &Leaf) -> anyhow::Result<()> {
     write_private(&layout.certificate(name), &leaf.certificate_pem)?;
-    write_private(&layout.key(name), &leaf.key_pem)
+    Ok(write_private(&layout.key(name), &leaf.key_pem)?)
 }
 
 /// Everything a client may call this member by: the names of Service `kubernetes` in the cluster,

@@ -1,9 +1,7 @@
 //! What a member knows before it has spoken to anybody: `control.toml` and the files beside it.
 
 use std::{
-    fs, io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -86,6 +84,12 @@ impl Member {
     }
 }
 
+/// The address of a member, which all its ports are on.
+pub(crate) fn peer_ip(member: &fairlead_store::Member) -> Option<IpAddr> {
+    let peer: SocketAddr = member.endpoint.strip_prefix("https://")?.parse().ok()?;
+    Some(peer.ip())
+}
+
 /// Where things lie below a member's data directory.
 pub(crate) struct Layout(PathBuf);
 
@@ -126,49 +130,24 @@ impl Layout {
                 self.0.display()
             );
         }
-        for directory in [self.0.clone(), self.0.join("pki")] {
-            fs::create_dir_all(&directory)
-                .and_then(|()| fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)))
-                .with_context(|| format!("cannot make {}", directory.display()))?;
-        }
-        Ok(())
+        Ok(fairlead_config::create_private(&[
+            self.0.clone(),
+            self.0.join("pki"),
+        ])?)
     }
 
     pub(crate) fn load_config(&self) -> anyhow::Result<Config> {
         let path = self.config();
-        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => anyhow::anyhow!(
+        fairlead_config::load(&path)?.with_context(|| {
+            format!(
                 "{} does not exist: run `fairlead-control init` or `fairlead-control join` first",
                 path.display()
-            ),
-            _ => anyhow::Error::new(error).context(format!("cannot read {}", path.display())),
-        })?;
-        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
+            )
+        })
     }
 
     /// Written last by init and join: a directory with a configuration is complete.
     pub(crate) fn save_config(&self, config: &Config) -> anyhow::Result<()> {
-        write_private(&self.config(), &toml::to_string_pretty(config)?)
+        Ok(fairlead_config::save(&self.config(), config)?)
     }
-}
-
-/// Writes a file that only its owner may read.
-pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    use io::Write;
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())
-                .and_then(|()| file.sync_all())
-        })
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Reads a file that init or join wrote.
-pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

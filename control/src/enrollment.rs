@@ -15,7 +15,7 @@ use tonic::Status;
 
 use crate::{
     certificates::Authorities,
-    config::{Cluster, NODE_PORT},
+    config::{Cluster, NODE_PORT, peer_ip},
 };
 
 /// The namespace of tokens.
@@ -126,10 +126,7 @@ impl Enroller {
         self.store
             .members()
             .iter()
-            .filter_map(|member| {
-                let peer: SocketAddr = member.endpoint.strip_prefix("https://")?.parse().ok()?;
-                Some(SocketAddr::new(peer.ip(), NODE_PORT).to_string())
-            })
+            .filter_map(|member| Some(SocketAddr::new(peer_ip(member)?, NODE_PORT).to_string()))
             .collect()
     }
 }

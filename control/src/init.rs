@@ -2,13 +2,14 @@
 
 use anyhow::bail;
 use fairlead_client::Kubeconfig;
+use fairlead_config::write_private;
 use ipnetwork::IpNetwork;
 use uuid::Uuid;
 
 use crate::{
     Init,
     certificates::Authorities,
-    config::{API_PORT, Cluster, Config, Layout, Member, write_private},
+    config::{API_PORT, Cluster, Config, Layout, Member},
 };
 
 pub(crate) fn init(init: Init) -> anyhow::Result<()> {

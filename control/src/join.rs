@@ -2,12 +2,13 @@
 
 use anyhow::{Context, bail};
 use fairlead_client::Kubeconfig;
+use fairlead_config::write_private;
 use fairlead_pki::{Authority, JoinToken};
 
 use crate::{
     Join,
     certificates::Authorities,
-    config::{API_PORT, Config, Layout, Member, write_private},
+    config::{API_PORT, Config, Layout, Member},
     enrollment::MemberBundle,
     init::new_member_id,
 };

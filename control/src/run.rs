@@ -1,8 +1,14 @@
 //! `fairlead-control run`: the rooms, wired.
 
-use std::{net::TcpListener, path::Path, sync::Arc};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::Context;
+use fairlead_apiserver::FrontProxy;
+use fairlead_pki::Clients;
 use fairlead_proto::node::Parameters;
 use fairlead_store::{Limits, MemberId, Store, Timing};
 use tokio::{
@@ -15,7 +21,7 @@ use tonic::transport::{
 
 use crate::{
     certificates::{Authorities, load_leaf},
-    config::{API_PORT, Cluster, Config, Layout, NODE_PORT, PEER_PORT},
+    config::{API_PORT, Cluster, Config, Layout, NODE_PORT, PEER_PORT, peer_ip},
     enrollment::Enroller,
     nodes::ConnectedNodes,
 };
@@ -85,15 +91,17 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         controllers_config(&config),
         stopped(stop.clone()),
     ));
-    let api_tls = fairlead_pki::server_config(
-        &load_leaf(&layout, "api")?,
+    let clients = Arc::new(Clients::of_authority(
         authorities.cluster.certificate_pem(),
-    )?;
+    )?);
+    let api_tls = fairlead_pki::server_config(&load_leaf(&layout, "api")?, Arc::clone(&clients))?;
     let api_config = fairlead_apiserver::Config {
         listeners: api,
         tls: Arc::new(api_tls),
+        clients,
         service_cidr: config.cluster.service_cidr,
         version: API_VERSION.to_owned(),
+        front_proxy: Some(front_proxy(&authorities)?),
     };
     let mut api_server = tokio::spawn(fairlead_apiserver::serve(
         api_config,
@@ -117,6 +125,16 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
     store.shutdown().await;
     tracing::info!(member = config.member.name, "stopped");
     Ok(())
+}
+
+/// How this member asks the leader while it is not the leader itself.
+fn front_proxy(authorities: &Authorities) -> anyhow::Result<FrontProxy> {
+    let leaf = authorities.front_proxy()?;
+    let tls = fairlead_pki::client_config(Some(&leaf), authorities.cluster.certificate_pem())?;
+    Ok(FrontProxy {
+        tls: Arc::new(tls),
+        api_address: |member| Some(SocketAddr::new(peer_ip(member)?, API_PORT)),
+    })
 }
 
 /// The API's own port, and any socket that was passed in by the service manager

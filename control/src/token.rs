@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fairlead_client::{Client, Error, Kubeconfig};
+use fairlead_config::read;
 use fairlead_pki::JoinToken;
 
 use crate::{
     TokenCreate,
-    config::{Layout, read},
+    config::Layout,
     enrollment::{TOKEN_NAMESPACE, token_secret},
 };
 

@@ -5,7 +5,7 @@
 
 /// Version of all layouts in this crate, part of the pin path. Changing a struct, a capacity's
 /// meaning or the hash of frontends means raising it and migrating.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident $value:literal,)*) => {
@@ -29,7 +29,7 @@ names! {
     FRONTENDS "frontends",
     /// Array of [`ServiceEntry`](crate::ServiceEntry), two banks of [`SERVICES_MAX`].
     SERVICES "services",
-    /// Array of `u32`: backend slots by table slot, see [`LUT_SLOT_MASK`](crate::LUT_SLOT_MASK).
+    /// Array of `u32` that can be mapped: backend slots by table slot, see [`LUT_SLOT_MASK`](crate::LUT_SLOT_MASK).
     LUT "lut",
     /// Array of [`BackendEntry`](crate::BackendEntry) by backend slot.
     BACKENDS "backends",
@@ -69,7 +69,7 @@ pub const FRONTENDS_MAX: u32 = 100_000;
 /// Service ports of one bank of `services`. 1 MiB a bank; `service_stats` 2 MiB a CPU.
 pub const SERVICES_MAX: u32 = 1 << 16;
 /// Slots of `lut`. 10,000 services of 10 backends need 1009 slots each, 10.1 million in all, and a
-/// changed service holds two regions until the next flip. 64 MiB.
+/// changed service holds two regions until the flip. 128 MiB: the kernel gives each eight bytes.
 pub const LUT_SLOTS: u32 = 1 << 24;
 /// Backends of all services. 8 MiB.
 pub const BACKENDS_MAX: u32 = 1 << 18;

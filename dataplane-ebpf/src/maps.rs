@@ -1,6 +1,6 @@
 //! The maps, one declaration each. Names, meaning and capacities: `dataplane-common`'s `maps`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use fairlead_dataplane_common::maps::{
@@ -29,9 +29,10 @@ pub static FRONTENDS: Array<FrontendBucket> = Array::with_max_entries(2 * FRONTE
 #[map(name = "services")]
 pub static SERVICES: Array<ServiceEntry> = Array::with_max_entries(2 * SERVICES_MAX, 0);
 
-/// The services' tables, one behind the other.
+/// The services' tables, one behind the other. The agent writes to its memory: through calls, ten
+/// million elements take seconds.
 #[map(name = "lut")]
-pub static LUT: Array<u32> = Array::with_max_entries(LUT_SLOTS, 0);
+pub static LUT: Array<u32> = Array::with_max_entries(LUT_SLOTS, BPF_F_MMAPABLE);
 
 /// Backend slot to backend.
 #[map(name = "backends")]

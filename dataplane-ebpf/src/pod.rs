@@ -31,11 +31,11 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
             }
             let packet = parse::ipv6(ctx, pod.vpc)?;
             if packet.shape == Shape::Discovery {
-                return Ok(TC_ACT_OK as i32);
+                return Ok(TC_ACT_OK);
             }
             route(ctx, pod, packet)
         }
-        ETHERTYPE_ARP_BE => Ok(TC_ACT_OK as i32),
+        ETHERTYPE_ARP_BE => Ok(TC_ACT_OK),
         _ => Err(DropReason::UnsupportedFamily),
     }
 }
@@ -55,7 +55,7 @@ fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, Dro
     }
     let flow = &packet.flow;
     let Some(route) = lookup::route(flow.vpc, flow.destination) else {
-        return Ok(TC_ACT_OK as i32);
+        return Ok(TC_ACT_OK);
     };
     match route.kind {
         ROUTE_LOCAL => {

@@ -49,7 +49,7 @@ pub fn leave(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, D
         port_be,
     };
     rewrite::replace(ctx, packet, End::Source, node)?;
-    Ok(TC_ACT_OK as i32)
+    Ok(TC_ACT_OK)
 }
 
 /// Puts the pod back in place of the node in an answer from the outside, and hands it over. What
@@ -67,11 +67,11 @@ pub fn come_back(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
         | Shape::Options => false,
     };
     if !mine {
-        return Ok(TC_ACT_OK as i32);
+        return Ok(TC_ACT_OK);
     }
     let key = *flow;
     let Some(entry) = SNAT_IN.get_ptr_mut(&key) else {
-        return Ok(TC_ACT_OK as i32);
+        return Ok(TC_ACT_OK);
     };
     // SAFETY: as in `leave`.
     let pod = unsafe {

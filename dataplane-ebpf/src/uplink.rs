@@ -27,7 +27,7 @@ pub fn receive(ctx: &TcContext) -> Result<i32, DropReason> {
     match family(ctx)? {
         Some(Family::V4) => accept(ctx, &parse::ipv4(ctx, 0)?),
         Some(Family::V6) => accept(ctx, &parse::ipv6(ctx, 0)?),
-        None => Ok(TC_ACT_OK as i32),
+        None => Ok(TC_ACT_OK),
     }
 }
 
@@ -43,7 +43,7 @@ fn accept(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
         }
         return match packet.family {
             Family::V4 => snat::come_back(ctx, packet),
-            Family::V6 => Ok(TC_ACT_OK as i32),
+            Family::V6 => Ok(TC_ACT_OK),
         };
     }
     balance(ctx, config, packet)
@@ -56,7 +56,7 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
     match family(ctx)? {
         Some(Family::V4) => leave(ctx, &parse::ipv4(ctx, 0)?),
         Some(Family::V6) => leave(ctx, &parse::ipv6(ctx, 0)?),
-        None => Ok(TC_ACT_OK as i32),
+        None => Ok(TC_ACT_OK),
     }
 }
 
@@ -75,13 +75,13 @@ fn leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
             }
             ROUTE_LOCAL => Err(DropReason::NoEndpoint),
             ROUTE_UNREACHABLE => Err(DropReason::NoRoute),
-            _ => Ok(TC_ACT_OK as i32),
+            _ => Ok(TC_ACT_OK),
         };
     }
     if packet.family == Family::V4 && is_from_pod(config, flow.source) {
         return snat::leave(ctx, config, packet);
     }
-    Ok(TC_ACT_OK as i32)
+    Ok(TC_ACT_OK)
 }
 
 /// The same pick as in XDP, for what XDP could not finish: a pod of this node, or a node whose
@@ -128,7 +128,7 @@ fn balance(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, Dro
             | Shape::Other => DropReason::UnsupportedProtocol,
         });
     }
-    Ok(TC_ACT_OK as i32)
+    Ok(TC_ACT_OK)
 }
 
 /// An ICMP error about what a VIP has sent goes to the backend that has sent it.
@@ -222,7 +222,7 @@ fn arrive(
         };
     }
     if flow.vpc == 0 && flow.destination == config.node_address {
-        return Ok(TC_ACT_OK as i32);
+        return Ok(TC_ACT_OK);
     }
     let endpoint = lookup::endpoint(flow.vpc, flow.destination).ok_or(DropReason::NoEndpoint)?;
     reply::hand_over(ctx, endpoint)

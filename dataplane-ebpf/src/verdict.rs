@@ -32,7 +32,7 @@ pub fn of_skb(ctx: &TcContext, result: Result<i32, DropReason>) -> i32 {
         Ok(action) => action,
         Err(reason) => {
             count(reason, ctx.length());
-            TC_ACT_SHOT as i32
+            TC_ACT_SHOT
         }
     }
 }

@@ -41,6 +41,12 @@ pub(crate) async fn list(source: &Source, service: Option<&str>) -> anyhow::Resu
     Ok(Rows::new(
         COLUMNS,
         rows.into_values().collect(),
-        "No backend is in the maps.",
+        match service {
+            Some(service) => format!(
+                "No backend of service {} is in the maps.",
+                qualified(service)
+            ),
+            None => "No backend is in the maps.".to_owned(),
+        },
     ))
 }

@@ -1,5 +1,6 @@
 //! `netctl node` and `netctl status`.
 
+use anyhow::bail;
 use serde_json::Value;
 
 use crate::{
@@ -60,6 +61,9 @@ pub(crate) async fn status(source: &Source) -> anyhow::Result<Rows> {
     } = source
     {
         rows.retain(|row| row["node"] == node.as_str());
+        if rows.is_empty() {
+            bail!("node {node} has never connected (see `netctl status`)");
+        }
     }
     Ok(Rows::new(columns, rows, "No node has ever connected."))
 }

@@ -102,39 +102,30 @@ fn percent(share: &Value) -> Value {
 /// One row a service port: what the first node says of it, with everybody's counters.
 fn merge(answers: &[Answer]) -> BTreeMap<(String, u64), Value> {
     let mut merged: BTreeMap<(String, u64), Value> = BTreeMap::new();
-    for object in answers
-        .iter()
-        .filter_map(|answer| answer.body.as_array())
-        .flatten()
-    {
+    let objects = answers.iter().flat_map(|answer| {
+        let objects = answer.body.as_array().into_iter().flatten();
+        objects.map(move |object| (answer.node.as_str(), object))
+    });
+    for (node, object) in objects {
         let name = object["name"].as_str().unwrap_or_default().to_owned();
         let key = (name, object["id"].as_u64().unwrap_or_default());
-        let row = merged.entry(key).or_insert_with(|| summary(object));
+        let row = merged.entry(key).or_insert_with(|| summary(object, node));
         for counter in ["connections", "packets", "bytes", "drops"] {
             let sum = row[counter].as_u64().unwrap_or(0) + object[counter].as_u64().unwrap_or(0);
             row[counter] = sum.into();
-        }
-        // A node calls its own backends local; another knows their node's name.
-        for (own, others) in backends_of(row)
-            .into_iter()
-            .zip(object["backends"].as_array().into_iter().flatten())
-        {
-            if own["node"] == "local" {
-                own["node"] = others["node"].clone();
-            }
         }
     }
     merged
 }
 
-fn backends_of(row: &mut Value) -> Vec<&mut Value> {
-    row["backends"]
-        .as_array_mut()
-        .map(|backends| backends.iter_mut().collect())
-        .unwrap_or_default()
-}
-
-fn summary(object: &Value) -> Value {
+fn summary(object: &Value, node: &str) -> Value {
+    let mut backends = object["backends"].clone();
+    for backend in backends.as_array_mut().into_iter().flatten() {
+        // A node calls its own backends local.
+        if backend["node"] == "local" && !node.is_empty() {
+            backend["node"] = node.into();
+        }
+    }
     let frontends: Vec<String> = object["frontends"]
         .as_array()
         .into_iter()
@@ -156,7 +147,7 @@ fn summary(object: &Value) -> Value {
         "forwarding": object["forwarding"],
         "backendCount": object["backends"].as_array().map_or(0, Vec::len),
         "slots": object["table"]["slots"],
-        "backends": object["backends"],
+        "backends": backends,
         "connections": 0,
         "packets": 0,
         "bytes": 0,

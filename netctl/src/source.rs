@@ -20,7 +20,7 @@ pub(crate) enum Source {
 
 /// One node's answer.
 pub(crate) struct Answer {
-    /// The node; empty for the agent behind a socket, which is the only one asked.
+    /// The node's name.
     pub(crate) node: String,
     pub(crate) body: Value,
 }
@@ -52,15 +52,20 @@ impl Source {
         let (client, nodes) = match self {
             Self::Agent(client) => {
                 let body = client.get(&format!("/{tail}")).await?;
-                return Ok(vec![Answer {
-                    node: String::new(),
-                    body,
-                }]);
+                let status = client.get("/status").await?;
+                let node = status["node"].as_str().unwrap_or_default().to_owned();
+                return Ok(vec![Answer { node, body }]);
             }
             Self::Cluster {
                 client,
                 node: Some(node),
-            } => (client, vec![node.clone()]),
+            } => {
+                let body = client
+                    .get(&format!("/fairlead/v1/nodes/{node}/{tail}"))
+                    .await?;
+                let node = node.clone();
+                return Ok(vec![Answer { node, body }]);
+            }
             Self::Cluster { client, node: None } => (client, connected(client).await?),
         };
         let mut answers = Vec::new();

@@ -1,5 +1,7 @@
 //! Output: columns for people, documents for programs.
 
+use std::io::{self, Write};
+
 use anyhow::Context;
 use clap::ValueEnum;
 use serde_json::Value;
@@ -47,35 +49,37 @@ pub(crate) struct Rows {
     columns: &'static [Column],
     objects: Vec<Value>,
     /// What stands in place of a table without rows.
-    empty: &'static str,
+    empty: String,
 }
 
 impl Rows {
     pub(crate) fn new(
         columns: &'static [Column],
         objects: Vec<Value>,
-        empty: &'static str,
+        empty: impl Into<String>,
     ) -> Self {
         Self {
             columns,
             objects,
-            empty,
+            empty: empty.into(),
         }
     }
 
     pub(crate) fn print(&self, output: Output) -> anyhow::Result<()> {
-        match output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&self.objects)?),
-            Output::Yaml => {
-                print!(
-                    "{}",
-                    serde_yaml_ng::to_string(&self.objects).context("cannot write YAML")?
-                );
+        let text = match output {
+            Output::Json => format!("{}\n", serde_json::to_string_pretty(&self.objects)?),
+            Output::Yaml => serde_yaml_ng::to_string(&self.objects).context("cannot write YAML")?,
+            Output::Table | Output::Wide if self.objects.is_empty() => {
+                eprintln!("{}", self.empty);
+                return Ok(());
             }
-            Output::Table | Output::Wide if self.objects.is_empty() => eprintln!("{}", self.empty),
-            Output::Table | Output::Wide => print!("{}", self.table(output == Output::Wide)),
+            Output::Table | Output::Wide => self.table(output == Output::Wide),
+        };
+        match io::stdout().write_all(text.as_bytes()) {
+            // The reader, as `head`, has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            outcome => outcome.context("cannot write the answer"),
         }
-        Ok(())
     }
 
     fn table(&self, all: bool) -> String {

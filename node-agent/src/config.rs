@@ -1,10 +1,7 @@
 //! What a node knows before it has spoken to anybody: `agent.toml` and its certificate.
 
 use std::{
-    fs,
-    io::{self, Write},
     net::{IpAddr, SocketAddr},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -120,50 +117,22 @@ impl Layout {
                 self.0.display()
             );
         }
-        for directory in [self.0.clone(), self.0.join("pki"), self.0.join("images")] {
-            fs::create_dir_all(&directory)
-                .and_then(|()| fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)))
-                .with_context(|| format!("cannot make {}", directory.display()))?;
-        }
-        Ok(())
+        let directories = [self.0.clone(), self.0.join("pki"), self.0.join("images")];
+        Ok(fairlead_config::create_private(&directories)?)
     }
 
     pub(crate) fn load_config(&self) -> anyhow::Result<Config> {
         let path = self.config();
-        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                anyhow::anyhow!(
-                    "{} does not exist: run `fairlead-agent join` first",
-                    path.display()
-                )
-            }
-            _ => anyhow::Error::new(error).context(format!("cannot read {}", path.display())),
-        })?;
-        toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))
+        fairlead_config::load(&path)?.with_context(|| {
+            format!(
+                "{} does not exist: run `fairlead-agent join` first",
+                path.display()
+            )
+        })
     }
 
     /// Written last by join: a directory with a configuration is complete.
     pub(crate) fn save_config(&self, config: &Config) -> anyhow::Result<()> {
-        write_private(&self.config(), &toml::to_string_pretty(config)?)
+        Ok(fairlead_config::save(&self.config(), config)?)
     }
-}
-
-/// Writes a file that only its owner may read.
-pub(crate) fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())
-                .and_then(|()| file.sync_all())
-        })
-        .with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Reads a file that join wrote.
-pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }

@@ -1,102 +1,94 @@
-//! What the control plane wants of this node, kept whole: a snapshot replaces it, a delta advances
-//! it.
+//! What the control plane wants of this node: the pods whole, and of the dataplane what changed
+//! since it was applied, for the dataplane itself keeps what it holds.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use fairlead_api::Generation;
-use fairlead_proto::node::{
-    DataplaneState, Delta, NodeAddress, Object, Parameters, Pod, Route, Service, Snapshot,
-};
+use fairlead_dataplane::Changes;
+use fairlead_proto::node::{Delta, Object, Pod, Snapshot};
 use serde_json::Value;
 
 /// (namespace, name) of a pod, or (kind, namespace, name) joined, of an object.
 type PodKey = (String, String);
 type ObjectKey = (String, String, String);
 
+/// What the control plane sends.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Update {
+    /// Replaces all that came before.
+    Snapshot(Snapshot),
+    /// Changes what came before.
+    Delta(Delta),
+}
+
 /// The node's desired state at one generation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Desired {
     pub(crate) generation: Generation,
     pub(crate) pod_cidr: String,
-    parameters: Option<Parameters>,
-    services: BTreeMap<u32, Service>,
-    nodes: BTreeMap<String, NodeAddress>,
-    routes: BTreeMap<(u32, String), Route>,
+    /// What the dataplane has not taken yet.
+    pub(crate) changes: Arc<Changes>,
+    /// Another one after each change.
+    pub(crate) workload: Arc<Workload>,
+}
+
+/// What the node is to run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Workload {
     pods: BTreeMap<PodKey, Pod>,
     objects: BTreeMap<ObjectKey, Object>,
 }
 
-/// A delta that does not follow what is held.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a delta from generation {base} does not follow generation {held}")]
-pub(crate) struct Gap {
-    base: Generation,
-    held: Generation,
-}
-
 impl Desired {
-    /// The state of a snapshot.
-    pub(crate) fn from_snapshot(snapshot: Snapshot) -> Self {
-        let dataplane = snapshot.dataplane.unwrap_or_default();
-        let mut desired = Self {
-            generation: Generation(snapshot.generation),
-            pod_cidr: snapshot.pod_cidr,
-            parameters: dataplane.parameters,
-            ..Self::default()
-        };
-        desired.upsert_dataplane(dataplane.services, dataplane.nodes, dataplane.routes);
-        desired.upsert_pods(snapshot.pods);
-        desired.upsert_objects(snapshot.objects);
-        desired
+    /// Takes in what was sent. That it follows what came before is the session's to see.
+    pub(crate) fn take(&mut self, update: Update) {
+        match update {
+            Update::Snapshot(snapshot) => self.replace(snapshot),
+            Update::Delta(delta) => self.advance(delta),
+        }
     }
 
-    /// Applies a delta.
-    ///
-    /// # Errors
-    /// When it starts from another generation; then nothing changed, and a new snapshot is needed.
-    pub(crate) fn advance(&mut self, delta: Delta) -> Result<(), Gap> {
-        let base = Generation(delta.base_generation);
-        if base != self.generation {
-            return Err(Gap {
-                base,
-                held: self.generation,
-            });
+    fn replace(&mut self, snapshot: Snapshot) {
+        let mut workload = Workload::default();
+        workload.upsert_pods(snapshot.pods);
+        workload.upsert_objects(snapshot.objects);
+        *self = Self {
+            generation: Generation(snapshot.generation),
+            pod_cidr: snapshot.pod_cidr,
+            changes: Arc::new(Changes::whole(snapshot.dataplane.unwrap_or_default())),
+            workload: Arc::new(workload),
+        };
+    }
+
+    fn advance(&mut self, mut delta: Delta) {
+        Arc::make_mut(&mut self.changes).merge(Changes::take_from(&mut delta));
+        let concerns_workload = !(delta.pods.is_empty()
+            && delta.removed_pods.is_empty()
+            && delta.objects.is_empty()
+            && delta.removed_objects.is_empty());
+        if concerns_workload {
+            // A new one even if nobody else holds it: who compares them sees that it changed.
+            let mut workload = Workload::clone(&self.workload);
+            for key in delta.removed_pods {
+                workload.pods.remove(&(key.namespace, key.name));
+            }
+            for key in delta.removed_objects {
+                workload
+                    .objects
+                    .remove(&(key.kind, key.namespace, key.name));
+            }
+            workload.upsert_pods(delta.pods);
+            workload.upsert_objects(delta.objects);
+            self.workload = Arc::new(workload);
         }
-        for id in delta.removed_services {
-            self.services.remove(&id);
-        }
-        for name in delta.removed_nodes {
-            self.nodes.remove(&name);
-        }
-        for key in delta.removed_routes {
-            self.routes.remove(&(key.vpc, key.prefix));
-        }
-        for key in delta.removed_pods {
-            self.pods.remove(&(key.namespace, key.name));
-        }
-        for key in delta.removed_objects {
-            self.objects.remove(&(key.kind, key.namespace, key.name));
-        }
-        self.upsert_dataplane(delta.services, delta.nodes, delta.routes);
-        self.upsert_pods(delta.pods);
-        self.upsert_objects(delta.objects);
         if !delta.pod_cidr.is_empty() {
             self.pod_cidr = delta.pod_cidr;
         }
         self.generation = Generation(delta.generation);
-        Ok(())
     }
+}
 
-    /// The dataplane's part, whole.
-    pub(crate) fn dataplane(&self) -> DataplaneState {
-        DataplaneState {
-            parameters: self.parameters.clone(),
-            services: self.services.values().cloned().collect(),
-            nodes: self.nodes.values().cloned().collect(),
-            routes: self.routes.values().cloned().collect(),
-        }
-    }
-
+impl Workload {
     /// The pods bound to this node, as v1.Pod JSON.
     pub(crate) fn pods(&self) -> impl Iterator<Item = &[u8]> {
         self.pods.values().map(|pod| pod.pod_json.as_ref())
@@ -105,22 +97,6 @@ impl Desired {
     /// The ConfigMaps and Secrets they refer to.
     pub(crate) fn objects(&self) -> impl Iterator<Item = &Object> {
         self.objects.values()
-    }
-
-    fn upsert_dataplane(
-        &mut self,
-        services: Vec<Service>,
-        nodes: Vec<NodeAddress>,
-        routes: Vec<Route>,
-    ) {
-        self.services
-            .extend(services.into_iter().map(|service| (service.id, service)));
-        self.nodes
-            .extend(nodes.into_iter().map(|node| (node.name.clone(), node)));
-        self.routes.extend(routes.into_iter().filter_map(|route| {
-            let key = route.key.clone()?;
-            Some(((key.vpc, key.prefix), route))
-        }));
     }
 
     fn upsert_pods(&mut self, pods: Vec<Pod>) {
@@ -145,7 +121,9 @@ impl Desired {
 
 #[cfg(test)]
 mod tests {
-    use fairlead_proto::node::{ObjectKey, PodKey, RouteKey};
+    use fairlead_proto::node::{
+        DataplaneState, NodeAddress, ObjectKey, Parameters, PodKey, Route, RouteKey, Service,
+    };
     use serde_json::json;
 
     use super::*;
@@ -199,19 +177,19 @@ mod tests {
         }
     }
 
+    fn desired(snapshot: Snapshot) -> Desired {
+        let mut desired = Desired::default();
+        desired.take(Update::Snapshot(snapshot));
+        desired
+    }
+
     #[test]
-    fn a_delta_that_follows_upserts_and_removes() {
-        let mut desired = Desired::from_snapshot(snapshot());
+    fn a_delta_that_nobody_waited_for_is_merged_into_the_snapshot() {
+        let mut advanced = desired(snapshot());
         let delta = Delta {
             base_generation: 7,
             generation: 9,
             services: vec![service(2, "renamed"), service(3, "c")],
-            removed_services: vec![1],
-            removed_nodes: vec!["node-2".into()],
-            removed_routes: vec![RouteKey {
-                vpc: 0,
-                prefix: "10.244.2.0/24".into(),
-            }],
             routes: vec![route("10.244.3.0/24", "node-3")],
             pods: vec![pod("web", "3")],
             removed_pods: vec![PodKey {
@@ -226,33 +204,34 @@ mod tests {
             }],
             ..Delta::default()
         };
-        desired.advance(delta).unwrap();
-        let expected = Desired::from_snapshot(Snapshot {
+        advanced.take(Update::Delta(delta));
+        let mut dataplane = snapshot().dataplane.unwrap();
+        dataplane.services = vec![service(1, "a"), service(2, "renamed"), service(3, "c")];
+        dataplane.routes.push(route("10.244.3.0/24", "node-3"));
+        let expected = Snapshot {
             generation: 9,
-            dataplane: Some(DataplaneState {
-                parameters: Some(Parameters::default()),
-                services: vec![service(2, "renamed"), service(3, "c")],
-                nodes: vec![],
-                routes: vec![route("10.244.3.0/24", "node-3")],
-            }),
+            dataplane: Some(dataplane),
             pods: vec![pod("web", "3")],
             objects: vec![],
             ..snapshot()
-        });
-        assert_eq!(desired, expected);
+        };
+        assert_eq!(advanced, desired(expected));
     }
 
     #[test]
-    fn a_delta_with_a_gap_changes_nothing() {
-        let mut desired = Desired::from_snapshot(snapshot());
-        let before = desired.clone();
-        let delta = Delta {
-            base_generation: 8,
-            generation: 9,
+    fn change_of_a_service_is_all_that_the_dataplane_is_told_and_no_news_for_pods() {
+        let mut advanced = desired(snapshot());
+        advanced.changes = Arc::default();
+        let before = advanced.workload.clone();
+        advanced.take(Update::Delta(Delta {
+            base_generation: 7,
+            generation: 8,
+            services: vec![service(2, "renamed")],
             removed_services: vec![1],
             ..Delta::default()
-        };
-        assert!(desired.advance(delta).is_err());
-        assert_eq!(desired, before);
+        }));
+        assert!(!advanced.changes.is_whole);
+        assert_eq!(advanced.changes.services.len(), 2);
+        assert!(Arc::ptr_eq(&advanced.workload, &before));
     }
 }

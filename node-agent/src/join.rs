@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, bail};
 use fairlead_api::NodeName;
+use fairlead_config::write_private;
 use fairlead_pki::JoinToken;
 
 use crate::{
     Join,
-    config::{Config, Layout, write_private},
+    config::{Config, Layout},
 };
 
 pub(crate) async fn join(join: Join) -> anyhow::Result<()> {

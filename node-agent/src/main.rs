@@ -37,7 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Make this host a node of a cluster.
-    Join(Join),
+    Join(Box<Join>),
     /// Run the agent until it is told to stop. Pods and traffic outlive it.
     Run(DataDir),
     /// Remove everything the agent made: pods, programs, maps, namespaces, mounts, cgroups. The
@@ -120,7 +120,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Join(join) => join::join(join).await,
+        Command::Join(join) => join::join(*join).await,
         Command::Run(DataDir { data_dir }) => run::run(&data_dir).await,
         Command::Cleanup(DataDir { data_dir }) => cleanup::cleanup(&data_dir).await,
     }

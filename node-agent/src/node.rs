@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use fairlead_api::Generation;
 use serde_json::{Value, json};
 
 use crate::config::{Config, PODS_MAX};
@@ -18,6 +19,16 @@ pub(crate) enum Readiness {
 }
 
 impl Readiness {
+    /// What an agent that has just started finds: maps that hold a generation forward by it, so
+    /// the node is as ready as it was.
+    pub(crate) fn of_adopted(held: Generation) -> Self {
+        if held == Generation::default() {
+            Self::Starting
+        } else {
+            Self::Ready
+        }
+    }
+
     fn condition(&self, now: jiff::Timestamp) -> Value {
         let (status, reason, message) = match self {
             Self::Starting => (
@@ -32,15 +43,43 @@ impl Readiness {
             ),
             Self::DataplaneFailed(error) => ("False", "DataplaneFailed", error.clone()),
         };
-        json!({
-            "type": "Ready",
-            "status": status,
-            "reason": reason,
-            "message": message,
-            "lastHeartbeatTime": seconds(now),
-            "lastTransitionTime": seconds(now),
-        })
+        condition("Ready", status, reason, &message, now)
     }
+}
+
+/// Whether the machine withholds capabilities from every container. Pods run all the same, with
+/// what there is; a workload that misses one finds the reason here.
+fn capabilities_condition(missing: &[&str], now: jiff::Timestamp) -> Value {
+    let (status, reason, message) = match missing {
+        [] => (
+            "False",
+            "MachineGrantsAll",
+            "containers can have every capability".to_owned(),
+        ),
+        names => (
+            "True",
+            "MachineWithholds",
+            format!("containers cannot have {}", names.join(", ")),
+        ),
+    };
+    condition("CapabilitiesLimited", status, reason, &message, now)
+}
+
+fn condition(
+    type_: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    now: jiff::Timestamp,
+) -> Value {
+    json!({
+        "type": type_,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastHeartbeatTime": seconds(now),
+        "lastTransitionTime": seconds(now),
+    })
 }
 
 /// A v1.Node as JSON, to register with.
@@ -78,7 +117,10 @@ pub(crate) fn status(
         ],
         "capacity": resources,
         "allocatable": resources,
-        "conditions": [readiness.condition(now)],
+        "conditions": [
+            readiness.condition(now),
+            capabilities_condition(&fairlead_pods::missing_capabilities(), now),
+        ],
         "nodeInfo": fairlead_pods::node_info(),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
     })
@@ -86,4 +128,22 @@ pub(crate) fn status(
 
 fn seconds(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_the_machine_withholds_are_named_in_a_condition() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let limited = capabilities_condition(&["CAP_SYS_RESOURCE", "CAP_BPF"], now);
+        assert_eq!(limited["type"], "CapabilitiesLimited");
+        assert_eq!(limited["status"], "True");
+        assert_eq!(
+            limited["message"],
+            "containers cannot have CAP_SYS_RESOURCE, CAP_BPF"
+        );
+        assert_eq!(capabilities_condition(&[], now)["status"], "False");
+    }
 }

@@ -11,13 +11,17 @@ use fairlead_pods::{Pods, Report};
 use fairlead_proto::node::{Event, PodGone, PodStatus};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc},
 };
 
 use crate::{
-    config::Layout, desired::Desired, network::DataplaneNetwork, node::Readiness, outbox::Outbox,
-    session::Session, socket, work::Node,
+    config::Layout, network::DataplaneNetwork, node::Readiness, outbox::Outbox, session::Session,
+    socket, work::Node,
 };
+
+/// Updates that wait while others are applied; they are taken all at once, so one more than this
+/// waits in the session.
+const UPDATES_MAX: usize = 64;
 
 pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
     let layout = Layout::new(data_dir);
@@ -42,18 +46,18 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         pods: Arc::new(pods),
         outbox: Mutex::new(Outbox::default()),
         told: Notify::new(),
-        readiness: Mutex::new(Readiness::Starting),
+        readiness: Mutex::new(Readiness::of_adopted(dataplane.generation())),
         config,
     });
-    let (desired, newest) = watch::channel(Arc::new(Desired::default()));
-    let session = Session::new(Arc::clone(&node), &layout, desired)?;
+    let (updates, received) = mpsc::channel(UPDATES_MAX);
+    let session = Session::new(Arc::clone(&node), &layout, updates)?;
     tracing::info!(node = %node.config.node_name, "running");
 
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = session.run() => {}
-        () = node.work(newest) => {}
+        () = node.work(received) => {}
         () = forward(&node, reported) => {}
         () = socket::serve(listener, dataplane) => {}
     }

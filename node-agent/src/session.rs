@@ -4,12 +4,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
+use fairlead_api::Generation;
+use fairlead_config::read;
 use fairlead_proto::node::{
     AgentMessage, ControlMessage, Heartbeat, Hello, agent_message, control_message,
     node_client::NodeClient,
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,12 +20,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use crate::{
-    config::{Layout, read},
-    desired::Desired,
-    node, tunnel,
-    work::Node,
-};
+use crate::{config::Layout, desired::Update, node, tunnel, work::Node};
 
 /// Renews the node's Lease, which lasts 40 s.
 const HEARTBEAT_PERIOD: Duration = Duration::from_secs(10);
@@ -38,7 +35,7 @@ const MESSAGE_SIZE_MAX: usize = 256 << 20;
 /// What a session needs besides the node.
 pub(crate) struct Session {
     node: Arc<Node>,
-    desired: watch::Sender<Arc<Desired>>,
+    updates: mpsc::Sender<Update>,
     tls: ClientTlsConfig,
 }
 
@@ -46,7 +43,7 @@ impl Session {
     pub(crate) fn new(
         node: Arc<Node>,
         layout: &Layout,
-        desired: watch::Sender<Arc<Desired>>,
+        updates: mpsc::Sender<Update>,
     ) -> anyhow::Result<Self> {
         let tls = ClientTlsConfig::new()
             .identity(Identity::from_pem(
@@ -55,7 +52,7 @@ impl Session {
             ))
             .ca_certificate(Certificate::from_pem(read(&layout.authority())?))
             .domain_name(fairlead_pki::CONTROL_SERVER_NAME);
-        Ok(Self { node, desired, tls })
+        Ok(Self { node, updates, tls })
     }
 
     /// Keeps a session with whichever member leads, for ever.
@@ -111,6 +108,7 @@ impl Session {
         mut stream: Streaming<ControlMessage>,
     ) -> anyhow::Result<std::convert::Infallible> {
         let mut heartbeat = interval(HEARTBEAT_PERIOD);
+        let mut held = Generation::default();
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Some(message) = self.with_outbox(|outbox| outbox.take()) {
@@ -123,7 +121,7 @@ impl Session {
                     sender.send(AgentMessage { message }).await.context("the session ended")?;
                 }
                 received = stream.message() => match received {
-                    Ok(Some(message)) => self.receive(&channel, message)?,
+                    Ok(Some(message)) => self.receive(&channel, message, &mut held).await?,
                     Ok(None) => bail!("the control plane closed the session"),
                     Err(status) => bail!("the session broke: {}", status.message()),
                 }
@@ -131,16 +129,25 @@ impl Session {
         }
     }
 
-    fn receive(&self, channel: &Channel, message: ControlMessage) -> anyhow::Result<()> {
+    /// Passes on what was received; `held` is the generation that was received last.
+    async fn receive(
+        &self,
+        channel: &Channel,
+        message: ControlMessage,
+        held: &mut Generation,
+    ) -> anyhow::Result<()> {
         match message.message {
             Some(control_message::Message::Snapshot(snapshot)) => {
-                self.desired
-                    .send_replace(Arc::new(Desired::from_snapshot(snapshot)));
+                *held = Generation(snapshot.generation);
+                self.updates.send(Update::Snapshot(snapshot)).await?;
             }
             Some(control_message::Message::Delta(delta)) => {
-                let mut next = Desired::clone(&self.desired.borrow());
-                next.advance(delta)?;
-                self.desired.send_replace(Arc::new(next));
+                let base = Generation(delta.base_generation);
+                if base != *held {
+                    bail!("a delta from generation {base} does not follow generation {held}");
+                }
+                *held = Generation(delta.generation);
+                self.updates.send(Update::Delta(delta)).await?;
             }
             Some(control_message::Message::OpenTunnel(open)) => {
                 tokio::spawn(tunnel::serve(Arc::clone(&self.node), channel.clone(), open));

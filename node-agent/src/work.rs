@@ -1,6 +1,7 @@
 //! Makes the node what the control plane wants: hands each new desired state to the dataplane,
 //! then to the pods, and says what came of it. Only the newest state counts; one that was
-//! overtaken while another was being applied is never looked at.
+//! overtaken while another was being applied is merged into it. What the dataplane refuses is
+//! tried again together with what comes next.
 
 use std::{
     path::PathBuf,
@@ -12,11 +13,11 @@ use fairlead_pods::{Objects, Pods};
 use fairlead_proto::node::{Acknowledgement, NodeStatus};
 use k8s_openapi::api::core::v1;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     config::Config,
-    desired::Desired,
+    desired::{Desired, Update, Workload},
     node::{self, Readiness},
     outbox::Outbox,
 };
@@ -45,21 +46,38 @@ impl Node {
     }
 
     /// Applies the newest desired state, again and again, until the sender is gone.
-    pub(crate) async fn work(&self, mut desired: watch::Receiver<Arc<Desired>>) {
-        while desired.changed().await.is_ok() {
-            let newest = Arc::clone(&desired.borrow_and_update());
-            self.apply(&newest).await;
+    pub(crate) async fn work(&self, mut updates: mpsc::Receiver<Update>) {
+        let mut desired = Desired::default();
+        let mut assigned = None;
+        while let Some(update) = updates.recv().await {
+            desired.take(update);
+            while let Ok(update) = updates.try_recv() {
+                desired.take(update);
+            }
+            if self.apply(&desired).await {
+                desired.changes = Arc::default();
+            }
+            let is_assigned = assigned
+                .as_ref()
+                .is_some_and(|workload| Arc::ptr_eq(workload, &desired.workload));
+            if !is_assigned {
+                self.assign(&desired.workload).await;
+                assigned = Some(Arc::clone(&desired.workload));
+            }
         }
     }
 
-    async fn apply(&self, desired: &Desired) {
+    /// Whether the dataplane took it.
+    async fn apply(&self, desired: &Desired) -> bool {
         if let Ok(cidr) = desired.pod_cidr.parse()
             && let Err(error) = self.dataplane.set_pod_cidr(cidr).await
         {
             tracing::error!(%cidr, error = chain(&error), "the dataplane refuses the pod range");
         }
         let generation = desired.generation;
-        let applied = self.dataplane.apply(&desired.dataplane(), generation).await;
+        let changes = Arc::clone(&desired.changes);
+        let applied = self.dataplane.apply(changes, generation).await;
+        let is_applied = applied.is_ok();
         let (acknowledgement, readiness) = match applied {
             Ok(_changes) => {
                 let readiness = if desired.pod_cidr.is_empty() {
@@ -86,17 +104,17 @@ impl Node {
         };
         self.tell(|outbox| outbox.put_acknowledgement(acknowledgement));
         self.set_readiness(readiness);
-        self.assign(desired).await;
+        is_applied
     }
 
-    async fn assign(&self, desired: &Desired) {
-        let pods: Vec<v1::Pod> = desired
+    async fn assign(&self, workload: &Workload) {
+        let pods: Vec<v1::Pod> = workload
             .pods()
             .filter_map(|json| read("Pod", json))
             .collect();
         let mut config_maps = Vec::new();
         let mut secrets = Vec::new();
-        for object in desired.objects() {
+        for object in workload.objects() {
             match object.kind.as_str() {
                 "ConfigMap" => config_maps.extend(read("ConfigMap", &object.json)),
                 "Secret" => secrets.extend(read("Secret", &object.json)),

@@ -7,12 +7,14 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod clients;
 mod identity;
 mod pin;
 mod tls;
 mod token;
 
 pub use authority::{Authority, Leaf, Subject, Usage, certificate_request};
+pub use clients::Clients;
 pub use identity::{Identity, identity};
 pub use pin::{PinError, fetch_authority};
 pub use tls::{TlsError, client_config, install_crypto_provider, server_config};

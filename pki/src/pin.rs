@@ -178,7 +178,8 @@ mod tests {
             names: &names,
         };
         let leaf = authority.issue(&subject, Usage::Server).unwrap();
-        let config = Arc::new(server_config(&leaf, authority.certificate_pem()).unwrap());
+        let clients = crate::Clients::of_authority(authority.certificate_pem()).unwrap();
+        let config = Arc::new(server_config(&leaf, clients.into()).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {

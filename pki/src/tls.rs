@@ -3,10 +3,9 @@ use std::sync::Arc;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
 };
 
-use crate::Leaf;
+use crate::{Clients, Leaf};
 
 /// Why a TLS configuration could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -29,18 +28,14 @@ pub fn install_crypto_provider() {
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A server that asks for a client certificate of `authority_pem` but also takes clients without
-/// one: they are anonymous, and what they may do is not decided here.
+/// A server that asks for a client certificate but takes every client: who it is, `clients` says,
+/// and what it may do is not decided here.
 ///
 /// # Errors
 /// When a PEM text is malformed or the key does not belong to the certificate.
-pub fn server_config(leaf: &Leaf, authority_pem: &str) -> Result<ServerConfig, TlsError> {
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(authority_pem)?))
-        .allow_unauthenticated()
-        .build()
-        .map_err(TlsError::Verifier)?;
+pub fn server_config(leaf: &Leaf, clients: Arc<Clients>) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(clients)
         .with_single_cert(chain(&leaf.certificate_pem)?, key(&leaf.key_pem)?)
         .map_err(TlsError::Config)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -61,7 +56,7 @@ pub fn client_config(leaf: Option<&Leaf>, authority_pem: &str) -> Result<ClientC
     }
 }
 
-fn roots(authority_pem: &str) -> Result<RootCertStore, TlsError> {
+pub(crate) fn roots(authority_pem: &str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(authority_pem)? {
         roots.add(certificate).map_err(TlsError::Config)?;

@@ -10,7 +10,7 @@ pub(crate) struct Options {
     /// The cluster's name.
     #[arg(long, default_value = DEFAULT_NAME)]
     name: String,
-    /// All clusters of this work tree.
+    /// All clusters that have files in this work tree.
     #[arg(long, conflicts_with = "name")]
     all: bool,
 }
@@ -21,7 +21,10 @@ pub(crate) struct Options {
 /// Something is left; the error names it.
 pub(crate) fn run(options: &Options, workspace: &Workspace, progress: &Progress) -> Result<()> {
     let names = if options.all {
-        Cluster::names(workspace)?
+        let mut names = Cluster::names(workspace)?;
+        // Another work tree's clusters are seen by their namespaces, but are not ours.
+        names.retain(|name| workspace.clusters().join(name).is_dir());
+        names
     } else {
         vec![options.name.clone()]
     };

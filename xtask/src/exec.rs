@@ -35,12 +35,17 @@ pub(crate) fn run(options: &Options, workspace: &Workspace) -> Result<ExitCode> 
     path.extend(std::env::split_paths(
         &std::env::var_os("PATH").unwrap_or_default(),
     ));
+    // The hosts reach the API at the cluster's own addresses, not at the shell's port.
+    let kubeconfig = cluster
+        .layout()
+        .data(Host::Control(1))
+        .join("admin.kubeconfig");
     let path = std::env::join_paths(path).context("put the project's programs on the path")?;
     let status = cluster
         .launch(options.host, program)?
         .arguments(arguments)
         .environment("PATH", path)
-        .environment("KUBECONFIG", cluster.layout().kubeconfig())
+        .environment("KUBECONFIG", kubeconfig)
         .command()?
         .status()
         .with_context(|| format!("run {} on {}", program.display(), options.host))?;

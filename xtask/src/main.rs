@@ -24,7 +24,7 @@ use testbed::{Progress, Workspace};
 
 /// Builds, runs, tests and measures Fairlead.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

@@ -18,6 +18,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     for name in names {
         match Cluster::open(workspace, &name) {
             Ok(cluster) => show(&cluster),
+            Err(_) if !workspace.clusters().join(&name).is_dir() => println!(
+                "cluster {name}: has no files here: it belongs to another work tree, or its files \
+                 were deleted;\nin the latter case, remove it with `cargo xtask down --name \
+                 {name}`\n"
+            ),
             Err(error) => {
                 let remains = Remains::of(&Cluster::layout_of(workspace, &name)?);
                 println!("cluster {name}: half-way dead ({error:#}); {remains} are left");

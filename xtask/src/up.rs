@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use testbed::cluster::{CLIENT, Cluster, DEFAULT_NAME, Host, Published, Spec};
+use testbed::cluster::{CLIENT, Cluster, DEFAULT_NAME, Host, Published, Remains, Spec};
 use testbed::traffic::Report;
 use testbed::{Progress, Workspace};
 
@@ -34,10 +34,16 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, progress: &Progress)
         .nodes(options.nodes)
         .controls(options.controls);
     spec.validate()?;
+    let name = &options.name;
+    let remains = Remains::of(&Cluster::layout_of(workspace, name)?);
+    ensure!(
+        remains.is_empty(),
+        "there is a cluster {name:?} already ({remains}): look at it with `cargo xtask status`, \
+         remove it with `cargo xtask down --name {name}`, or choose another `--name`"
+    );
     setup::ensure(workspace, progress)?;
     build::everything(workspace, progress)?;
     bring_up(spec, options.requests, workspace, progress).with_context(|| {
-        let name = &options.name;
         format!(
             "cluster {name} did not come up; the programs' logs are {folder}/*/log, and `cargo \
              xtask down --name {name}` removes what is there",

@@ -1,4 +1,5 @@
-//! Nanoseconds a packet: the loaded programs, run by `BPF_PROG_TEST_RUN` on one pinned CPU.
+//! What the dataplane costs: nanoseconds a packet, by `BPF_PROG_TEST_RUN` on one pinned CPU; and
+//! the time and memory its tables take.
 //!
 //! The measured program is `xdp_ingress` in a wrapper that restores an encapsulated frame
 //! (`dataplane-ebpf/src/bin/measured.rs`), because a repeated run is fed its own output. What the
@@ -7,30 +8,40 @@
 #![forbid(unsafe_code)]
 
 mod cases;
+mod maglev_quality;
 mod measure;
 mod services;
+mod tables;
+mod timing;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use fairlead_dataplane::{loader, object};
 use packet_tests::World;
+use serde::Serialize;
 
 use crate::measure::{Measured, Row};
 
 /// Measures what the packet path costs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Also write the rows, as one JSON array, to this file.
+    /// Measure one part only.
+    #[arg(long, value_enum)]
+    part: Option<Part>,
+    /// Also write the rows of the packets, as one JSON array, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also write the figures of the tables, as JSON, to this file.
+    #[arg(long, value_name = "FILE")]
+    tables_json: Option<PathBuf>,
     /// The CPU to run on.
     #[arg(long, default_value_t = 1)]
     cpu: usize,
-    /// Timed runs of each case.
-    #[arg(long, default_value_t = 25)]
+    /// Timed runs of each case, and of what of the tables is short.
+    #[arg(long, default_value_t = 31)]
     trials: usize,
     /// Packets of each timed run.
     #[arg(long, default_value_t = 1_000_000)]
@@ -40,11 +51,33 @@ struct Arguments {
     object: PathBuf,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Nanoseconds a packet.
+    Packets,
+    /// How long tables take to build and to program.
+    Tables,
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if packet_tests::is_root_missing() {
         bail!("measuring loads programs: run it as root");
     }
+    let is_wanted = |part| arguments.part.is_none_or(|only| only == part);
+    // Before this thread, and with it all it starts, is kept on one CPU.
+    if is_wanted(Part::Tables) {
+        let tables = tables::measure(arguments.trials)?;
+        tables::print_table(&tables);
+        write_json(arguments.tables_json.as_deref(), &tables)?;
+    }
+    if is_wanted(Part::Packets) {
+        measure_packets(&arguments)?;
+    }
+    Ok(())
+}
+
+fn measure_packets(arguments: &Arguments) -> Result<()> {
     measure::pin_to(arguments.cpu)?;
     let measured = fs::read(&arguments.object).with_context(|| {
         format!(
@@ -63,11 +96,15 @@ fn main() -> Result<()> {
         }
     }
     print_table(&rows);
-    if let Some(path) = arguments.json {
-        let json = serde_json::to_vec_pretty(&rows).context("write the rows as JSON")?;
-        fs::write(&path, json).with_context(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
+    write_json(arguments.json.as_deref(), &rows)
+}
+
+fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<()> {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    let json = serde_json::to_vec_pretty(figures).context("write the figures as JSON")?;
+    fs::write(path, json).with_context(|| format!("write {}", path.display()))
 }
 
 fn print_table(rows: &[Row]) {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fairlead_api::{NodeName, status::Status};
 use fairlead_apiserver::{Config, Nodes, serve};
-use fairlead_pki::{Authority, Subject, Usage};
+use fairlead_pki::{Authority, Clients, Subject, Usage};
 use fairlead_store::{Limits, MemberId, Store, Timing};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -74,14 +74,14 @@ async fn main() -> anyhow::Result<()> {
     )?;
     println!("export KUBECONFIG={}", kubeconfig.display());
 
+    let clients = Arc::new(Clients::of_authority(authority.certificate_pem())?);
     let config = Config {
         listeners: vec![listener],
-        tls: Arc::new(fairlead_pki::server_config(
-            &server,
-            authority.certificate_pem(),
-        )?),
+        tls: Arc::new(fairlead_pki::server_config(&server, Arc::clone(&clients))?),
+        clients,
         service_cidr: "10.96.0.0/16".parse()?,
         version: concat!("1.37.0+fairlead-", env!("CARGO_PKG_VERSION")).to_owned(),
+        front_proxy: None,
     };
     let shutdown = async {
         if let Err(error) = tokio::signal::ctrl_c().await {

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
 use fairlead_api::status::Status;
-use fairlead_store::{CommitError, Snapshot, Store};
+use fairlead_store::{CommitError, Member, Snapshot, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Nodes, addresses::AddressRange, discovery::Documents};
+use crate::{FrontProxy, Nodes, addresses::AddressRange, discovery::Documents};
 
 /// What every request works with.
 pub(crate) struct Api {
@@ -14,6 +14,8 @@ pub(crate) struct Api {
     pub(crate) service_addresses: AddressRange,
     /// Discovery, OpenAPI and version, rendered once.
     pub(crate) documents: Documents,
+    /// How to ask the leader in a client's stead.
+    pub(crate) front_proxy: Option<FrontProxy>,
     /// Cancelled at shutdown: watches and followed logs end then.
     pub(crate) stopping: CancellationToken,
 }
@@ -22,6 +24,13 @@ impl Api {
     /// A snapshot that contains every write acknowledged before this call, on any member.
     pub(crate) async fn latest(&self) -> Result<Snapshot, Status> {
         self.store.linearizable().await.map_err(unavailable)
+    }
+
+    /// The leader, unless this member is it or there is none.
+    pub(crate) fn other_leader(&self) -> Option<Member> {
+        let leadership = self.store.leadership();
+        let leadership = leadership.borrow();
+        leadership.leader.clone().filter(|_| !leadership.is_leader)
     }
 
     /// Answers 503 naming the leader unless this member is it: for what rides on the nodes'

@@ -14,6 +14,7 @@ mod config;
 mod continuation;
 mod discovery;
 mod document;
+mod front_proxy;
 mod handlers;
 mod metadata;
 mod namespaces;
@@ -31,5 +32,6 @@ mod subject;
 mod write;
 
 pub use config::Config;
+pub use front_proxy::{FRONT_PROXY_USER, FrontProxy};
 pub use nodes::Nodes;
 pub use server::{Error, serve};

@@ -85,6 +85,18 @@ impl<'a> Target<'a> {
     }
 }
 
+impl Target<'_> {
+    /// Whether answering takes the nodes' connections, which end at the leader.
+    pub(crate) fn needs_nodes(&self) -> bool {
+        match self {
+            Self::Path(path) => path.trim_start_matches('/').starts_with("fairlead/v1/"),
+            Self::Object(path) => {
+                (path.group, path.plural, path.subresource) == ("", "pods", Some("log"))
+            }
+        }
+    }
+}
+
 impl ObjectPath<'_> {
     /// The entry of the table this path names.
     pub(crate) fn resource(&self) -> Option<&'static Resource> {
@@ -170,6 +182,20 @@ mod tests {
             "/healthz",
         ] {
             assert_eq!(Target::parse(path), Target::Path(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn logs_and_views_need_the_nodes() {
+        for (path, expected) in [
+            ("/api/v1/namespaces/a/pods/p/log", true),
+            ("/fairlead/v1/status", true),
+            ("/fairlead/v1/nodes/n/flows", true),
+            ("/api/v1/namespaces/a/pods/p/status", false),
+            ("/api/v1/namespaces/a/services/p/log", false),
+            ("/readyz", false),
+        ] {
+            assert_eq!(Target::parse(path).needs_nodes(), expected, "{path}");
         }
     }
 

@@ -15,6 +15,7 @@ use percent_encoding::percent_decode_str;
 use crate::{
     api::Api,
     authorize, body,
+    front_proxy::{Question, Sender},
     handlers::{
         bind, create, delete, delete_collection, evict, get, health, list, log, nodes, patch,
         review, scale, update, watch,
@@ -75,14 +76,17 @@ async fn try_answer(
         .decode_utf8_lossy()
         .into_owned();
     let query = Query::parse(parts.uri.query());
-    let user = match peer {
-        Some(identity) => identity,
+    let Sender { user, passed_on } = match peer {
+        Some(identity) => Sender::of(identity, &parts.headers),
         // A probe has no credentials; nothing else is shown to strangers. Bearer tokens are not
         // issued here, so whoever brings one is a stranger too.
         None if authorize::is_public(&parts.method, &path)
             && !parts.headers.contains_key(AUTHORIZATION) =>
         {
-            anonymous()
+            Sender {
+                user: anonymous(),
+                passed_on: false,
+            }
         }
         None => return Err(Status::unauthorized()),
     };
@@ -90,6 +94,22 @@ async fn try_answer(
     let target = Target::parse(&path);
     if !authorize::is_public(&parts.method, &path) {
         authorize::authorize(&user, &parts.method, target, watch)?;
+    }
+    let reads = matches!(parts.method, Method::GET | Method::HEAD);
+    if let (true, Some(front_proxy), Some(leader)) = (
+        reads && target.needs_nodes() && !passed_on,
+        &api.front_proxy,
+        api.other_leader(),
+    ) {
+        let question = Question {
+            user: &user,
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+        };
+        return front_proxy
+            .ask(&leader, &question, api.stopping.clone())
+            .await;
     }
     let request = Request {
         user,

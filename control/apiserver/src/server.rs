@@ -61,6 +61,7 @@ pub async fn serve(
         nodes,
         service_addresses: AddressRange::new(config.service_cidr),
         documents: Documents::new(&config.version),
+        front_proxy: config.front_proxy,
         stopping: stopping.clone(),
     });
     let mut tls = (*config.tls).clone();
@@ -76,6 +77,7 @@ pub async fn serve(
         let endpoint = Endpoint {
             api: Arc::clone(&api),
             acceptor: acceptor.clone(),
+            clients: Arc::clone(&config.clients),
             tasks: tasks.clone(),
         };
         tasks.spawn(endpoint.accept(listener));
@@ -109,6 +111,7 @@ fn adopt(listener: std::net::TcpListener) -> Result<(TcpListener, SocketAddr), E
 struct Endpoint {
     api: Arc<Api>,
     acceptor: TlsAcceptor,
+    clients: Arc<fairlead_pki::Clients>,
     tasks: TaskTracker,
 }
 
@@ -156,7 +159,7 @@ impl Endpoint {
             .get_ref()
             .1
             .peer_certificates()
-            .and_then(|chain| fairlead_pki::identity(chain.first()?))
+            .and_then(|chain| self.clients.identity(chain))
             .map(Arc::new);
 
         let api = self.api;

@@ -1,7 +1,7 @@
 //! From the cluster's objects to what nodes forward by and run.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     identities::{Identities, PortKey, Wanted},
     references,
-    state::{Compiled, Dataplane, ObjectKey, Workload},
+    state::{Compiled, Dataplane, ObjectKey, PublishedPod, Workload},
 };
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -38,16 +38,55 @@ pub(crate) struct Input<'a> {
     pub(crate) object: &'a dyn Fn(&ObjectKey) -> Option<Bytes>,
 }
 
+/// What was compiled before, by the objects it was compiled from: the same ones, not equal ones,
+/// give the same again. Holds only what the last compilation used.
+#[derive(Default)]
+pub(crate) struct Memory {
+    services: HashMap<ObjectName, CompiledService>,
+    pods: HashMap<ObjectName, (Arc<Pod>, PublishedPod)>,
+}
+
+struct CompiledService {
+    service: Arc<Service>,
+    slices: Vec<Arc<EndpointSlice>>,
+    /// How many numbers it had: what found none free may have one now.
+    numbers: usize,
+    ports: Vec<Arc<node::Service>>,
+}
+
 /// Compiles the cluster. Whatever has no number yet is left out until it has.
-pub(crate) fn compile(input: &Input<'_>) -> Compiled {
+pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
     let slices = by_service(input.cache);
-    let services = input
-        .cache
-        .services
-        .iter()
-        .flat_map(|service| compile_service(service, &slices, input.identities))
-        .map(|service| (service.id, service))
-        .collect();
+    let mut before = std::mem::take(memory);
+    let mut services = BTreeMap::new();
+    for service in input.cache.services.iter() {
+        let name = service.object_name();
+        let own = slices.get(&name).map_or(&[][..], Vec::as_slice);
+        let known = before.services.remove(&name).filter(|known| {
+            let is_same =
+                |(one, other): (&Arc<EndpointSlice>, &&Arc<EndpointSlice>)| Arc::ptr_eq(one, other);
+            Arc::ptr_eq(&known.service, service)
+                && known.numbers == input.identities.count(&name)
+                && known.slices.len() == own.len()
+                && known.slices.iter().zip(own).all(is_same)
+        });
+        let compiled = known.unwrap_or_else(|| CompiledService {
+            service: Arc::clone(service),
+            slices: own.iter().copied().cloned().collect(),
+            numbers: input.identities.count(&name),
+            ports: compile_service(service, &slices, input.identities)
+                .into_iter()
+                .map(Arc::new)
+                .collect(),
+        });
+        services.extend(
+            compiled
+                .ports
+                .iter()
+                .map(|port| (port.id, Arc::clone(port))),
+        );
+        memory.services.insert(name, compiled);
+    }
     let nodes = input.cache.nodes.iter().filter_map(|node| {
         let name = node.object_name().name;
         let address = node::NodeAddress {
@@ -81,7 +120,7 @@ pub(crate) fn compile(input: &Input<'_>) -> Compiled {
     };
     let workloads = input.cache.nodes.iter().map(|node| {
         let name = node.object_name().name;
-        let workload = compile_workload(input, node, &name);
+        let workload = compile_workload(input, node, &name, &mut before.pods, &mut memory.pods);
         (name, Arc::new(workload))
     });
     Compiled {
@@ -118,7 +157,7 @@ pub(crate) fn wanted(cache: &Cache) -> Wanted {
     wanted
 }
 
-type Slices<'a> = BTreeMap<ObjectName, Vec<&'a EndpointSlice>>;
+type Slices<'a> = BTreeMap<ObjectName, Vec<&'a Arc<EndpointSlice>>>;
 
 fn by_service(cache: &Cache) -> Slices<'_> {
     let mut slices = Slices::new();
@@ -327,7 +366,13 @@ fn compile_service(
         .collect()
 }
 
-fn compile_workload(input: &Input<'_>, node: &Node, name: &str) -> Workload {
+fn compile_workload(
+    input: &Input<'_>,
+    node: &Node,
+    name: &str,
+    before: &mut HashMap<ObjectName, (Arc<Pod>, PublishedPod)>,
+    pods: &mut HashMap<ObjectName, (Arc<Pod>, PublishedPod)>,
+) -> Workload {
     let mut workload = Workload {
         pod_cidr: node
             .spec
@@ -338,8 +383,13 @@ fn compile_workload(input: &Input<'_>, node: &Node, name: &str) -> Workload {
     };
     for pod in input.cache.pods_on(name) {
         let object = pod.object_name();
+        let known = before
+            .remove(&object)
+            .filter(|(known, _)| Arc::ptr_eq(known, pod));
+        let (_, message) = known.unwrap_or_else(|| (Arc::clone(pod), published(pod)));
+        pods.insert(object.clone(), (Arc::clone(pod), message.clone()));
         let key = (object.namespace, object.name, pod.uid().to_owned());
-        workload.pods.insert(key, pod_json(pod));
+        workload.pods.insert(key, message);
         for key in references::of_pod(pod) {
             if let Some(json) = (input.object)(&key) {
                 workload.objects.insert(key, json);
@@ -349,20 +399,20 @@ fn compile_workload(input: &Input<'_>, node: &Node, name: &str) -> Workload {
     workload
 }
 
-/// A pod as its node needs it: without what the node itself reports, or each of its reports would
-/// come back to it as news.
-fn pod_json(pod: &Pod) -> Bytes {
+fn published(pod: &Pod) -> PublishedPod {
     let mut value = serde_json::to_value(pod).expect("an API type always serialises");
-    if let Some(object) = value.as_object_mut() {
-        object.remove("status");
-    }
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
         metadata.remove("managedFields");
     }
-    serde_json::to_vec(&value)
-        .expect("a JSON value always serialises")
-        .into()
+    let json = value.to_string().into();
+    if let Some(object) = value.as_object_mut() {
+        object.remove("status");
+    }
+    PublishedPod {
+        wanted: value.to_string().into(),
+        json,
+    }
 }
 
 fn internal_address(node: &Node) -> Option<IpAddr> {

@@ -81,8 +81,12 @@ fn cluster() -> Cache {
 }
 
 fn compiled(cache: &Cache) -> Compiled {
+    compiled_with(cache, &mut Memory::default())
+}
+
+fn compiled_with(cache: &Cache, memory: &mut Memory) -> Compiled {
     let identities = Identities::default().assign(&wanted(cache));
-    compile(&Input {
+    let input = Input {
         cache,
         identities: &identities,
         parameters: &node::Parameters {
@@ -90,7 +94,8 @@ fn compiled(cache: &Cache) -> Compiled {
             ..Default::default()
         },
         object: &|(kind, _, name)| (kind == "ConfigMap" && name == "settings").then(|| "{}".into()),
-    })
+    };
+    compile(&input, memory)
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn service_port_becomes_frontends_by_scope_and_backends_by_state() {
         ["dns", "http"],
         "a headless service is not forwarded"
     );
-    let http = services[1];
+    let http = &services[1];
     let frontends: Vec<_> = http
         .frontends
         .iter()
@@ -178,7 +183,7 @@ fn node_gets_its_own_pods_and_what_they_refer_to() {
         .collect();
     assert_eq!(objects, [("ConfigMap", "settings")]);
     assert_eq!(workload.pod_cidr, "10.244.0.0/24");
-    assert_eq!(compiled.of_node("unknown").workload, Arc::default());
+    assert_eq!(compiled.of_node("unknown"), None);
 }
 
 #[test]
@@ -191,4 +196,30 @@ fn status_report_of_a_pod_changes_nothing_for_its_node() {
     pod.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
     cache.pods.set(name, Some(Arc::new(pod)));
     assert_eq!(compiled(&cache).workloads, before.workloads);
+}
+
+#[test]
+fn only_what_changed_is_compiled_anew() {
+    let mut cache = cluster();
+    let mut memory = Memory::default();
+    let before = compiled_with(&cache, &mut memory);
+    let same = compiled_with(&cache, &mut memory);
+    for (id, service) in &same.dataplane.services {
+        assert!(Arc::ptr_eq(service, &before.dataplane.services[id]));
+    }
+    let name = ObjectName::new("shop", "web-x");
+    let mut slice = EndpointSlice::clone(cache.endpoint_slices.get(&name).unwrap());
+    slice.endpoints.as_mut().unwrap().pop();
+    slice.endpoints.as_mut().unwrap().pop();
+    cache.endpoint_slices.set(name, Some(Arc::new(slice)));
+    let pod_name = ObjectName::new("shop", "b");
+    cache.pods.set(pod_name, None);
+    let changed = compiled_with(&cache, &mut memory);
+    assert_eq!(
+        changed,
+        compiled(&cache),
+        "as if compiled for the first time"
+    );
+    assert_ne!(changed.dataplane, before.dataplane);
+    assert_eq!(memory.pods.len(), 1, "what is gone is forgotten");
 }

@@ -1,11 +1,11 @@
 //! A node's state as messages: all of it, or what changed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use fairlead_proto::node;
 
-use crate::state::{NodeState, ObjectKey, PodKey};
+use crate::state::{NodeState, ObjectKey, PodKey, PublishedPod};
 
 /// The whole state.
 pub(crate) fn snapshot(state: &NodeState) -> node::Snapshot {
@@ -14,7 +14,11 @@ pub(crate) fn snapshot(state: &NodeState) -> node::Snapshot {
         generation: state.generation.0,
         dataplane: Some(node::DataplaneState {
             parameters: Some(dataplane.parameters.clone()),
-            services: dataplane.services.values().cloned().collect(),
+            services: dataplane
+                .services
+                .values()
+                .map(|one| node::Service::clone(one))
+                .collect(),
             nodes: dataplane.nodes.values().cloned().collect(),
             routes: dataplane.routes.values().cloned().collect(),
         }),
@@ -32,10 +36,18 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
         generation: next.generation.0,
         ..node::Delta::default()
     };
-    if !std::sync::Arc::ptr_eq(&previous.dataplane, &next.dataplane) {
+    if !Arc::ptr_eq(&previous.dataplane, &next.dataplane) {
         let (old, new) = (&previous.dataplane, &next.dataplane);
-        delta.services = changed(&old.services, &new.services)
-            .map(|(_, one)| one.clone())
+        // `Arc`s of one value are equal without a look at it only for types with total equality,
+        // which messages do not claim to have.
+        delta.services = new
+            .services
+            .iter()
+            .filter(|(id, one)| {
+                let before = old.services.get(id);
+                !before.is_some_and(|before| Arc::ptr_eq(before, one) || before == *one)
+            })
+            .map(|(_, one)| node::Service::clone(one))
             .collect();
         delta.removed_services = removed(&old.services, &new.services).copied().collect();
         delta.nodes = changed(&old.nodes, &new.nodes)
@@ -53,9 +65,9 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
             .collect();
     }
     let (old, new) = (&previous.workload, &next.workload);
-    if !std::sync::Arc::ptr_eq(old, new) {
+    if !Arc::ptr_eq(old, new) {
         delta.pods = changed(&old.pods, &new.pods)
-            .map(|(_, json)| pod(json))
+            .map(|(_, one)| pod(one))
             .collect();
         delta.removed_pods = removed(&old.pods, &new.pods).map(pod_key).collect();
         delta.objects = changed(&old.objects, &new.objects).map(object).collect();
@@ -89,9 +101,9 @@ fn removed<'a, K: Ord, V>(
     old.keys().filter(|key| !new.contains_key(key))
 }
 
-fn pod(json: &Bytes) -> node::Pod {
+fn pod(pod: &PublishedPod) -> node::Pod {
     node::Pod {
-        pod_json: json.clone(),
+        pod_json: pod.json.clone(),
     }
 }
 
@@ -122,8 +134,6 @@ fn object_key((kind, namespace, name): &ObjectKey) -> node::ObjectKey {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use fairlead_api::Generation;
 
     use super::*;
@@ -133,17 +143,20 @@ mod tests {
         let service = |(id, name): &(u32, &str)| {
             (
                 *id,
-                node::Service {
+                Arc::new(node::Service {
                     id: *id,
                     name: (*name).to_owned(),
                     ..Default::default()
-                },
+                }),
             )
         };
         let pod = |(uid, json): &(&str, &str)| {
             (
                 ("shop".to_owned(), "web".to_owned(), (*uid).to_owned()),
-                Bytes::copy_from_slice(json.as_bytes()),
+                PublishedPod {
+                    wanted: Bytes::copy_from_slice(json.as_bytes()),
+                    json: Bytes::copy_from_slice(json.as_bytes()),
+                },
             )
         };
         NodeState {
@@ -179,6 +192,18 @@ mod tests {
             diff(&state(3, &[(1, "a")], &[]), &state(9, &[(1, "a")], &[])),
             None
         );
+    }
+
+    #[test]
+    fn what_a_node_reported_is_no_news_to_it_but_a_new_session_is_told() {
+        let old = state(3, &[], &[("u1", "{}")]);
+        let mut new = state(5, &[], &[("u1", "{}")]);
+        let workload = Arc::get_mut(&mut new.workload).unwrap();
+        for pod in workload.pods.values_mut() {
+            pod.json = Bytes::from_static(b"{\"status\":{}}");
+        }
+        assert_eq!(diff(&old, &new), None);
+        assert_eq!(&snapshot(&new).pods[0].pod_json[..], b"{\"status\":{}}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use fairlead_api::{Index, RevisionedBytes};
+use fairlead_api::{Index, Revision, RevisionedBytes};
 use fairlead_objects::ObjectName;
 use fairlead_store::{CommitError, Expect, Key, Op, Snapshot, Store, Transaction};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -80,6 +80,8 @@ pub(crate) struct Identities {
     services: BTreeMap<ObjectName, ServiceRecord>,
     nodes: BTreeMap<String, NodeRecord>,
     cursors: Cursors,
+    /// When the cursors were last written: every write asks that nobody else did since.
+    written: Option<Revision>,
 }
 
 /// Why numbers could not be given out.
@@ -101,10 +103,10 @@ impl Identities {
         let nodes = snapshot
             .range(NODES, None)
             .filter_map(|entry| Some((entry.key.name().to_owned(), decode(&entry.value)?)));
-        let cursors = snapshot
-            .get(&Key::raw(CURSORS))
-            .and_then(|entry| decode(&entry.value));
+        let entry = snapshot.get(&Key::raw(CURSORS));
+        let cursors = entry.and_then(|entry| decode(&entry.value));
         Self {
+            written: entry.map(|entry| entry.revision),
             services: services.collect(),
             nodes: nodes.collect(),
             cursors: cursors.unwrap_or_default(),
@@ -131,6 +133,12 @@ impl Identities {
             .copied()
     }
 
+    /// How many numbers a Service has, those of its ports and of their backends.
+    pub(crate) fn count(&self, name: &ObjectName) -> usize {
+        let record = self.services.get(name);
+        record.map_or(0, |record| record.ports.len() + record.backends.len())
+    }
+
     /// The number of a node.
     pub(crate) fn node(&self, name: &str) -> Option<u32> {
         self.nodes.get(name).map(|record| record.id)
@@ -141,6 +149,7 @@ impl Identities {
     pub(crate) fn assign(&self, wanted: &Wanted) -> Self {
         let mut next = Self {
             cursors: self.cursors,
+            written: self.written,
             ..Self::default()
         };
         let records = || self.services.values();
@@ -188,12 +197,12 @@ impl Identities {
         let node_key = |name: &String| Key::raw(format!("{NODES}{name}"));
         for (name, record) in &self.services {
             if previous.services.get(name) != Some(record) {
-                ops.push(put(service_key(name), record));
+                ops.push(put(service_key(name), Expect::Any, record));
             }
         }
         for (name, record) in &self.nodes {
             if previous.nodes.get(name) != Some(record) {
-                ops.push(put(node_key(name), record));
+                ops.push(put(node_key(name), Expect::Any, record));
             }
         }
         let services = previous
@@ -213,18 +222,26 @@ impl Identities {
     }
 
     /// Gives out what is wanted and writes it; nothing is used before it is written.
+    ///
+    /// # Errors
+    /// When it could not be written, also because another member has given out numbers meanwhile:
+    /// one that leads no more, or not yet again, cannot give the same number twice. Then the
+    /// numbers are to be loaded anew.
     pub(crate) async fn ensure(&mut self, wanted: &Wanted, store: &Store) -> Result<(), Error> {
-        let next = self.assign(wanted);
+        let mut next = self.assign(wanted);
         let changes = next.changes(self);
         for batch in changes.chunks(BATCH_MAX) {
             // The cursor first: a number is skipped rather than given out twice.
-            let mut ops = vec![put(Key::raw(CURSORS), &next.cursors)];
+            let unmoved = next.written.map_or(Expect::Absent, Expect::Revision);
+            let mut ops = vec![put(Key::raw(CURSORS), unmoved, &next.cursors)];
             ops.extend(batch.iter().cloned());
             let transaction = Transaction {
                 checks: Vec::new(),
                 ops,
             };
-            store.commit(transaction).await.map_err(Error::Commit)?;
+            let committed = store.commit(transaction).await.map_err(Error::Commit)?;
+            let cursors = committed.entries.into_iter().next().flatten();
+            next.written = cursors.map(|entry| entry.revision);
         }
         *self = next;
         Ok(())
@@ -244,7 +261,7 @@ fn draw(cursor: &mut u32, taken: &mut HashSet<u32>, max: u32) -> Option<u32> {
     }
 }
 
-fn put(key: Key, record: &impl Serialize) -> Op {
+fn put(key: Key, expect: Expect, record: &impl Serialize) -> Op {
     let json = serde_json::to_string(record).expect("maps of numbers always serialise");
     let value = RevisionedBytes {
         head: b"{\"resourceVersion\":\"".to_vec().into(),
@@ -252,7 +269,7 @@ fn put(key: Key, record: &impl Serialize) -> Op {
     };
     Op::Put {
         key,
-        expect: Expect::Any,
+        expect,
         value,
         index: Index::default().into(),
     }
@@ -345,5 +362,42 @@ mod tests {
         assert_eq!(draw(&mut cursor, &mut taken, 3), Some(3));
         assert_eq!(draw(&mut cursor, &mut taken, 3), Some(2));
         assert_eq!(draw(&mut cursor, &mut taken, 3), None);
+    }
+
+    #[tokio::test]
+    async fn member_that_missed_anothers_numbers_gives_out_none_until_it_has_loaded_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = fairlead_store::Config {
+            data_dir: directory.path().to_owned(),
+            member: fairlead_store::MemberId(1),
+            cluster_id: "test".to_owned(),
+            endpoint: "https://198.18.0.11:6445".to_owned(),
+            tls: None,
+            timing: fairlead_store::Timing::default(),
+            limits: fairlead_store::Limits::default(),
+        };
+        let store = Store::open(config).await.unwrap();
+        store.initialize().await.unwrap();
+        let mut led = store.leadership();
+        led.wait_for(|now| now.is_leader).await.unwrap();
+
+        let mut deposed = Identities::load(&store.snapshot());
+        let mut leading = deposed.clone();
+        leading
+            .ensure(&wanted(&[("a", &[1])]), &store)
+            .await
+            .unwrap();
+        leading
+            .ensure(&wanted(&[("a", &[1, 2])]), &store)
+            .await
+            .unwrap();
+        let late = wanted(&[("b", &[1])]);
+        assert!(deposed.ensure(&late, &store).await.is_err());
+        assert_eq!(Identities::load(&store.snapshot()), leading);
+
+        let mut deposed = Identities::load(&store.snapshot());
+        deposed.ensure(&late, &store).await.unwrap();
+        assert_eq!(backend(&deposed, "b", 1), Some(3));
+        store.shutdown().await;
     }
 }

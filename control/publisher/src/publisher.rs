@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Enrollment, NodeProgress, NodeService, OpenError,
-    compile::{self, Input},
+    compile::{self, Input, Memory},
     identities::Identities,
     progress::Progress,
     reports::Reports,
@@ -190,9 +190,13 @@ impl Publisher {
                 () = &mut shutdown => break,
                 led = leadership.wait_for(|now| now.is_leader) => if led.is_err() { break },
             }
+            let term = leadership.borrow().term;
             let lost = async {
+                // Another term of our own counts as well: somebody may have led between the two.
                 // An error means the store is gone, which ends the lead as well.
-                let _ = leadership.wait_for(|now| !now.is_leader).await;
+                let _ = leadership
+                    .wait_for(|now| !now.is_leader || now.term != term)
+                    .await;
             };
             let is_over = tokio::select! {
                 () = &mut shutdown => true,
@@ -235,16 +239,19 @@ impl Shared {
             // An empty cache would empty every node.
             informer.reached(base.revision()).await;
             let mut identities = Identities::load(&base);
+            let mut memory = Memory::default();
             loop {
                 changed.notified().await;
                 tokio::time::sleep(self.config.gather).await;
-                if let Err(cause) = self.compile(&informer, &mut identities).await {
+                if let Err(cause) = self.compile(&informer, &mut identities, &mut memory).await {
                     warn!(
                         error = &cause as &dyn std::error::Error,
                         "not published; trying again"
                     );
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     identities = Identities::load(&self.store.snapshot());
+                    // Numbers may be others now.
+                    memory = Memory::default();
                     changed.notify_one();
                 }
             }
@@ -259,6 +266,7 @@ impl Shared {
         &self,
         informer: &Informer,
         identities: &mut Identities,
+        memory: &mut Memory,
     ) -> Result<(), crate::identities::Error> {
         let cache = informer.cache();
         identities
@@ -274,12 +282,13 @@ impl Shared {
             let entry = snapshot.get(&ObjectName::new(namespace, name).key(resource))?;
             Some(entry.value.clone())
         };
-        let compiled = compile::compile(&Input {
+        let input = Input {
             cache: &cache,
             identities,
             parameters: &self.config.parameters,
             object: &object,
-        });
+        };
+        let compiled = compile::compile(&input, memory);
         self.progress
             .retain(|node| compiled.workloads.contains_key(node));
         debug!(

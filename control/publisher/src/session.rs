@@ -121,7 +121,12 @@ async fn send(
         };
         // Looked at only now that there is room: whatever came meanwhile is in it.
         let next = match &*states.borrow_and_update() {
-            Some(compiled) => compiled.of_node(node),
+            Some(compiled) => match compiled.of_node(node) {
+                Some(next) => next,
+                // A state without the node itself would be refused; one with it follows as soon
+                // as its registration is compiled.
+                None => continue,
+            },
             // Before the first state there is nothing to say; the lead's loss ends the session
             // from the registry.
             None if sent.is_none() => continue,

@@ -8,8 +8,8 @@ use fairlead_proto::node;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Dataplane {
     pub(crate) parameters: node::Parameters,
-    /// By id.
-    pub(crate) services: BTreeMap<u32, node::Service>,
+    /// By id. One that did not change is the same as in the state before.
+    pub(crate) services: BTreeMap<u32, Arc<node::Service>>,
     /// By name.
     pub(crate) nodes: BTreeMap<String, node::NodeAddress>,
     /// By VPC and prefix.
@@ -21,11 +21,27 @@ pub(crate) type PodKey = (String, String, String);
 /// Kind, namespace, name.
 pub(crate) type ObjectKey = (String, String, String);
 
+/// A pod as its node gets it. Two are equal if the node should do the same about them: what a node
+/// itself reported must not come back to it as news, but a new session of its agent is told.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishedPod {
+    /// The pod without its status, as JSON.
+    pub(crate) wanted: Bytes,
+    /// With it.
+    pub(crate) json: Bytes,
+}
+
+impl PartialEq for PublishedPod {
+    fn eq(&self, other: &Self) -> bool {
+        self.wanted == other.wanted
+    }
+}
+
 /// What one node should run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Workload {
-    /// The pods bound to it, as JSON.
-    pub(crate) pods: BTreeMap<PodKey, Bytes>,
+    /// The pods bound to it.
+    pub(crate) pods: BTreeMap<PodKey, PublishedPod>,
     /// The ConfigMaps and Secrets they refer to, as JSON.
     pub(crate) objects: BTreeMap<ObjectKey, Bytes>,
     /// The range it gives addresses from; empty until allocated.
@@ -50,12 +66,13 @@ pub(crate) struct Compiled {
 }
 
 impl Compiled {
-    /// The part of one node. A node that is not registered yet runs nothing.
-    pub(crate) fn of_node(&self, name: &str) -> NodeState {
-        NodeState {
+    /// The part of one node; `None` while no other node could reach it, because it is not
+    /// registered, has no address yet, or was removed.
+    pub(crate) fn of_node(&self, name: &str) -> Option<NodeState> {
+        self.dataplane.nodes.contains_key(name).then(|| NodeState {
             generation: self.generation,
             dataplane: self.dataplane.clone(),
             workload: self.workloads.get(name).cloned().unwrap_or_default(),
-        }
+        })
     }
 }

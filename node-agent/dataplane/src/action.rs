@@ -50,6 +50,8 @@ pub enum Action {
     },
     /// Writes the Maglev table of `shares` to a range that no active service owns.
     WriteTable {
+        /// The service slot that is to own it.
+        service: u32,
         /// Where.
         range: lut::Range,
         /// Whom it is for.
@@ -59,10 +61,17 @@ pub enum Action {
     },
     /// Writes nothing: a table found after a restart is the one it should be.
     KeepTable {
+        /// The service slot that owns it.
+        service: u32,
         /// Where.
         range: lut::Range,
         /// Whom it is for.
         shares: Vec<Share>,
+    },
+    /// Writes nothing: a range may be given to another service.
+    FreeTable {
+        /// Which.
+        range: lut::Range,
     },
     /// Zeroes the counters of a service slot that gets a new owner.
     ResetStats {

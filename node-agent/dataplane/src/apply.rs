@@ -1,6 +1,6 @@
 //! Executing a plan's actions on the maps, one at a time, and reading back what they hold.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use crate::action::Action;
 use crate::cuckoo;
 use crate::loader::{Slots, Tables};
 use crate::lut;
-use crate::observed::{Observed, Prefix, Table, range_of};
+use crate::observed::{Observed, Prefix, range_of};
 use crate::pod_network::PodLink;
 
 /// A map could not be read or written.
@@ -75,16 +75,42 @@ impl Tables {
             .meta
             .get(&0, 0)
             .map_err(Error::of("read", names::META))?;
-        let services = |bank: u32| {
-            let first = ServiceEntry::index(bank, 0);
-            used(
+        let mut observed = Observed::default();
+        observed.config = config;
+        observed.generation = Generation(meta.generation);
+        observed.backend_ids = collect(self.backend_ids.iter(), names::BACKEND_IDS)?;
+        observed.node_addresses = collect(self.node_addresses.iter(), names::NODE_ADDRESSES)?;
+        observed.vpcs = collect::<_, _, BTreeMap<u32, u32>>(self.vpcs.iter(), names::VPCS)?
+            .into_keys()
+            .collect();
+        let backends = used(
+            &self.backends,
+            names::BACKENDS,
+            0,
+            names::BACKENDS_MAX,
+            |backend| backend.id != 0,
+        )?;
+        for (slot, entry) in backends {
+            observed.backends.insert(slot, entry);
+        }
+        for (slot, entry) in used(&self.nodes, names::NODES, 0, names::NODES_MAX, |node| {
+            node.id != 0
+        })? {
+            observed.nodes.insert(slot, entry);
+        }
+        for bank in [0, 1] {
+            let first = ServiceEntry::index(bank as u32, 0);
+            let services = used(
                 &self.services,
                 names::SERVICES,
                 first,
                 names::SERVICES_MAX,
                 |s| s.id != 0,
-            )
-        };
+            )?;
+            for (slot, entry) in services {
+                observed.record(&Action::WriteService { bank, slot, entry });
+            }
+        }
         let frontends = |bank: u32| {
             self.frontends
                 .read(
@@ -94,29 +120,7 @@ impl Tables {
                 .map(cuckoo::Table::from_buckets)
                 .map_err(Error::of("read", names::FRONTENDS))
         };
-        let mut observed = Observed {
-            config,
-            generation: Generation(meta.generation),
-            services: [services(0)?, services(1)?],
-            frontends: [frontends(0)?, frontends(1)?],
-            tables: HashMap::new(),
-            backends: used(
-                &self.backends,
-                names::BACKENDS,
-                0,
-                names::BACKENDS_MAX,
-                |b| b.id != 0,
-            )?,
-            backend_ids: collect(self.backend_ids.iter(), names::BACKEND_IDS)?,
-            nodes: used(&self.nodes, names::NODES, 0, names::NODES_MAX, |node| {
-                node.id != 0
-            })?,
-            node_addresses: collect(self.node_addresses.iter(), names::NODE_ADDRESSES)?,
-            routes: BTreeMap::new(),
-            vpcs: collect::<_, _, BTreeMap<u32, u32>>(self.vpcs.iter(), names::VPCS)?
-                .into_keys()
-                .collect(),
-        };
+        observed.adopt_frontends([frontends(0)?, frontends(1)?]);
         for route in self.routes.iter() {
             let (key, entry) = route.map_err(Error::of("read", names::ROUTES))?;
             let prefix = Prefix {
@@ -126,10 +130,13 @@ impl Tables {
             };
             observed.routes.insert(prefix, entry);
         }
-        for service in observed.services[observed.active()].values() {
-            let range = range_of(service);
-            let found = Table::Found(self.read_table(range)?);
-            observed.tables.insert(range, found);
+        let active: Vec<(u32, lut::Range)> = observed
+            .services(observed.active())
+            .iter()
+            .map(|(slot, entry)| (slot, range_of(entry)))
+            .collect();
+        for (slot, range) in active {
+            observed.adopt_table(slot, range, self.read_table(range)?);
         }
         Ok(observed)
     }
@@ -142,7 +149,7 @@ impl Tables {
             return Ok(Vec::new());
         }
         self.lut
-            .read(range.offset, range.len as usize)
+            .read_mapped(range.offset, range.len as usize)
             .map_err(Error::of("read", names::LUT))
     }
 
@@ -170,10 +177,11 @@ impl Tables {
             Action::RemoveBackendId { id } => {
                 remove(&mut self.backend_ids, names::BACKEND_IDS, &id.0)
             }
-            Action::WriteTable { range, slots, .. } => {
-                write(&mut self.lut, names::LUT, range.offset, slots)
-            }
-            Action::KeepTable { .. } => Ok(()),
+            Action::WriteTable { range, slots, .. } => self
+                .lut
+                .write_mapped(range.offset, slots)
+                .map_err(Error::of("write", names::LUT)),
+            Action::KeepTable { .. } | Action::FreeTable { .. } => Ok(()),
             Action::ResetStats { slot } => self.reset_stats(*slot),
             Action::WriteService { bank, slot, entry } => {
                 let index = ServiceEntry::index(*bank as u32, *slot);

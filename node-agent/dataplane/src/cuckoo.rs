@@ -23,6 +23,7 @@ use fairlead_dataplane_common::maps::FRONTEND_BUCKETS;
 use fairlead_dataplane_common::{
     BUCKET_ENTRIES, FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey,
 };
+use imbl::Vector;
 
 /// Buckets that a search for a chain visits at most: with two entries a bucket some 11 moves deep.
 const SEARCH_MAX: usize = 4_096;
@@ -44,10 +45,11 @@ pub struct Full {
     pub entries: usize,
 }
 
-/// What one bank of `frontends` holds.
+/// What one bank of `frontends` holds. Cloning takes constant time, so that a plan can try its
+/// changes on a copy.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Table {
-    buckets: Vec<FrontendBucket>,
+    buckets: Vector<FrontendBucket>,
 }
 
 impl std::fmt::Debug for Table {
@@ -59,7 +61,8 @@ impl std::fmt::Debug for Table {
 impl Default for Table {
     fn default() -> Self {
         Self {
-            buckets: vec![FrontendBucket::default(); FRONTEND_BUCKETS as usize],
+            buckets: std::iter::repeat_n(FrontendBucket::default(), FRONTEND_BUCKETS as usize)
+                .collect(),
         }
     }
 }
@@ -75,7 +78,9 @@ impl Table {
             FRONTEND_BUCKETS as usize,
             "one bank is read whole"
         );
-        Self { buckets }
+        Self {
+            buckets: buckets.into(),
+        }
     }
 
     /// Every entry. After a writer died half-way through a move, one may come twice.
@@ -126,7 +131,8 @@ impl Table {
         self.buckets[write.bucket as usize] = write.content;
     }
 
-    fn bucket(&self, bucket: u32) -> &FrontendBucket {
+    /// A bucket by its index in its bank.
+    pub fn bucket(&self, bucket: u32) -> &FrontendBucket {
         &self.buckets[bucket as usize]
     }
 
@@ -256,7 +262,7 @@ mod tests {
     #[test]
     fn reader_finds_every_entry_after_each_single_write() {
         let mut table = Table::default();
-        let mut reader = Reader(table.buckets.clone());
+        let mut reader = Reader(table.buckets.iter().copied().collect());
         let mut model: HashMap<FrontendKey, FrontendEntry> = HashMap::new();
         let mut longest = 0;
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -313,7 +319,7 @@ mod tests {
             assert_eq!(reader.find(key), Some(*entry));
         }
         assert_eq!(table.iter().count(), model.len());
-        assert_eq!(reader.0, table.buckets);
+        assert!(table.buckets.iter().eq(&reader.0));
     }
 
     #[test]

@@ -3,24 +3,29 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use fairlead_api::{Generation, NodeName};
-use fairlead_proto::node::DataplaneState;
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use crate::Error;
 use crate::apply::PodEntries;
-use crate::desired::Desired;
+use crate::changes::Changes;
 use crate::loader::{Loaded, Place};
 use crate::local::Local;
 use crate::neighbours;
 use crate::netlink::Netlink;
 use crate::pod_network::{self, ENCAPSULATION_BYTES, PodNetwork};
 use crate::state::State;
+use crate::sys;
 use crate::view;
+
+/// How often the maps are read anew and compared with what they should hold.
+const RESYNC_PERIOD: Duration = Duration::from_secs(600);
 
 /// Where a node's dataplane lives.
 #[derive(Clone, Debug)]
@@ -69,6 +74,7 @@ pub struct Dataplane {
     pod_changes: tokio::sync::Mutex<()>,
     nodes: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     neighbours: JoinHandle<()>,
+    resync: JoinHandle<()>,
 }
 
 impl fmt::Debug for Dataplane {
@@ -82,6 +88,7 @@ impl fmt::Debug for Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.neighbours.abort();
+        self.resync.abort();
     }
 }
 
@@ -120,6 +127,7 @@ impl Dataplane {
         let (nodes, wanted) = watch::channel(Arc::new(known));
         let state = Arc::new(Mutex::new(state));
         let neighbours = tokio::spawn(follow_neighbours(netlink, wanted, Arc::clone(&state)));
+        let resync = tokio::spawn(keep_in_sync(Arc::clone(&state)));
         let pod_changes = tokio::sync::Mutex::new(());
         Ok(Self {
             config,
@@ -128,29 +136,28 @@ impl Dataplane {
             pod_changes,
             nodes,
             neighbours,
+            resync,
         })
     }
 
-    /// Brings the maps to `state`, the whole of what the control plane wants at `generation`. A
-    /// state that is invalid, too large or older than the one in force is refused whole; the one
-    /// in force may be applied again, and what differs from it in the maps is put right.
+    /// Brings the maps to what the control plane wants at `generation`, which differs by `changes`
+    /// from what was applied last, or is whole. A state that is invalid, too large or older than
+    /// the one in force is refused whole; the one in force may be applied again.
     pub async fn apply(
         &self,
-        state: &DataplaneState,
+        changes: Arc<Changes>,
         generation: Generation,
     ) -> Result<Applied, Error> {
-        let desired = Desired::check(state, &self.config.node_name).map_err(Error::Invalid)?;
-        let addresses: BTreeSet<IpAddr> = desired.nodes.values().map(|node| node.address).collect();
-        let shared = Arc::clone(&self.state);
+        let concerns_nodes = changes.is_whole || !changes.nodes.is_empty();
+        let own = self.config.node_name.clone();
         // Populating tables is work for the processor, and a first state has thousands.
-        let applying =
-            tokio::task::spawn_blocking(move || lock(&shared).apply(desired, generation));
-        let actions = applying.await.map_err(|_| Error::Panicked)??;
-        self.nodes.send_if_modified(|known| {
-            let changed = **known != addresses;
-            *known = Arc::new(addresses);
-            changed
-        });
+        let actions = self
+            .with_state(move |state| state.apply(&changes, &own, generation))
+            .await?;
+        if concerns_nodes {
+            self.follow_nodes();
+        }
+        self.settle_soon();
         if actions > 0 {
             tracing::debug!(%generation, actions, "dataplane state applied");
         }
@@ -158,6 +165,18 @@ impl Dataplane {
             generation,
             actions,
         })
+    }
+
+    /// Waits until nothing is left in the maps of the states before the one in force. That happens
+    /// by itself soon after each [`Self::apply`].
+    pub async fn settle(&self) -> Result<(), Error> {
+        self.with_state(State::settle).await
+    }
+
+    /// Reads the maps anew, and puts right what is not as it should be: how many changes that
+    /// took. Done by itself from time to time.
+    pub async fn resync(&self) -> Result<usize, Error> {
+        self.with_state(State::resync).await
     }
 
     /// What the maps hold, also across restarts. 0 if nothing was ever applied.
@@ -230,6 +249,70 @@ impl Dataplane {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    async fn with_state<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut State) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        with_state(Arc::clone(&self.state), work).await
+    }
+
+    /// Has the ways to the nodes of the state in force looked for.
+    fn follow_nodes(&self) {
+        let desired = self.state().desired.clone().unwrap_or_default();
+        let addresses: BTreeSet<IpAddr> = desired.other_nodes().map(|node| node.address).collect();
+        self.nodes.send_if_modified(|known| {
+            let changed = **known != addresses;
+            *known = Arc::new(addresses);
+            changed
+        });
+    }
+
+    /// Clears away the state before once no program reads it, while others may use the lock.
+    fn settle_soon(&self) {
+        let Some(left) = self.state().unsettled() else {
+            return;
+        };
+        let state = Arc::clone(&self.state);
+        tokio::task::spawn_blocking(move || {
+            sys::wait_for_programs();
+            if let Err(error) = lock(&state).clear_away(left) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the state before could not be cleared away");
+            }
+        });
+    }
+}
+
+async fn with_state<T: Send + 'static>(
+    state: Arc<Mutex<State>>,
+    work: impl FnOnce(&mut State) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let working = tokio::task::spawn_blocking(move || work(&mut lock(&state)));
+    working.await.map_err(|_| Error::Panicked)?
+}
+
+/// Puts the maps right from time to time, in case somebody else has written to them.
+async fn keep_in_sync(state: Arc<Mutex<State>>) {
+    let mut turn = tokio::time::interval(RESYNC_PERIOD);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    turn.reset();
+    loop {
+        turn.tick().await;
+        match with_state(Arc::clone(&state), State::resync).await {
+            Ok(0) => {}
+            Ok(actions) => {
+                tracing::warn!(actions, "the maps did not hold what was written to them");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(
+                    error,
+                    "the maps could not be compared with the state in force"
+                );
+            }
+        }
     }
 }
 

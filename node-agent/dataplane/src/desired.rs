@@ -3,22 +3,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use fairlead_api::{BackendId, NodeName, ServiceId, VpcId};
-use fairlead_proto::node::{self as proto, BackendState, DataplaneState, FrontendScope, Protocol};
+use fairlead_proto::node::{self as proto, BackendState, FrontendScope, Protocol};
+use imbl::OrdMap;
 use ipnetwork::IpNetwork;
+
+use crate::changes::Changes;
+pub use crate::forwarding::Forwarding;
 
 /// A field of the message that cannot be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct Invalid {
-    /// The way to it, "services[2].frontends[0].port".
+    /// The way to it, "services[7].frontends[0].port": services by id, nodes by name, routes by
+    /// prefix.
     pub field: String,
     /// What is wrong with it, for people.
     pub problem: String,
 }
 
-/// All that a node's programs are to know, but for its pods.
+/// All that a node's programs are to know, but for its pods. Cloning takes constant time: the next
+/// state shares with the one before what did not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Keys the flow hash.
@@ -29,19 +36,68 @@ pub struct Desired {
     pub cluster_ranges: BTreeSet<IpNetwork>,
     /// This node's own id.
     pub node_id: u32,
-    /// The other nodes by id.
-    pub nodes: BTreeMap<u32, Node>,
+    /// All nodes, this one too.
+    pub nodes: OrdMap<NodeName, Node>,
     /// Service ports.
-    pub services: BTreeMap<ServiceId, Service>,
-    /// Pods' ranges on other nodes, by VPC; the node's id.
-    pub routes: BTreeMap<(VpcId, IpNetwork), u32>,
+    pub services: OrdMap<ServiceId, Arc<Service>>,
+    /// Pods' ranges, by VPC; the nodes that hold them.
+    pub routes: OrdMap<(VpcId, IpNetwork), NodeName>,
+    /// Whose the frontends of all services are.
+    pub frontends: OrdMap<FrontendAt, Answer>,
+    /// Addresses that packets from outside may ask for, and how many frontends each has.
+    pub vips: OrdMap<(VpcId, IpAddr), u32>,
+    /// Whose the backends of all services are.
+    pub backends: OrdMap<BackendId, ServiceId>,
+    /// How many services and routes each network has.
+    pub networks: OrdMap<VpcId, u32>,
+    node_names: OrdMap<u32, NodeName>,
 }
 
-/// Another node.
+/// A frontend's place: network, address, IP protocol, port.
+pub type FrontendAt = (VpcId, IpAddr, u8, u16);
+
+/// Who answers at a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The service.
+    pub service: ServiceId,
+    /// As [`Frontend::external`].
+    pub external: bool,
+}
+
+/// What a change concerns: where the maps may differ from the desired state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Anything.
+    Everything,
+    /// Some services, with what they have and had.
+    Services(Touched),
+}
+
+/// Services that changed, came or went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// They.
+    pub services: BTreeSet<ServiceId>,
+    /// Their backends before and after.
+    pub backends: BTreeSet<BackendId>,
+    /// Their frontends before and after.
+    pub frontends: BTreeSet<FrontendAt>,
+}
+
+impl Touched {
+    fn add(&mut self, id: ServiceId, service: &Service) {
+        self.services.insert(id);
+        self.backends.extend(service.backends.keys());
+        self.frontends.extend(service.places());
+    }
+}
+
+/// A node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its name.
-    pub name: NodeName,
+    /// Never 0.
+    pub id: u32,
     /// Where it is reached.
     pub address: IpAddr,
 }
@@ -65,7 +121,13 @@ pub struct Service {
     pub forwarding: Forwarding,
 }
 
-pub use crate::forwarding::Forwarding;
+impl Service {
+    fn places(&self) -> impl Iterator<Item = FrontendAt> {
+        self.frontends
+            .iter()
+            .map(|at| (self.vpc, at.address, self.protocol, at.port))
+    }
+}
 
 /// An address and port a service answers at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +147,8 @@ pub struct Backend {
     pub address: IpAddr,
     /// The port.
     pub port: u16,
-    /// Where it runs.
-    pub place: Place,
+    /// Where it runs; empty if outside the cluster.
+    pub node: NodeName,
     /// Its share of new connections, relative to the others of the service.
     pub weight: u32,
     /// Gets no new connections.
@@ -97,38 +159,64 @@ pub struct Backend {
 
 /// Where a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Place<'a> {
     /// On this node.
     Here,
-    /// On the node with this id.
-    Node(u32),
+    /// On another node.
+    Node(&'a Node),
     /// Outside the cluster, or on a node whose address is not known: reached by routing only.
     Elsewhere,
 }
 
 impl Desired {
-    /// Checks what the control plane sent to the node called `own`.
-    pub fn check(state: &DataplaneState, own: &NodeName) -> Result<Self, Invalid> {
-        let mut desired = Self::default();
-        let parameters = state
-            .parameters
-            .as_ref()
-            .ok_or_else(|| invalid("parameters", "is missing"))?;
-        desired.set_parameters(parameters)?;
-        let ids = desired.add_nodes(&state.nodes, own)?;
-        let mut seen = Seen::default();
-        for (index, service) in state.services.iter().enumerate() {
-            let at = format!("services[{index}]");
-            let id = ServiceId(nonzero(&at, "id", service.id)?);
-            let checked = check_service(&at, service, own, &ids, &mut seen)?;
-            if desired.services.insert(id, checked).is_some() {
-                return Err(invalid(&format!("{at}.id"), format!("{id} is given twice")));
-            }
+    /// The state after `changes`, as sent to the node called `own`, and where it differs.
+    pub fn advance(&self, changes: &Changes, own: &NodeName) -> Result<(Self, Scope), Invalid> {
+        let mut next = if changes.is_whole {
+            Self::default()
+        } else {
+            self.clone()
+        };
+        match &changes.parameters {
+            Some(parameters) => next.set_parameters(parameters)?,
+            None if changes.is_whole => return Err(invalid("parameters", "is missing")),
+            None => {}
         }
-        for (index, route) in state.routes.iter().enumerate() {
-            desired.add_route(&format!("routes[{index}]"), route, own, &ids)?;
+        if changes.is_whole || !changes.nodes.is_empty() {
+            next.change_nodes(&changes.nodes, own)?;
         }
-        Ok(desired)
+        for ((vpc, prefix), route) in &changes.routes {
+            next.change_route(*vpc, prefix, route.as_ref())?;
+        }
+        let touched = next.change_services(&changes.services)?;
+        let is_local = !changes.is_whole
+            && changes.parameters.is_none()
+            && changes.nodes.is_empty()
+            && changes.routes.is_empty();
+        let scope = if is_local {
+            Scope::Services(touched)
+        } else {
+            Scope::Everything
+        };
+        Ok((next, scope))
+    }
+
+    /// Where a backend runs.
+    pub fn place(&self, backend: &Backend) -> Place<'_> {
+        match self.nodes.get(&backend.node) {
+            Some(node) if node.id == self.node_id => Place::Here,
+            Some(node) => Place::Node(node),
+            None => Place::Elsewhere,
+        }
+    }
+
+    /// All nodes but this one.
+    pub fn other_nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| node.id != self.node_id)
+    }
+
+    /// The name of the node with this id.
+    pub fn node_name(&self, id: u32) -> Option<&NodeName> {
+        self.node_names.get(&id)
     }
 
     fn set_parameters(&mut self, parameters: &proto::Parameters) -> Result<(), Invalid> {
@@ -142,6 +230,7 @@ impl Desired {
         let word = u128::from_be_bytes(*seed);
         self.seed = [(word >> 64) as u64, word as u64];
         self.vxlan_port = port("parameters", "vxlan_port", parameters.vxlan_port)?;
+        self.cluster_ranges.clear();
         for (index, text) in parameters.cluster_cidrs.iter().enumerate() {
             let range = network(&format!("parameters.cluster_cidrs[{index}]"), text)?;
             self.cluster_ranges.insert(range);
@@ -149,102 +238,156 @@ impl Desired {
         Ok(())
     }
 
-    /// Gives the ids of all nodes by their name.
-    fn add_nodes<'a>(
+    fn change_nodes(
         &mut self,
-        nodes: &'a [proto::NodeAddress],
+        changes: &BTreeMap<String, Option<proto::NodeAddress>>,
         own: &NodeName,
-    ) -> Result<BTreeMap<&'a str, u32>, Invalid> {
-        let mut ids = BTreeMap::new();
+    ) -> Result<(), Invalid> {
+        for (name, node) in changes {
+            match node {
+                Some(node) => {
+                    let at = format!("nodes[{name}]");
+                    let node = Node {
+                        id: nonzero(&at, "id", node.id)?,
+                        address: address(&at, &node.address)?,
+                    };
+                    self.nodes.insert(NodeName::new(name), node);
+                }
+                None => drop(self.nodes.remove(&NodeName::new(name))),
+            }
+        }
+        self.node_names.clear();
         let mut addresses = BTreeSet::new();
-        for (index, node) in nodes.iter().enumerate() {
-            let at = format!("nodes[{index}]");
-            let id = nonzero(&at, "id", node.id)?;
-            let address = address(&at, &node.address)?;
-            if ids.values().any(|taken| *taken == id) {
-                return Err(invalid(&format!("{at}.id"), format!("{id} is given twice")));
+        for (name, Node { id, address }) in &self.nodes {
+            if self.node_names.insert(*id, name.clone()).is_some() {
+                let field = format!("nodes[{name}].id");
+                return Err(invalid(&field, format!("{id} is given twice")));
             }
-            if !addresses.insert(address) {
-                return Err(invalid(
-                    &format!("{at}.address"),
-                    format!("{address} is given twice"),
-                ));
-            }
-            if ids.insert(node.name.as_str(), id).is_some() {
-                return Err(invalid(
-                    &format!("{at}.name"),
-                    format!("{} is given twice", node.name),
-                ));
-            }
-            if node.name == own.as_str() {
-                self.node_id = id;
-            } else {
-                self.nodes.insert(
-                    id,
-                    Node {
-                        name: NodeName::new(&node.name),
-                        address,
-                    },
-                );
+            if !addresses.insert(*address) {
+                let field = format!("nodes[{name}].address");
+                return Err(invalid(&field, format!("{address} is given twice")));
             }
         }
-        if self.node_id == 0 {
-            return Err(invalid(
-                "nodes",
-                format!("this node, {own}, is not among them"),
-            ));
-        }
-        Ok(ids)
+        let node = self
+            .nodes
+            .get(own)
+            .ok_or_else(|| invalid("nodes", format!("this node, {own}, is not among them")))?;
+        self.node_id = node.id;
+        Ok(())
     }
 
-    fn add_route(
+    fn change_route(
         &mut self,
-        at: &str,
-        route: &proto::Route,
-        own: &NodeName,
-        ids: &BTreeMap<&str, u32>,
+        vpc_number: u32,
+        prefix: &str,
+        route: Option<&proto::Route>,
     ) -> Result<(), Invalid> {
-        let key = route
-            .key
-            .as_ref()
-            .ok_or_else(|| invalid(&format!("{at}.key"), "is missing"))?;
-        let prefix = network(&format!("{at}.key.prefix"), &key.prefix)?;
-        if route.node == own.as_str() {
-            return Ok(());
-        }
-        // A node that has a range and no address yet cannot be routed to: its pods are
-        // unreachable, as the rest of the cluster's ranges is.
-        let Some(&node) = ids.get(route.node.as_str()) else {
-            return Ok(());
+        let at = format!("routes[{prefix}]");
+        let key = (
+            vpc(&at, vpc_number)?,
+            network(&format!("{at}.prefix"), prefix)?,
+        );
+        let previous = match route {
+            Some(route) => self.routes.insert(key, NodeName::new(&route.node)),
+            None => self.routes.remove(&key),
         };
-        if self
-            .routes
-            .insert((vpc(at, key.vpc)?, prefix), node)
-            .is_some()
-        {
-            return Err(invalid(
-                &format!("{at}.key"),
-                format!("{prefix} is given twice"),
-            ));
+        match (previous, route) {
+            (None, Some(_)) => count_up(&mut self.networks, key.0),
+            (Some(_), None) => count_down(&mut self.networks, key.0),
+            (Some(_), Some(_)) | (None, None) => {}
         }
         Ok(())
     }
+
+    fn change_services(
+        &mut self,
+        changes: &BTreeMap<u32, Option<proto::Service>>,
+    ) -> Result<Touched, Invalid> {
+        let mut touched = Touched::default();
+        let mut changed = Vec::new();
+        for (&number, service) in changes {
+            let at = format!("services[{number}]");
+            let id = ServiceId(nonzero(&at, "id", number)?);
+            let checked = match service {
+                Some(service) => Some(check_service(&at, service)?),
+                None => None,
+            };
+            if self.services.get(&id).map(|held| &**held) == checked.as_ref() {
+                continue;
+            }
+            // All that goes makes room before anything comes: a frontend may change hands.
+            if let Some(before) = self.services.remove(&id) {
+                touched.add(id, &before);
+                self.release(&before);
+            }
+            changed.extend(checked.map(|checked| (at, id, checked)));
+        }
+        for (at, id, service) in changed {
+            touched.add(id, &service);
+            self.claim(&at, id, &service)?;
+            self.services.insert(id, Arc::new(service));
+        }
+        Ok(touched)
+    }
+
+    /// Enters what only one service may have, and refuses what another has.
+    fn claim(&mut self, at: &str, id: ServiceId, service: &Service) -> Result<(), Invalid> {
+        count_up(&mut self.networks, service.vpc);
+        for (index, (place, frontend)) in service.places().zip(&service.frontends).enumerate() {
+            let answer = Answer {
+                service: id,
+                external: frontend.external,
+            };
+            if self.frontends.insert(place, answer).is_some() {
+                let Frontend { address, port, .. } = frontend;
+                return Err(invalid(
+                    &format!("{at}.frontends[{index}]"),
+                    format!("{address} port {port} is given twice"),
+                ));
+            }
+            if frontend.external {
+                count_up(&mut self.vips, (service.vpc, frontend.address));
+            }
+        }
+        for backend in service.backends.keys() {
+            if let Some(other) = self.backends.insert(*backend, id) {
+                return Err(invalid(
+                    &format!("{at}.backends"),
+                    format!("id {backend} is service {other}'s as well"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, service: &Service) {
+        count_down(&mut self.networks, service.vpc);
+        for (place, frontend) in service.places().zip(&service.frontends) {
+            self.frontends.remove(&place);
+            if frontend.external {
+                count_down(&mut self.vips, (service.vpc, frontend.address));
+            }
+        }
+        for backend in service.backends.keys() {
+            self.backends.remove(backend);
+        }
+    }
 }
 
-/// What must be unique across services.
-#[derive(Default)]
-struct Seen {
-    backends: BTreeSet<BackendId>,
-    frontends: BTreeSet<(VpcId, IpAddr, u8, u16)>,
+fn count_up<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {
+    *counts.entry(key).or_insert(0) += 1;
 }
 
-fn check_service(
-    at: &str,
-    service: &proto::Service,
-    own: &NodeName,
-    ids: &BTreeMap<&str, u32>,
-    seen: &mut Seen,
-) -> Result<Service, Invalid> {
+fn count_down<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {
+    let left = counts.get(&key).map_or(0, |count| count - 1);
+    if left == 0 {
+        counts.remove(&key);
+    } else {
+        counts.insert(key, left);
+    }
+}
+
+fn check_service(at: &str, service: &proto::Service) -> Result<Service, Invalid> {
     let protocol = match Protocol::try_from(service.protocol) {
         Ok(Protocol::Unspecified) | Err(_) => {
             let problem = format!("{} is no protocol of a service", service.protocol);
@@ -265,35 +408,16 @@ fn check_service(
         forwarding: Forwarding::of(&service.forwarding),
     };
     for (index, frontend) in service.frontends.iter().enumerate() {
-        let at = format!("{at}.frontends[{index}]");
-        let frontend = check_frontend(&at, frontend)?;
-        let Frontend { address, port, .. } = frontend;
-        if !seen
-            .frontends
-            .insert((checked.vpc, address, protocol, port))
-        {
-            return Err(invalid(
-                &at,
-                format!("{address} port {port} is given twice"),
-            ));
-        }
+        let frontend = check_frontend(&format!("{at}.frontends[{index}]"), frontend)?;
         checked.frontends.push(frontend);
     }
     for (index, backend) in service.backends.iter().enumerate() {
         let at = format!("{at}.backends[{index}]");
         let id = BackendId(nonzero(&at, "id", backend.id)?);
-        if !seen.backends.insert(id) {
+        let backend = check_backend(&at, backend)?;
+        if checked.backends.insert(id, backend).is_some() {
             return Err(invalid(&format!("{at}.id"), format!("{id} is given twice")));
         }
-        let place = match backend.node.as_str() {
-            node if node == own.as_str() => Place::Here,
-            node => ids
-                .get(node)
-                .map_or(Place::Elsewhere, |id| Place::Node(*id)),
-        };
-        checked
-            .backends
-            .insert(id, check_backend(&at, backend, place)?);
     }
     Ok(checked)
 }
@@ -314,7 +438,7 @@ fn check_frontend(at: &str, frontend: &proto::Frontend) -> Result<Frontend, Inva
     })
 }
 
-fn check_backend(at: &str, backend: &proto::Backend, place: Place) -> Result<Backend, Invalid> {
+fn check_backend(at: &str, backend: &proto::Backend) -> Result<Backend, Invalid> {
     let draining = match BackendState::try_from(backend.state) {
         Ok(BackendState::Active) => false,
         Ok(BackendState::Draining) => true,
@@ -326,7 +450,7 @@ fn check_backend(at: &str, backend: &proto::Backend, place: Place) -> Result<Bac
     Ok(Backend {
         address: address(at, &backend.address)?,
         port: port(at, "port", backend.port)?,
-        place,
+        node: NodeName::new(&backend.node),
         weight: backend.weight,
         draining,
         name: backend.name.clone(),
@@ -398,101 +522,4 @@ fn network(field: &str, text: &str) -> Result<IpNetwork, Invalid> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::examples::{own, state};
-
-    #[test]
-    fn whole_state_is_converted() {
-        let desired = Desired::check(&state(), &own()).unwrap();
-        assert_eq!(desired.node_id, 1);
-        assert_eq!(desired.nodes.keys().copied().collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(desired.routes.len(), 2, "the node's own range is left out");
-        let service = &desired.services[&ServiceId(1)];
-        assert_eq!(service.name, "demo/hello:http");
-        assert_eq!(service.protocol, 6);
-        assert!(service.frontends[0].external && !service.frontends[1].external);
-        let places: Vec<Place> = service.backends.values().map(|b| b.place).collect();
-        assert_eq!(places, [Place::Here, Place::Node(2), Place::Node(3)]);
-        assert_eq!(desired.seed, [0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f]);
-    }
-
-    #[test]
-    fn backend_of_an_unknown_node_is_elsewhere() {
-        let mut state = state();
-        state.services[0].backends[1].node = "node-9".to_owned();
-        let desired = Desired::check(&state, &own()).unwrap();
-        assert_eq!(
-            desired.services[&ServiceId(1)].backends[&BackendId(12)].place,
-            Place::Elsewhere
-        );
-    }
-
-    #[test]
-    fn bad_field_is_named() {
-        type Spoil = fn(&mut DataplaneState);
-        let cases: &[(&str, Spoil)] = &[
-            ("parameters", |s| s.parameters = None),
-            ("parameters.hash_seed", |s| {
-                parameters(s).hash_seed.truncate(15)
-            }),
-            ("parameters.vxlan_port", |s| {
-                parameters(s).vxlan_port = 65_536
-            }),
-            ("parameters.cluster_cidrs[0]", |s| {
-                parameters(s).cluster_cidrs[0] = "10.244.1.0/16".to_owned();
-            }),
-            ("nodes", |s| s.nodes[0].name = "somebody".to_owned()),
-            ("nodes[1].id", |s| s.nodes[1].id = 0),
-            ("nodes[1].id", |s| s.nodes[1].id = 1),
-            ("nodes[1].name", |s| s.nodes[1].name = "node-1".to_owned()),
-            ("nodes[1].address", |s| {
-                s.nodes[1].address = vec![1, 2, 3].into()
-            }),
-            ("nodes[1].address", |s| {
-                s.nodes[1].address = s.nodes[0].address.clone()
-            }),
-            ("services[0].id", |s| s.services[0].id = 0),
-            ("services[1].id", |s| s.services[1].id = 1),
-            ("services[0].protocol", |s| s.services[0].protocol = 1),
-            ("services[0].vpc", |s| s.services[0].vpc = 1 << 24),
-            ("services[0].frontends[0].port", |s| {
-                s.services[0].frontends[0].port = 0
-            }),
-            ("services[0].frontends[0].scope", |s| {
-                s.services[0].frontends[0].scope = 0
-            }),
-            ("services[0].frontends[0].address", |s| {
-                s.services[0].frontends[0].address = vec![0; 4].into();
-            }),
-            ("services[0].frontends[1]", |s| {
-                s.services[0].frontends[1] = s.services[0].frontends[0].clone();
-            }),
-            ("services[0].backends[2].id", |s| {
-                s.services[0].backends[2].id = 11
-            }),
-            ("services[0].backends[0].state", |s| {
-                s.services[0].backends[0].state = 9
-            }),
-            ("services[0].backends[0].port", |s| {
-                s.services[0].backends[0].port = 70_000
-            }),
-            ("routes[0].key", |s| s.routes[0].key = None),
-            ("routes[1].key.prefix", |s| {
-                s.routes[1].key.as_mut().unwrap().prefix = "10.244.2.0/33".to_owned();
-            }),
-            ("routes[2].key", |s| {
-                s.routes[2].key = s.routes[1].key.clone()
-            }),
-        ];
-        fn parameters(state: &mut DataplaneState) -> &mut proto::Parameters {
-            state.parameters.as_mut().unwrap()
-        }
-        for (field, spoil) in cases {
-            let mut state = state();
-            spoil(&mut state);
-            let refused = Desired::check(&state, &own()).expect_err(field);
-            assert_eq!(refused.field, *field, "{refused}");
-        }
-    }
-}
+mod tests;

@@ -14,6 +14,9 @@ pub enum Error {
     /// The state does not fit the maps; nothing has been applied.
     #[error("dataplane state is too large: {0}")]
     Full(#[source] plan::Full),
+    /// Changes came before there was a whole state for them to change.
+    #[error("changes of a state that is not known: the whole of it has to come first")]
+    Incomplete,
     /// The maps hold a newer state.
     #[error("generation {offered} is older than {held}, which is in force")]
     Older {

@@ -2,9 +2,9 @@
 //! them, and connects pods.
 //!
 //! ```text
-//! DataplaneState ─► desired (checked) ─┐
-//!                                      ├─► plan ─► actions ─► apply ─► maps
-//! maps ─► observed ────────────────────┘
+//! changes ─► desired (checked) ─┐
+//!                               ├─► plan ─► actions ─► apply ─► maps
+//! maps ─► observed ─────────────┘
 //! ```
 //!
 //! The plan is a pure function; the algorithms it uses ([`maglev`], [`cuckoo`], [`lut`]) do no I/O.
@@ -14,6 +14,7 @@
 
 mod action;
 mod apply;
+mod changes;
 pub mod cuckoo;
 mod dataplane;
 pub mod desired;
@@ -34,12 +35,14 @@ pub mod object;
 pub mod observed;
 pub mod plan;
 pub mod pod_network;
+pub mod slot_map;
 mod state;
 mod sys;
 pub mod view;
 
 pub use action::Action;
 pub use apply::Error as MapError;
+pub use changes::Changes;
 pub use dataplane::{Applied, Config, Dataplane};
 pub use error::Error;
 pub use local::{Local, Way};

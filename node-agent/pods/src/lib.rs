@@ -16,6 +16,7 @@ mod files;
 mod image;
 mod logs;
 mod machine;
+mod network_files;
 mod objects;
 mod pod;
 mod pods;
@@ -31,7 +32,7 @@ mod worker;
 
 pub use config::Config;
 pub use logs::LogRequest;
-pub use machine::{node_info, node_resources};
+pub use machine::{missing_capabilities, node_info, node_resources};
 pub use objects::Objects;
 pub use pods::{Error, Pods};
 pub use report::{Event, NetworkError, PodNetwork, Report};

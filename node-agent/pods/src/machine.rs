@@ -96,6 +96,13 @@ impl Machine {
             .is_some_and(|number| self.bounding_set & (1 << number) != 0)
     }
 
+    fn missing(&self) -> Vec<&'static str> {
+        CAPABILITIES
+            .into_iter()
+            .filter(|name| !self.grants(name))
+            .collect()
+    }
+
     /// Processors, in thousandths.
     pub(crate) fn cpu_milli(&self) -> i64 {
         i64::from(self.cpu_count) * 1000
@@ -131,6 +138,11 @@ pub fn node_resources(data_dir: &Path, max_pods: u32) -> BTreeMap<String, Quanti
         ("ephemeral-storage".to_owned(), kibibytes(storage_bytes)),
         ("pods".to_owned(), Quantity(max_pods.to_string())),
     ])
+}
+
+/// Linux' capabilities that no container of this machine can have, however it asks.
+pub fn missing_capabilities() -> Vec<&'static str> {
+    Machine::probe().missing()
 }
 
 /// `status.nodeInfo` of this machine.
@@ -181,6 +193,7 @@ mod tests {
         assert_eq!(machine.clamp_oom_score_adj(500), 500);
         assert!(machine.grants("CAP_CHOWN"));
         assert!(!machine.grants("CAP_KILL"));
+        assert_eq!(machine.missing(), CAPABILITIES[1..]);
     }
 
     #[test]

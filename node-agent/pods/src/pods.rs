@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -64,6 +66,8 @@ struct Roster {
     left_behind: BTreeMap<String, Sandbox>,
     /// Gone, but still assigned: their going is reported until the control plane has heard.
     gone: BTreeSet<String>,
+    /// As they were assigned last.
+    objects: Arc<Objects>,
 }
 
 struct Entry {
@@ -94,6 +98,10 @@ impl Pods {
                 path: path.clone(),
                 source,
             })?;
+        }
+        // Specs of containers hold what Secrets gave their environments.
+        for path in [config.run_dir.join("pods"), config.data_dir.join("pods")] {
+            create_private(&path).map_err(|source| Error::Directory { path, source })?;
         }
         let images = open_images(&config)?;
         let runtime: Arc<dyn Runtime> = Arc::new(EmbeddedRuntime::new(
@@ -129,8 +137,12 @@ impl Pods {
     /// Says which pods the node has: all of them, each time, with all objects they refer to. Pods
     /// that are here and not named are stopped and removed.
     pub async fn assign(&self, pods: Vec<Pod>, objects: Objects) {
-        let objects = Arc::new(objects);
         let mut roster = self.roster.lock().await;
+        // Most states differ in Services only: pods whose part is the same are not woken.
+        if *roster.objects != objects {
+            roster.objects = Arc::new(objects);
+        }
+        let objects = Arc::clone(&roster.objects);
         let mut named = BTreeSet::new();
         for pod in pods {
             let Some(uid) = pod.metadata.uid.clone() else {
@@ -174,9 +186,12 @@ impl Pods {
         if let Some(entry) = roster.workers.get(&uid) {
             if !entry.task.is_finished() {
                 // A pod that is leaving cannot come back.
-                entry.desired.send_modify(|present| {
+                entry.desired.send_if_modified(|present| {
                     let leaving = present.leaving || desired.leaving;
-                    *present = Desired { leaving, ..desired };
+                    let next = Desired { leaving, ..desired };
+                    let differs = next != *present;
+                    *present = next;
+                    differs
                 });
                 return;
             }
@@ -315,6 +330,12 @@ impl Drop for Pods {
             entry.task.abort();
         }
     }
+}
+
+/// Makes a directory that only root enters, or makes it so.
+fn create_private(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 fn open_images(config: &Config) -> Result<Arc<ImageStore>, Error> {

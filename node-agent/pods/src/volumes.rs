@@ -1,4 +1,4 @@
-//! Volumes of a pod and the files every container finds in it: hosts, resolv.conf.
+//! Volumes of a pod.
 //!
 //! What comes from objects is written beside the old content and swapped in by one rename of
 //! `..data`, so that a reader sees one version or the other, as upstream's AtomicWriter does.
@@ -40,6 +40,8 @@ pub(crate) enum VolumeError {
     },
     #[error("volume {volume:?} is of a kind this node does not offer")]
     Unsupported { volume: String },
+    #[error("volume {volume:?} is in memory, of which this node offers no subPath")]
+    MemorySubPath { volume: String },
     #[error("volume {volume:?}: {source}")]
     Io { volume: String, source: io::Error },
     #[error("volume mount {name:?} names no volume of the pod")]
@@ -98,7 +100,7 @@ impl Volumes<'_> {
         self.volumes()
             .filter_map(|volume| {
                 let empty_dir = volume.empty_dir.as_ref()?;
-                (empty_dir.medium.as_deref() == Some("Memory")).then(|| Tmpfs {
+                is_in_memory(volume).then(|| Tmpfs {
                     path: self.path(&volume.name),
                     size_bytes: empty_dir
                         .size_limit
@@ -125,14 +127,13 @@ impl Volumes<'_> {
                 None => self.path(&volume.name),
             };
             if let Some(sub_path) = mount.sub_path.as_deref().filter(|path| !path.is_empty()) {
-                let relative = relative(&volume.name, sub_path)?;
-                source = source.join(relative);
-                if !source.exists() {
-                    fs::create_dir_all(&source).map_err(|source| VolumeError::Io {
-                        volume: volume.name.clone(),
-                        source,
-                    })?;
+                // Its content is in the shim's mount namespace alone: nobody here could say
+                // where a path in it leads.
+                if is_in_memory(volume) {
+                    let volume = volume.name.clone();
+                    return Err(VolumeError::MemorySubPath { volume });
                 }
+                source = sub_directory(&volume.name, &source, sub_path)?;
             }
             let writable = volume.empty_dir.is_some() || volume.host_path.is_some();
             mounts.push(BindMount {
@@ -424,81 +425,6 @@ fn check_host_path(volume: &str, host: &HostPathVolumeSource) -> Result<(), Volu
     })
 }
 
-/// `/etc/hosts` of a pod with its own address, as a kubelet writes it.
-pub(crate) fn hosts_file(pod: &Pod, hostname: &str, surroundings: &Surroundings) -> String {
-    let mut text = "\
-# Managed by Fairlead: changes are lost.
-127.0.0.1\tlocalhost
-::1\tlocalhost ip6-localhost ip6-loopback
-fe00::0\tip6-localnet
-fe00::0\tip6-mcastprefix
-fe00::1\tip6-allnodes
-fe00::2\tip6-allrouters
-"
-    .to_owned();
-    let spec = pod.spec.as_ref();
-    if let Some(address) = surroundings.pod_ip {
-        match spec.and_then(|spec| spec.subdomain.as_deref()) {
-            Some(subdomain) => {
-                let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                text.push_str(&format!(
-                    "{address}\t{hostname}.{subdomain}.{namespace}.svc.cluster.local\t{hostname}\n"
-                ));
-            }
-            None => text.push_str(&format!("{address}\t{hostname}\n")),
-        }
-    }
-    for alias in spec
-        .iter()
-        .flat_map(|spec| spec.host_aliases.iter().flatten())
-    {
-        let names = alias.hostnames.clone().unwrap_or_default().join("\t");
-        text.push_str(&format!("{}\t{names}\n", alias.ip));
-    }
-    text
-}
-
-/// `/etc/resolv.conf`: the node's own, unless the pod gives one (`dnsPolicy: None`) or adds to it.
-pub(crate) fn resolv_conf(pod: &Pod) -> String {
-    let spec = pod.spec.as_ref();
-    let mut text = match spec.and_then(|spec| spec.dns_policy.as_deref()) {
-        Some("None") => String::new(),
-        _ => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-    };
-    let Some(config) = spec.and_then(|spec| spec.dns_config.as_ref()) else {
-        return text;
-    };
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    for server in config.nameservers.iter().flatten() {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if let Some(searches) = config
-        .searches
-        .as_ref()
-        .filter(|searches| !searches.is_empty())
-    {
-        text.push_str(&format!("search {}\n", searches.join(" ")));
-    }
-    let options: Vec<String> = config
-        .options
-        .iter()
-        .flatten()
-        .filter_map(|option| {
-            let name = option.name.as_ref()?;
-            Some(match &option.value {
-                Some(value) => format!("{name}:{value}"),
-                None => name.clone(),
-            })
-        })
-        .collect();
-    if !options.is_empty() {
-        text.push_str(&format!("options {}\n", options.join(" ")));
-    }
-    text
-}
-
 fn relative(volume: &str, path: &str) -> Result<PathBuf, VolumeError> {
     let inside = Path::new(path)
         .components()
@@ -511,6 +437,42 @@ fn relative(volume: &str, path: &str) -> Result<PathBuf, VolumeError> {
             path: path.to_owned(),
         })
     }
+}
+
+fn is_in_memory(volume: &Volume) -> bool {
+    let medium = volume
+        .empty_dir
+        .as_ref()
+        .and_then(|empty_dir| empty_dir.medium.as_deref());
+    medium == Some("Memory")
+}
+
+/// The place below a volume's root that a subPath means, made where it is missing. Containers write
+/// into volumes: a symlink one of them left must not lead another out to the node's files.
+fn sub_directory(volume: &str, root: &Path, sub_path: &str) -> Result<PathBuf, VolumeError> {
+    let io_error = |source| VolumeError::Io {
+        volume: volume.to_owned(),
+        source,
+    };
+    let root = root.canonicalize().map_err(io_error)?;
+    let mut place = root.clone();
+    for component in relative(volume, sub_path)?.components() {
+        let next = place.join(component);
+        match fs::create_dir(&next) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        place = next.canonicalize().map_err(io_error)?;
+        if !place.starts_with(&root) {
+            return Err(VolumeError::Path {
+                volume: volume.to_owned(),
+                path: sub_path.to_owned(),
+            });
+        }
+    }
+    Ok(place)
 }
 
 fn bits(mode: Option<i32>, default: u32) -> u32 {
@@ -624,5 +586,25 @@ mod tests {
             fs::read_to_string(volume.join("labels")).unwrap(),
             "app=\"a\""
         );
+    }
+
+    #[test]
+    fn sub_path_through_a_symlink_stays_in_the_volume_or_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, outside) = (dir.path().join("v"), dir.path().join("outside"));
+        fs::create_dir_all(volume.join("real")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, volume.join("escape")).unwrap();
+        symlink("real", volume.join("alias")).unwrap();
+        let find = |sub_path| sub_directory("v", &volume, sub_path);
+        assert_eq!(find("alias/new").unwrap(), volume.join("real/new"));
+        assert!(volume.join("real/new").is_dir());
+        for sub_path in ["escape", "escape/new", "../outside", "/etc"] {
+            assert!(
+                matches!(find(sub_path), Err(VolumeError::Path { .. })),
+                "{sub_path}"
+            );
+        }
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     }
 }

@@ -2,6 +2,8 @@
 
 mod node;
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use fairlead_pods::Objects;
 use node::{IMAGE, container, on_node, pod, waiting};
 use serde_json::json;
@@ -35,6 +37,32 @@ fn pod_becomes_ready_and_is_removed_without_a_trace() {
         assert!(unified.contains(&node.config.cgroup_prefix), "{groups}");
         node.assign(&[]).await;
         node.wait_until_gone(&pod).await;
+        node.assert_nothing_left();
+    });
+}
+
+#[test]
+fn pod_that_cannot_be_removed_says_why_once_and_goes_when_it_can() {
+    on_node(|mut node| async move {
+        node.add_image();
+        let pod = pod("held", server());
+        node.assign(&[&pod]).await;
+        node.wait_until_ready(&pod).await;
+        // Specs of containers may hold secrets.
+        let specs = std::fs::metadata(node.config.run_dir.join("pods")).unwrap();
+        assert_eq!(specs.permissions().mode() & 0o777, 0o700);
+        node.hold_networks(true);
+        node.assign(&[]).await;
+        node.wait_for_event("FailedKillPod", "cannot detach the network: it is busy")
+            .await;
+        node.hold_networks(false);
+        node.wait_until_gone(&pod).await;
+        let told = node.events.iter();
+        assert_eq!(
+            told.filter(|(reason, _)| *reason == "FailedKillPod")
+                .count(),
+            1
+        );
         node.assert_nothing_left();
     });
 }

@@ -37,8 +37,8 @@ const STEPS: &[Step] = &[
         check: wrong_token,
     },
     Step {
-        name: "user_without_or_with_a_foreign_certificate_is_turned_away",
-        check: wrong_certificate,
+        name: "user_without_or_with_foreign_credentials_is_turned_away",
+        check: wrong_credentials,
     },
 ];
 
@@ -239,7 +239,7 @@ fn wrong_token(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-fn wrong_certificate(cluster: &mut Cluster) -> Result<()> {
+fn wrong_credentials(cluster: &mut Cluster) -> Result<()> {
     let ours = fs::read_to_string(cluster.layout().kubeconfig()).context("read our kubeconfig")?;
     // A cluster of somebody else's, with an authority of its own.
     let data = cluster.layout().folder().join("foreign");
@@ -259,7 +259,27 @@ fn wrong_certificate(cluster: &mut Cluster) -> Result<()> {
     )?;
     let theirs = fs::read_to_string(data.join("admin.kubeconfig")).context("read theirs")?;
 
-    let anonymous = without_fields(&ours, &["client-certificate-data", "client-key-data"]);
+    // kubectl without credentials asks for a password and sends nothing.
+    let url = format!(
+        "https://{}:6443/api/v1/namespaces",
+        address(Host::Control(1)).context("it has one")?
+    );
+    let anonymous = cluster.exec(
+        Host::Client,
+        "curl",
+        &["--silent", "--show-error", "--insecure", &url],
+    )?;
+    let status: serde_json::Value =
+        serde_json::from_str(&anonymous).with_context(|| format!("it answers {anonymous}"))?;
+    ensure!(
+        status["kind"] == "Status" && status["code"] == 401 && status["reason"] == "Unauthorized",
+        "nobody is answered {status}"
+    );
+
+    let token = format!(
+        "{}    token: made-up\n",
+        without_fields(&ours, &["client-certificate-data", "client-key-data"])
+    );
     let foreign_user = with_fields_of(
         &ours,
         &theirs,
@@ -268,14 +288,14 @@ fn wrong_certificate(cluster: &mut Cluster) -> Result<()> {
     let foreign_authority = with_fields_of(&ours, &theirs, &["certificate-authority-data"]);
     for (what, kubeconfig, says) in [
         (
-            "no certificate",
-            anonymous,
+            "a made-up token",
+            token,
             &["Unauthorized", "must be logged in", "provide credentials"],
         ),
         (
             "a foreign user",
             foreign_user,
-            &["Unauthorized", "must be logged in", "certificate"],
+            &["Unauthorized", "must be logged in", "provide credentials"],
         ),
         (
             "a foreign authority",

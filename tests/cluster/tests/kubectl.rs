@@ -117,7 +117,7 @@ fn views(cluster: &mut Cluster) -> Result<()> {
             ("get replicasets -n hello", &["DESIRED", "hello-"]),
             (
                 "get service hello -n hello",
-                &["EXTERNAL-IP", "LoadBalancer", "198.18.100.", "80:"],
+                &["EXTERNAL-IP", "LoadBalancer", "198.18.100.", "80/TCP"],
             ),
             ("get endpoints hello -n hello", &["ENDPOINTS", ":8080"]),
             ("get endpointslices -n hello", &["ENDPOINTS", "8080"]),
@@ -256,10 +256,14 @@ fn labels(cluster: &mut Cluster) -> Result<()> {
             "a label was overwritten without --overwrite"
         );
         kubectl.ok(&format!("label pod {pod} -n hello tier=back --overwrite"))?;
-        kubectl.ok(&format!("annotate pod {pod} -n hello note=kept"))?;
         kubectl.ok(&format!("label pod {pod} -n hello tier-"))?;
         let left = kubectl.ok("get pods -n hello -o name -l tier")?;
         ensure!(left.is_empty(), "the label is still there: {left}");
+        kubectl.ok(&format!("annotate pod {pod} -n hello note=kept"))?;
+        let note = "{.metadata.annotations.note}";
+        let kept = kubectl.ok(&format!("get pod {pod} -n hello -o jsonpath={note}"))?;
+        ensure!(kept == "kept", "the annotation is {kept:?}");
+        kubectl.ok(&format!("annotate pod {pod} -n hello note-"))?;
         Ok(())
     })
 }
@@ -280,11 +284,15 @@ fn scale(cluster: &mut Cluster) -> Result<()> {
 
 fn config_maps(cluster: &mut Cluster) -> Result<()> {
     with_both(cluster, |_, kubectl| {
+        // JSON proper: the old client takes whatever begins with a brace for it.
         let manifest = |colour: &str| {
-            format!(
-                "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: paint}}, data: {{colour: \
-                 {colour}, gloss: high}}}}"
-            )
+            serde_json::json!({
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "paint"},
+                "data": {"colour": colour, "gloss": "high"},
+            })
+            .to_string()
         };
         for (colour, said) in [
             ("red", "created"),

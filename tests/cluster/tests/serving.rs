@@ -87,7 +87,7 @@ fn kept_connections_answer(cluster: &mut Cluster) -> Result<()> {
     let vip = hello_vip(cluster)?;
     let report = cluster.traffic(
         Host::Client,
-        &format!("{vip}:80 --requests 2000 --clients 16 --keep-alive"),
+        &format!("{vip}:80 --requests 2000 --clients 32 --keep-alive"),
     )?;
     check_answers(&report, 2000, 3)?;
     check_clients_own_address(&report)
@@ -168,7 +168,8 @@ fn agent_killed_under_traffic(cluster: &mut Cluster) -> Result<()> {
     )?;
     let kept = RunningTraffic::start(
         cluster,
-        &format!("{vip}:80 --requests 2000 --per-second 100 --clients 6 --keep-alive --progress"),
+        // So many that each of the pods holds some of the connections, whatever their ports are.
+        &format!("{vip}:80 --requests 2000 --per-second 100 --clients 32 --keep-alive --progress"),
     )?;
     let node = Host::Node(2);
     new.wait_until(REQUESTS / 5)?;

@@ -12,7 +12,7 @@ use crate::{build, cargo, image, setup};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Subject {
-    /// Nanoseconds a packet in the loaded programs; requests and datagrams a second through the
+    /// Nanoseconds a packet in the loaded programs; how long tables take to program; requests and datagrams a second through the
     /// test network, against nftables DNAT in the same topology.
     Dataplane,
 }
@@ -32,9 +32,12 @@ pub(crate) fn run(subject: &Subject, workspace: &Workspace, progress: &Progress)
     let results = workspace.target().join("bench");
     fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
 
-    progress.step("measure: nanoseconds a packet");
+    progress.step("measure: tables, and nanoseconds a packet");
     let mut packets = std::process::Command::new(release.binary("bench-dataplane")?);
     packets.arg("--json").arg(results.join("packets.json"));
+    packets
+        .arg("--tables-json")
+        .arg(results.join("tables.json"));
     cargo::run_to_end(&mut packets, "bench-dataplane")?;
 
     let comparison = network::compare(&release, progress)?;

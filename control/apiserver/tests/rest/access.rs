@@ -25,6 +25,14 @@ async fn stranger_is_told_to_identify_except_by_probes() {
 }
 
 #[tokio::test]
+async fn master_of_another_cluster_is_a_stranger() {
+    let server = Server::start().await;
+    let foreigner = server.foreigner("admin", Some("system:masters"));
+    let status = foreigner.get("/api/v1/pods").await.expect(401);
+    assert_eq!(status["reason"], "Unauthorized");
+}
+
+#[tokio::test]
 async fn user_without_rights_is_refused_by_name() {
     let server = Server::start().await;
     let jane = server.client("jane", Some("developers"));

@@ -1,6 +1,7 @@
 //! A server of its own for every test, and a client that speaks to it.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -9,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use fairlead_api::{NodeName, status::Status};
-use fairlead_apiserver::{Config, Nodes, serve};
-use fairlead_pki::{Authority, Leaf, Subject, Usage};
+use fairlead_apiserver::{Config, FRONT_PROXY_USER, FrontProxy, Nodes, serve};
+use fairlead_pki::{Authority, CONTROL_SERVER_NAME, Clients, Leaf, Subject, Usage};
 use fairlead_store::{Limits, MemberId, Store, Timing};
 use http::{HeaderMap, Request, header};
 use http_body_util::{BodyExt, Full};
@@ -33,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The nodes of the test: they say what they are told to, and remember what they were asked.
 #[derive(Default)]
 pub(crate) struct ScriptedNodes {
+    /// Taken by the next question in place of `pieces`: what is sent into it while the answer is
+    /// being read.
+    pub(crate) live: Mutex<Option<mpsc::Receiver<Result<Bytes, String>>>>,
     pub(crate) pieces: Mutex<Vec<Result<Bytes, String>>>,
     pub(crate) asked: Mutex<Vec<(String, String, Value)>>,
 }
@@ -47,6 +51,9 @@ impl Nodes for ScriptedNodes {
     ) -> Result<mpsc::Receiver<Result<Bytes, String>>, Status> {
         let asked = (node.as_str().to_owned(), kind.to_owned(), request);
         self.asked.lock().unwrap().push(asked);
+        if let Some(live) = self.live.lock().unwrap().take() {
+            return Ok(live);
+        }
         let pieces = std::mem::take(&mut *self.pieces.lock().unwrap());
         let (sender, receiver) = mpsc::channel(pieces.len().max(1));
         for piece in pieces {
@@ -60,8 +67,24 @@ impl Nodes for ScriptedNodes {
     }
 }
 
+/// What the members of one cluster share: who signs their certificates.
+pub(crate) struct Realm {
+    authority: Authority,
+}
+
+impl Default for Realm {
+    fn default() -> Self {
+        let authority = Authority::generate("test").unwrap();
+        Self { authority }
+    }
+}
+
+/// Where the servers of this process serve the API, by their peer endpoints: tests take any port.
+static API_ADDRESSES: Mutex<BTreeMap<String, SocketAddr>> = Mutex::new(BTreeMap::new());
+
 /// What differs from test to test.
 pub(crate) struct Setting {
+    pub(crate) realm: Arc<Realm>,
     pub(crate) member: MemberId,
     pub(crate) service_cidr: &'static str,
     pub(crate) timing: Timing,
@@ -71,6 +94,7 @@ pub(crate) struct Setting {
 impl Default for Setting {
     fn default() -> Self {
         Self {
+            realm: Arc::default(),
             member: MemberId(1),
             service_cidr: "10.96.0.0/16",
             timing: Timing {
@@ -86,7 +110,7 @@ impl Default for Setting {
 /// A running server; it is stopped when dropped.
 pub(crate) struct Server {
     address: SocketAddr,
-    authority: Authority,
+    pub(crate) realm: Arc<Realm>,
     pub(crate) nodes: Arc<ScriptedNodes>,
     store: Store,
     /// How other members reach its store.
@@ -134,22 +158,43 @@ impl Server {
                 .unwrap();
         });
 
-        let authority = Authority::generate("test").unwrap();
+        let realm = setting.realm;
+        let authority = &realm.authority;
         let subject = Subject {
             common_name: "control",
             organization: None,
-            names: &["127.0.0.1".to_owned()],
+            names: &["127.0.0.1".to_owned(), CONTROL_SERVER_NAME.to_owned()],
         };
         let leaf = authority.issue(&subject, Usage::Server).unwrap();
-        let tls = fairlead_pki::server_config(&leaf, authority.certificate_pem()).unwrap();
+        let clients = Arc::new(Clients::of_authority(authority.certificate_pem()).unwrap());
+        let tls = fairlead_pki::server_config(&leaf, Arc::clone(&clients)).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
+        let mut addresses = API_ADDRESSES.lock().unwrap();
+        addresses.insert(endpoint.clone(), address);
+        drop(addresses);
+        let subject = Subject {
+            common_name: FRONT_PROXY_USER,
+            ..Subject::default()
+        };
+        let leaf = authority.issue(&subject, Usage::Client).unwrap();
+        let front_proxy = FrontProxy {
+            tls: fairlead_pki::client_config(Some(&leaf), authority.certificate_pem())
+                .unwrap()
+                .into(),
+            api_address: |member| {
+                let addresses = API_ADDRESSES.lock().unwrap();
+                addresses.get(&member.endpoint).copied()
+            },
+        };
         let nodes = Arc::new(ScriptedNodes::default());
         let config = Config {
             listeners: vec![listener],
             tls: Arc::new(tls),
+            clients,
             service_cidr: setting.service_cidr.parse().unwrap(),
             version: "1.37.0+fairlead-test".to_owned(),
+            front_proxy: Some(front_proxy),
         };
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn({
@@ -159,13 +204,12 @@ impl Server {
                 let shutdown = async {
                     let _ = stopped.await;
                 };
-                serve(config, store.clone(), nodes, shutdown).await.unwrap();
-                store.shutdown().await;
+                serve(config, store, nodes, shutdown).await.unwrap();
             }
         });
         Self {
             address,
-            authority,
+            realm,
             nodes,
             store,
             endpoint,
@@ -204,8 +248,19 @@ impl Server {
             organization: group,
             names: &[],
         };
-        let leaf = self.authority.issue(&subject, Usage::Client).unwrap();
+        let leaf = self.realm.authority.issue(&subject, Usage::Client).unwrap();
         self.connecting(Some(&leaf))
+    }
+
+    /// A client with a certificate of somebody else's authority of the same name.
+    pub(crate) fn foreigner(&self, user: &str, group: Option<&str>) -> Client {
+        let subject = Subject {
+            common_name: user,
+            organization: group,
+            names: &[],
+        };
+        let foreign = Authority::generate("test").unwrap();
+        self.connecting(Some(&foreign.issue(&subject, Usage::Client).unwrap()))
     }
 
     /// A client without one.
@@ -214,7 +269,8 @@ impl Server {
     }
 
     fn connecting(&self, leaf: Option<&Leaf>) -> Client {
-        let mut tls = fairlead_pki::client_config(leaf, self.authority.certificate_pem()).unwrap();
+        let mut tls =
+            fairlead_pki::client_config(leaf, self.realm.authority.certificate_pem()).unwrap();
         tls.alpn_protocols.clear();
         Client {
             address: self.address,
@@ -222,7 +278,7 @@ impl Server {
         }
     }
 
-    /// Stops the server and waits until it is down.
+    /// Stops the server, but not its store, and waits until it is down.
     pub(crate) async fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(serving) = self.serving.take() {
@@ -339,7 +395,7 @@ impl Client {
         }
     }
 
-    async fn request(
+    pub(crate) async fn request(
         &self,
         method: &str,
         path: &str,

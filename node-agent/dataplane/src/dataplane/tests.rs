@@ -1,10 +1,12 @@
 //! The real dataplane in network namespaces: programs loaded, maps written, pods connected. Each
 //! test is a node of its own, with a neighbour on its wire, a bpffs directory and a cgroup.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use fairlead_proto::node::DataplaneState;
 use testbed::{Deadline, NetNs, NetNsHandle, skip_without_root};
 
 use super::*;
@@ -110,6 +112,10 @@ impl Drop for Fixture {
     }
 }
 
+fn whole(state: &DataplaneState) -> Arc<Changes> {
+    Arc::new(Changes::whole(state.clone()))
+}
+
 fn names(view: &Value) -> Vec<&str> {
     view.as_array()
         .unwrap()
@@ -136,7 +142,10 @@ fn reopened_dataplane_adopts_what_the_maps_hold() {
     fixture.agent(async |config| {
         let dataplane = Dataplane::open(config).await.unwrap();
         assert_eq!(dataplane.generation(), Generation(0));
-        let applied = dataplane.apply(&state(), Generation(5)).await.unwrap();
+        let applied = dataplane
+            .apply(whole(&state()), Generation(5))
+            .await
+            .unwrap();
         assert_eq!(applied.generation, Generation(5));
         assert!(applied.actions > 20);
         let services = dataplane.view("services", &json!({})).unwrap();
@@ -157,9 +166,12 @@ fn reopened_dataplane_adopts_what_the_maps_hold() {
             2,
             "before anything is applied"
         );
-        let again = dataplane.apply(&state(), Generation(5)).await.unwrap();
+        let again = dataplane
+            .apply(whole(&state()), Generation(5))
+            .await
+            .unwrap();
         assert_eq!(again.actions, 0, "the maps held the state");
-        let older = dataplane.apply(&state(), Generation(4)).await;
+        let older = dataplane.apply(whole(&state()), Generation(4)).await;
         assert!(matches!(older, Err(Error::Older { .. })), "{older:?}");
     });
 }
@@ -172,7 +184,10 @@ fn stale_entries_vanish_with_the_first_state_after_a_restart() {
     let fixture = Fixture::new();
     fixture.agent(async |config| {
         let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane.apply(&state(), Generation(5)).await.unwrap();
+        dataplane
+            .apply(whole(&state()), Generation(5))
+            .await
+            .unwrap();
     });
     fixture.agent(async |config| {
         let dataplane = Dataplane::open(config).await.unwrap();
@@ -186,7 +201,11 @@ fn stale_entries_vanish_with_the_first_state_after_a_restart() {
         smaller.services[0].backends.truncate(2);
         smaller.nodes.truncate(2);
         smaller.routes.truncate(2);
-        dataplane.apply(&smaller, Generation(6)).await.unwrap();
+        dataplane
+            .apply(whole(&smaller), Generation(6))
+            .await
+            .unwrap();
+        dataplane.settle().await.unwrap();
         assert_eq!(rows(&dataplane, "services").len(), 1);
         assert_eq!(rows(&dataplane, "backends").len(), 2);
         assert_eq!(rows(&dataplane, "nodes").len(), 1);
@@ -206,16 +225,23 @@ fn invalid_state_is_refused_whole() {
     let fixture = Fixture::new();
     fixture.agent(async |config| {
         let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane.apply(&state(), Generation(5)).await.unwrap();
+        dataplane
+            .apply(whole(&state()), Generation(5))
+            .await
+            .unwrap();
+        dataplane.settle().await.unwrap();
         let before = dataplane.state().loaded.tables.observe().unwrap();
         let mut bad = state();
         bad.services.remove(0);
         bad.services[0].frontends[0].port = 0;
-        let refused = dataplane.apply(&bad, Generation(6)).await.unwrap_err();
+        let refused = dataplane
+            .apply(whole(&bad), Generation(6))
+            .await
+            .unwrap_err();
         assert!(
             refused
                 .to_string()
-                .contains("services[0].frontends[0].port"),
+                .contains("services[2].frontends[0].port"),
             "{refused}"
         );
         assert_eq!(dataplane.state().loaded.tables.observe().unwrap(), before);
@@ -238,7 +264,10 @@ fn pod_is_connected_once_and_disconnected_without_a_trace() {
             .set_pod_cidr("10.244.1.0/24".parse().unwrap())
             .await
             .unwrap();
-        dataplane.apply(&state(), Generation(5)).await.unwrap();
+        dataplane
+            .apply(whole(&state()), Generation(5))
+            .await
+            .unwrap();
         let address = dataplane.attach_pod("uid-a", &netns).await.unwrap();
         assert_eq!(address.to_string(), "10.244.1.1");
         assert_eq!(
@@ -341,7 +370,10 @@ fn way_to_a_node_is_resolved_and_follows_its_address() {
     };
     fixture.agent(async |config| {
         let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane.apply(&state(), Generation(5)).await.unwrap();
+        dataplane
+            .apply(whole(&state()), Generation(5))
+            .await
+            .unwrap();
         for (mac, change) in [("02:00:00:00:00:02", false), ("02:00:00:00:00:22", true)] {
             fixture
                 .peer
@@ -379,7 +411,10 @@ fn destroyed_dataplane_leaves_nothing() {
             .set_pod_cidr("10.244.1.0/24".parse().unwrap())
             .await
             .unwrap();
-        dataplane.apply(&state(), Generation(5)).await.unwrap();
+        dataplane
+            .apply(whole(&state()), Generation(5))
+            .await
+            .unwrap();
         dataplane.attach_pod("uid-a", &netns).await.unwrap();
         drop(dataplane);
         assert!(fixture.links().contains("xdp"), "{}", fixture.links());
@@ -441,27 +476,63 @@ fn one_change_among_ten_thousand_services_is_a_handful_of_actions() {
         .collect();
     fixture.agent(async |config| {
         let dataplane = Dataplane::open(config).await.unwrap();
-        let begun = std::time::Instant::now();
-        dataplane.apply(&state, Generation(1)).await.unwrap();
-        println!("10,000 services of 10 backends: {:?}", begun.elapsed());
+        dataplane.apply(whole(&state), Generation(1)).await.unwrap();
+        for generation in 2..=4 {
+            let service = &mut state.services[4_999];
+            service.backends.pop();
+            let changes = Changes {
+                services: BTreeMap::from([(service.id, Some(service.clone()))]),
+                ..Changes::default()
+            };
+            let change = dataplane.apply(Arc::new(changes), Generation(generation));
+            let change = change.await.unwrap();
+            assert!(change.actions < 10, "{} actions", change.actions);
+        }
+        dataplane.settle().await.unwrap();
+        assert_eq!(dataplane.state().observed.level(), []);
+        let resynced = dataplane.resync().await.unwrap();
+        assert_eq!(resynced, 0, "the maps hold what was written");
+    });
+}
 
-        state.services[4_999].backends.pop();
-        let begun = std::time::Instant::now();
-        let change = dataplane.apply(&state, Generation(2)).await.unwrap();
-        println!(
-            "the first change, which fills the other bank: {:?}",
-            begun.elapsed()
-        );
-        assert!(change.actions > 20_000);
+#[test]
+fn changes_before_any_whole_state_are_refused() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    fixture.agent(async |config| {
+        let dataplane = Dataplane::open(config).await.unwrap();
+        let early = dataplane.apply(Arc::default(), Generation(1)).await;
+        assert!(matches!(early, Err(Error::Incomplete)), "{early:?}");
+    });
+}
 
-        state.services[4_999].backends.pop();
-        let begun = std::time::Instant::now();
-        let change = dataplane.apply(&state, Generation(3)).await.unwrap();
-        println!(
-            "one change: {:?}, {} actions",
-            begun.elapsed(),
-            change.actions
-        );
-        assert!(change.actions < 10, "{} actions", change.actions);
+#[test]
+fn what_somebody_else_wrote_is_put_right_by_the_next_resync() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    fixture.agent(async |config| {
+        let dataplane = Dataplane::open(config).await.unwrap();
+        dataplane
+            .apply(whole(&state()), Generation(5))
+            .await
+            .unwrap();
+        dataplane.settle().await.unwrap();
+        let good = dataplane.state().loaded.tables.observe().unwrap();
+        {
+            let mut state = dataplane.state();
+            let (slot, _) = state.observed.backends.iter().next().unwrap();
+            let tables = &mut state.loaded.tables;
+            tables.backends.set(slot, Default::default()).unwrap();
+            tables.backend_ids.remove(&21).unwrap();
+        }
+        assert!(dataplane.resync().await.unwrap() > 0);
+        dataplane.settle().await.unwrap();
+        let read = dataplane.state().loaded.tables.observe().unwrap();
+        assert_eq!(read.backends.count(), good.backends.count());
+        assert_eq!(dataplane.resync().await.unwrap(), 0);
     });
 }

@@ -7,6 +7,7 @@ use fairlead_dataplane_common::NODE_RESOLVED;
 use fairlead_proto::node::{BackendState, DataplaneState};
 
 use super::*;
+use crate::changes::Changes;
 use crate::examples::{backend, own, service, state};
 use crate::local::Way;
 
@@ -29,12 +30,13 @@ impl Maps {
     /// Whom packets for a frontend can reach, as the programs find out: addresses and nodes' ids.
     fn reachable(&self, vip: [u8; 4]) -> Result<BTreeSet<(IpAddr, u32)>, String> {
         let bank = self.observed.active();
+        let services = self.observed.services(bank);
         let key = FrontendKey::new(0, Address::from(IpAddr::from(vip)), 6, 80_u16.to_be());
-        let Some(frontend) = self.observed.frontends[bank].get(&key) else {
+        let Some(frontend) = self.observed.frontends(bank).get(&key) else {
             return Ok(BTreeSet::new());
         };
-        let service = self.observed.services[bank]
-            .get(&frontend.service)
+        let service = services
+            .get(frontend.service)
             .ok_or(format!("service slot {} is free", frontend.service))?;
         let mut reachable = BTreeSet::new();
         for slot in service.lut_offset..service.lut_offset + service.lut_length {
@@ -45,12 +47,13 @@ impl Maps {
             let backend = self
                 .observed
                 .backends
-                .get(backend)
+                .get(*backend)
                 .ok_or(format!("backend slot {backend} is free"))?;
             let node = match backend.node {
                 NODE_LOCAL => 1,
+                NODE_ELSEWHERE => 0,
                 slot => {
-                    let node = self.observed.nodes.get(&slot);
+                    let node = self.observed.nodes.get(slot);
                     node.ok_or(format!("node slot {slot} is free"))?.id
                 }
             };
@@ -75,44 +78,68 @@ fn local() -> Local {
 }
 
 fn desired(state: &DataplaneState) -> Desired {
-    Desired::check(state, &own()).unwrap()
+    let whole = Changes::whole(state.clone());
+    Desired::default().advance(&whole, &own()).unwrap().0
+}
+
+/// All actions of a plan, with those that bring the bank that is left level.
+fn actions(
+    maps: &Maps,
+    desired: &Desired,
+    scope: &Scope,
+    local: &Local,
+    generation: u64,
+) -> Vec<Action> {
+    let generation = Generation(generation);
+    let plan = plan(desired, scope, local, &maps.observed, generation).unwrap();
+    let mut after = maps.observed.clone();
+    let mut actions = plan.enter;
+    actions.extend(plan.leave);
+    for action in &actions {
+        after.record(action);
+    }
+    actions.extend(after.level());
+    actions
 }
 
 fn planned(state: &DataplaneState, maps: &Maps, generation: u64) -> Vec<Action> {
-    plan(
-        &desired(state),
-        &local(),
-        &maps.observed,
-        Generation(generation),
-    )
-    .unwrap()
+    let desired = desired(state);
+    actions(maps, &desired, &Scope::Everything, &local(), generation)
 }
 
 /// Applies `state`; after each action, packets for every frontend see the old or the new backends.
 fn apply(maps: &mut Maps, state: &DataplaneState, generation: u64) -> Vec<Action> {
     let actions = planned(state, maps, generation);
-    let frontends = [HELLO_VIP, HELLO_CLUSTER, DNS_CLUSTER];
-    let before = frontends.map(|vip| maps.reachable(vip).unwrap());
+    execute(maps, &actions);
+    actions
+}
+
+fn execute(maps: &mut Maps, actions: &[Action]) {
+    // By address: the node that a pod is reached by may change under a state that stays.
+    let reachable = |maps: &Maps| {
+        [HELLO_VIP, HELLO_CLUSTER, DNS_CLUSTER].map(|vip| {
+            let reachable = maps.reachable(vip)?;
+            Ok::<BTreeSet<IpAddr>, String>(reachable.into_iter().map(|(at, _)| at).collect())
+        })
+    };
+    let before = reachable(maps);
     let mut after = Maps {
         observed: maps.observed.clone(),
         lut: maps.lut.clone(),
     };
-    for action in &actions {
+    for action in actions {
         after.execute(action);
     }
-    let after = frontends.map(|vip| after.reachable(vip).unwrap());
+    let after = reachable(&after);
     for (step, action) in actions.iter().enumerate() {
         maps.execute(action);
-        let now = frontends.map(|vip| {
-            maps.reachable(vip)
-                .unwrap_or_else(|problem| panic!("after action {step}, {action:?}: {problem}"))
-        });
+        let now = reachable(maps);
         assert!(
-            now == before || now == after,
+            now.iter().all(Result::is_ok) && (now == before || now == after),
             "after action {step}, {action:?}: {now:?}"
         );
     }
-    actions
+    assert_eq!(maps.observed.level(), [], "both banks are alike");
 }
 
 fn kinds(actions: &[Action]) -> Vec<&'static str> {
@@ -129,6 +156,7 @@ fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::RemoveBackendId { .. } => "remove backend id",
             Action::WriteTable { .. } => "write table",
             Action::KeepTable { .. } => "keep table",
+            Action::FreeTable { .. } => "free table",
             Action::ResetStats { .. } => "reset stats",
             Action::WriteService { entry, .. } if entry.id == 0 => "clear service",
             Action::WriteService { .. } => "write service",
@@ -154,12 +182,8 @@ fn first_state_is_written_aside_and_flipped_in_once() {
         .filter(|a| matches!(a, Action::WriteConfig { .. }))
         .count();
     assert_eq!(flips, 1);
-    assert_eq!(
-        actions.last(),
-        Some(&Action::SetGeneration {
-            generation: Generation(5)
-        })
-    );
+    let generation = Generation(5);
+    assert!(actions.contains(&Action::SetGeneration { generation }));
     assert_eq!(maps.observed.active(), 1, "bank 0 was in force, if empty");
     let reachable = maps.reachable(HELLO_VIP).unwrap();
     let wanted: BTreeSet<(IpAddr, u32)> = (1..=3)
@@ -169,7 +193,7 @@ fn first_state_is_written_aside_and_flipped_in_once() {
     assert_eq!(maps.reachable(HELLO_CLUSTER).unwrap(), wanted);
     let vip = FrontendKey::of_address(0, Address::from(IpAddr::from(HELLO_VIP)));
     assert!(
-        maps.observed.frontends[1].get(&vip).is_some(),
+        maps.observed.frontends(1).get(&vip).is_some(),
         "the VIP itself has an entry"
     );
 }
@@ -188,7 +212,7 @@ fn restarted_agent_keeps_the_tables_it_finds() {
     apply(&mut maps, &state(), 5);
     for (range, table) in &mut maps.observed.tables {
         let slots = (range.offset..range.offset + range.len).map(|slot| maps.lut[&slot]);
-        *table = Table::Found(slots.collect());
+        table.content = Content::Found(slots.collect());
     }
     let actions = apply(&mut maps, &state(), 5);
     assert_eq!(kinds(&actions), ["keep table"]);
@@ -200,7 +224,7 @@ fn damaged_table_found_after_a_restart_is_written_anew() {
     let mut maps = Maps::default();
     apply(&mut maps, &state(), 5);
     for table in maps.observed.tables.values_mut() {
-        *table = Table::Found(vec![1]);
+        table.content = Content::Found(vec![1]);
     }
     let kinds = kinds(&apply(&mut maps, &state(), 5));
     assert_eq!(
@@ -208,8 +232,9 @@ fn damaged_table_found_after_a_restart_is_written_anew() {
         [
             "write table",
             "write service",
-            "write bucket",
-            "write config"
+            "write config",
+            "free table",
+            "write service",
         ]
     );
 }
@@ -253,11 +278,12 @@ fn removed_backend_is_freed_only_after_the_flip() {
         [
             "write table",
             "write service",
-            "write bucket",
             "write config",
+            "set generation",
             "remove backend id",
             "clear backend",
-            "set generation",
+            "free table",
+            "write service",
         ]
     );
 }
@@ -272,7 +298,10 @@ fn draining_backend_leaves_the_table_and_keeps_its_slot() {
     apply(&mut maps, &state, 6);
     assert_eq!(maps.reachable(HELLO_VIP).unwrap().len(), 2);
     assert_eq!(maps.observed.backend_ids[&11], slot);
-    assert_eq!(maps.observed.backends[&slot].state, BACKEND_DRAINING);
+    assert_eq!(
+        maps.observed.backends.get(slot).unwrap().state,
+        BACKEND_DRAINING
+    );
 }
 
 #[test]
@@ -282,10 +311,7 @@ fn service_without_backends_keeps_its_frontends_and_no_table() {
     apply(&mut maps, &state, 5);
     state.services[0].backends.clear();
     apply(&mut maps, &state, 6);
-    let service = maps.observed.services[maps.observed.active()]
-        .values()
-        .find(|entry| entry.id == 1)
-        .unwrap();
+    let (_, service) = maps.observed.service(ServiceId(1)).unwrap();
     assert_eq!(service.lut_length, 0);
     assert_eq!(maps.reachable(HELLO_VIP).unwrap(), BTreeSet::new());
 }
@@ -302,9 +328,9 @@ fn removed_service_node_and_route_leave_nothing() {
     let actions = apply(&mut maps, &state, 6);
     assert_eq!(planned(&state, &maps, 6), []);
     let observed = &maps.observed;
-    assert_eq!(observed.nodes.len(), 1);
+    assert_eq!(observed.nodes.count(), 1);
     assert_eq!(observed.node_addresses.len(), 1);
-    assert_eq!(observed.backends.len(), 2);
+    assert_eq!(observed.backends.count(), 2);
     assert_eq!(observed.backend_ids.len(), 2);
     // The cluster's range, the own range, and for the one node its address and its pods' range.
     assert_eq!(observed.routes.len(), 4);
@@ -323,12 +349,7 @@ fn service_keeps_its_slot_while_others_come_and_go() {
     let mut maps = Maps::default();
     let mut state = state();
     apply(&mut maps, &state, 1);
-    let slot_of = |maps: &Maps, id: u32| {
-        let bank = &maps.observed.services[maps.observed.active()];
-        bank.iter()
-            .find(|(_, entry)| entry.id == id)
-            .map(|(slot, _)| *slot)
-    };
+    let slot_of = |maps: &Maps, id: u32| maps.observed.service(ServiceId(id)).map(|(slot, _)| slot);
     let dns = slot_of(&maps, 2).unwrap();
     for generation in 2..20 {
         let number = generation as u32;
@@ -359,7 +380,7 @@ fn known_way_resolves_the_node_and_a_restart_does_not_forget_it() {
         },
     );
     let wanted = desired(&state());
-    for action in plan(&wanted, &here, &maps.observed, Generation(5)).unwrap() {
+    for action in actions(&maps, &wanted, &Scope::Everything, &here, 5) {
         maps.execute(&action);
     }
     let resolved = |maps: &Maps, id: u32| {
@@ -371,7 +392,7 @@ fn known_way_resolves_the_node_and_a_restart_does_not_forget_it() {
     assert!(resolved(&maps, 2) && !resolved(&maps, 3));
     let after_restart = local();
     assert_eq!(
-        plan(&wanted, &after_restart, &maps.observed, Generation(5)).unwrap(),
+        actions(&maps, &wanted, &Scope::Everything, &after_restart, 5),
         []
     );
 }
@@ -393,7 +414,7 @@ fn id_with_another_address_gets_a_slot_of_its_own() {
             .unwrap()
             .contains(&([10, 244, 2, 99].into(), 2))
     );
-    assert!(!maps.observed.backends.contains_key(&slot));
+    assert!(maps.observed.backends.get(slot).is_none());
 }
 
 #[test]
@@ -409,6 +430,7 @@ fn state_beyond_a_capacity_is_refused_by_name() {
     }));
     let refused = plan(
         &desired(&state),
+        &Scope::Everything,
         &local(),
         &Observed::default(),
         Generation(1),
@@ -447,6 +469,203 @@ fn hundred_random_changes_keep_every_packet_whole() {
     }
 }
 
+/// What packets and people can see of the maps: everything but which slots and ranges are used.
+#[derive(Debug, PartialEq)]
+struct Visible {
+    /// Frontends, and the tables behind each as backends' ids.
+    frontends: BTreeMap<FrontendAt, (u32, Vec<u32>)>,
+    /// Backends by id, with the id of the node instead of its slot.
+    backends: BTreeMap<u32, BackendEntry>,
+    nodes: BTreeMap<u32, NodeEntry>,
+    routes: BTreeMap<Prefix, (u32, u32)>,
+    vpcs: BTreeSet<u32>,
+    table_slots: u32,
+}
+
+impl Maps {
+    fn visible(&self) -> Visible {
+        let observed = &self.observed;
+        let bank = observed.active();
+        let node_id = |slot: u32| observed.nodes.get(slot).map_or(0, |node| node.id);
+        let table = |service: &ServiceEntry| {
+            let lut::Range { offset, len } = range_of(service);
+            let backends =
+                (offset..offset + len).map(|slot| observed.backends.get(self.lut[&slot]));
+            backends.map(|backend| backend.unwrap().id).collect()
+        };
+        let frontends = observed.frontends(bank).iter().map(|entry| {
+            let service = observed.services(bank).get(entry.service);
+            let seen = match service {
+                Some(service) => (service.id, table(service)),
+                None => (0, Vec::new()),
+            };
+            (place_of(&entry.key), seen)
+        });
+        let backends = observed.backend_ids.iter().map(|(id, slot)| {
+            let mut entry = *observed.backends.get(*slot).unwrap();
+            entry.node = node_id(entry.node);
+            (*id, entry)
+        });
+        let routes = observed
+            .routes
+            .iter()
+            .map(|(prefix, route)| (*prefix, (route.kind, node_id(route.node))));
+        assert_eq!(observed.backends.count(), observed.backend_ids.len());
+        assert_eq!(observed.nodes.count(), observed.node_addresses.len());
+        Visible {
+            frontends: frontends.collect(),
+            backends: backends.collect(),
+            nodes: observed
+                .nodes
+                .values()
+                .map(|node| (node.id, *node))
+                .collect(),
+            routes: routes.collect(),
+            vpcs: observed.vpcs.clone(),
+            table_slots: observed.lut().capacity() - observed.lut().free_slots(),
+        }
+    }
+}
+
+/// Makes one random change of a cluster: a service, a node or a route comes, changes or goes.
+fn random_change(state: &DataplaneState, next: &mut impl FnMut(u32) -> u32) -> Changes {
+    let mut changes = Changes::default();
+    for _ in 0..=next(2) {
+        let id = 1 + next(5);
+        let mut changed = service(id, "s", [10, 96, 1, id as u8], None);
+        if next(2) == 0 {
+            changed = service(
+                id,
+                "s",
+                [10, 96, 1, id as u8],
+                Some([198, 18, 100, id as u8]),
+            );
+        }
+        let kept = next(16);
+        changed.vpc = if next(4) == 0 { 7 + next(2) } else { 0 };
+        changed.backends = (1..=4)
+            .filter(|node| kept & (1 << (node - 1)) != 0)
+            .map(|node| backend(id, node))
+            .collect();
+        for backend in &mut changed.backends {
+            backend.weight = next(3);
+            if next(4) == 0 {
+                backend.state = BackendState::Draining.into();
+            }
+            if next(16) == 0 {
+                backend.address = vec![10, 244, 9, next(250) as u8 + 1].into();
+            }
+        }
+        let goes = next(4) == 0;
+        changes.services.insert(id, (!goes).then_some(changed));
+    }
+    if next(8) == 0 {
+        let node = &state.nodes[1 + next(2) as usize];
+        let goes = next(2) == 0;
+        let kept = (!goes).then(|| node.clone());
+        changes.nodes.insert(node.name.clone(), kept);
+    }
+    if next(8) == 0 {
+        let route = state.routes[next(3) as usize].clone();
+        let key = route.key.clone().unwrap();
+        let goes = next(2) == 0;
+        changes
+            .routes
+            .insert((key.vpc, key.prefix), (!goes).then_some(route));
+    }
+    changes
+}
+
+#[test]
+fn random_changes_leave_the_maps_as_a_plan_from_nothing_makes_them() {
+    for seed in 1..=6_u64 {
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut next = move |below: u32| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 16) as u32 % below
+        };
+        let start = state();
+        let mut maps = Maps::default();
+        apply(&mut maps, &start, 1);
+        let mut wanted = desired(&start);
+        for generation in 2..=40 {
+            let changes = random_change(&start, &mut next);
+            let (changed, scope) = wanted.advance(&changes, &own()).unwrap();
+            wanted = changed;
+            let at = format!("seed {seed}, generation {generation}");
+            let actions = actions(&maps, &wanted, &scope, &local(), generation);
+            execute(&mut maps, &actions);
+
+            let mut fresh = Maps::default();
+            let whole = self::actions(&fresh, &wanted, &Scope::Everything, &local(), generation);
+            execute(&mut fresh, &whole);
+            assert_eq!(maps.visible(), fresh.visible(), "{at}");
+            let again = self::actions(&maps, &wanted, &Scope::Everything, &local(), generation);
+            assert_eq!(again, [], "{at}");
+        }
+    }
+}
+
+#[test]
+fn plan_that_was_cut_short_anywhere_is_put_right_by_the_next_whole_one() {
+    let mut next_state = state();
+    next_state.services[0].backends.remove(1);
+    next_state.services[1] = service(3, "other", [10, 96, 0, 3], Some([198, 18, 100, 3]));
+    next_state.nodes.truncate(2);
+    next_state.routes.truncate(2);
+    let mut complete = Maps::default();
+    apply(&mut complete, &next_state, 6);
+    for cut in 0.. {
+        let mut maps = Maps::default();
+        apply(&mut maps, &state(), 5);
+        let actions = planned(&next_state, &maps, 6);
+        if cut > actions.len() {
+            break;
+        }
+        for action in &actions[..cut] {
+            maps.execute(action);
+        }
+        for action in planned(&next_state, &maps, 6) {
+            maps.execute(&action);
+        }
+        assert_eq!(maps.visible(), complete.visible(), "after {cut} actions");
+        assert_eq!(planned(&next_state, &maps, 6), [], "after {cut} actions");
+        assert_eq!(maps.observed.level(), []);
+    }
+}
+
+#[test]
+fn change_of_one_service_looks_at_nothing_else() {
+    let mut maps = Maps::default();
+    apply(&mut maps, &state(), 5);
+    let mut hello = state().services.remove(0);
+    hello.backends.pop();
+    let changes = Changes {
+        services: BTreeMap::from([(1, Some(hello))]),
+        ..Changes::default()
+    };
+    let (wanted, scope) = desired(&state()).advance(&changes, &own()).unwrap();
+    // What somebody else broke is not this plan's to see.
+    maps.observed
+        .record(&Action::RemoveBackendId { id: BackendId(21) });
+    let actions = actions(&maps, &wanted, &scope, &local(), 6);
+    assert_eq!(
+        kinds(&actions),
+        [
+            "write table",
+            "write service",
+            "write config",
+            "set generation",
+            "remove backend id",
+            "clear backend",
+            "free table",
+            "write service",
+        ]
+    );
+}
+
 #[test]
 fn service_that_may_be_passed_on_lists_the_nodes_own_backends_behind_its_table() {
     let mut maps = Maps::default();
@@ -462,13 +681,13 @@ fn service_that_may_be_passed_on_lists_the_nodes_own_backends_behind_its_table()
         wanted.services[0].forwarding = forwarding.to_owned();
         apply(&mut maps, &wanted, generation);
         let bank = maps.observed.active();
-        let services = &maps.observed.services[bank];
+        let services = maps.observed.services(bank);
         let hello = services.values().find(|service| service.id == 1).unwrap();
         assert_eq!(hello.flags & SERVICE_DR != 0, lists, "{forwarding}");
         assert_eq!(hello.local_length, u32::from(lists), "{forwarding}");
         if lists {
             let slot = maps.lut[&hello.local_index(7).unwrap()];
-            assert_eq!(maps.observed.backends[&slot].node, NODE_LOCAL);
+            assert_eq!(maps.observed.backends.get(slot).unwrap().node, NODE_LOCAL);
         }
         let dns = services.values().find(|service| service.id == 2).unwrap();
         assert_eq!(dns.local_length, 0, "nothing from outside asks for it");

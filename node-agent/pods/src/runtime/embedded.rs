@@ -104,31 +104,15 @@ impl EmbeddedRuntime {
         }))
     }
 
-    /// Ends what a dead shim left running and writes the exits it could not write.
-    fn bury(&self, uid: &str) -> io::Result<Vec<ContainerState>> {
+    /// [`bury`], off the async threads: the kernel takes its time to let go of a cgroup.
+    async fn bury(&self, uid: &str) -> io::Result<Vec<ContainerState>> {
         let dir = self.dir(uid);
-        let sandbox = read_sandbox(&dir)?;
-        sandbox.cgroups.kill_pod()?;
-        let mut containers = Vec::new();
-        for record in records(&dir)? {
-            let container_dir = record.dir(&dir);
-            let exit = match fs::read(container_dir.join(EXIT_FILE)) {
-                Ok(bytes) => serde_json::from_slice(&bytes)?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let exit = lost(&record);
-                    let bytes = serde_json::to_vec(&exit)?;
-                    write_atomically(&container_dir.join(EXIT_FILE), &bytes)?;
-                    exit
-                }
-                Err(error) => return Err(error),
-            };
-            sandbox.cgroups.remove_container(&record.id)?;
-            containers.push(ContainerState {
-                record,
-                phase: Phase::Exited(exit),
-            });
-        }
-        Ok(containers)
+        tokio::task::spawn_blocking(move || match bury(&dir) {
+            // No sandbox, nothing dead.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            other => other,
+        })
+        .await?
     }
 
     fn living_shim(&self, uid: &str) -> Option<i32> {
@@ -163,6 +147,8 @@ impl Runtime for EmbeddedRuntime {
         }
         let fail = |error: io::Error| RuntimeError::new("cannot start the pod's sandbox", error);
         let bytes = serde_json::to_vec(sandbox).expect("a sandbox is plain data");
+        // Before a new shim reads what the old one left.
+        self.bury(&sandbox.uid).await.map_err(fail)?;
         fs::create_dir_all(&dir)
             .and_then(|()| write_atomically(&dir.join(SANDBOX_FILE), &bytes))
             .map_err(fail)?;
@@ -173,21 +159,17 @@ impl Runtime for EmbeddedRuntime {
         let fail = |error: &dyn std::fmt::Display| {
             RuntimeError::new("cannot learn the pod's state", error)
         };
-        if self.living_shim(uid).is_none() {
-            let containers = match self.bury(uid) {
-                Ok(containers) => containers,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-                Err(error) => return Err(fail(&error)),
-            };
+        let opened = Connection::open(&self.dir(uid)).await;
+        // A socket that refuses is that of a shim that has died, or is about to.
+        if opened.is_err() && self.wait_for_shim_to_end(uid).await {
+            let containers = self.bury(uid).await.map_err(|error| fail(&error))?;
             return Ok(watch::Sender::new(PodState {
                 alive: false,
                 containers,
             })
             .subscribe());
         }
-        let mut connection = Connection::open(&self.dir(uid))
-            .await
-            .map_err(|error| fail(&error))?;
+        let mut connection = opened.map_err(|error| fail(&error))?;
         let first = connection
             .ask(&Request::Watch)
             .await
@@ -309,12 +291,12 @@ impl Runtime for EmbeddedRuntime {
                 }
             }
         }
-        match self.bury(uid) {
-            Ok(_) => {}
+        self.bury(uid).await.map_err(|error| fail(&error))?;
+        let sandbox = match read_sandbox(&self.dir(uid)) {
+            Ok(sandbox) => sandbox,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(fail(&error)),
-        }
-        let sandbox = read_sandbox(&self.dir(uid)).map_err(|error| fail(&error))?;
+        };
         // Removing groups waits for the kernel to let go of what was killed.
         tokio::task::spawn_blocking(move || sandbox.cgroups.remove_pod())
             .await
@@ -346,6 +328,32 @@ impl Runtime for EmbeddedRuntime {
             other => other.map_err(|error| RuntimeError::new("cannot list sandboxes", error)),
         }
     }
+}
+
+/// Ends what a dead shim left running and writes the exits it could not write.
+fn bury(dir: &Path) -> io::Result<Vec<ContainerState>> {
+    let sandbox = read_sandbox(dir)?;
+    sandbox.cgroups.kill_pod()?;
+    let mut containers = Vec::new();
+    for record in records(dir)? {
+        let container_dir = record.dir(dir);
+        let exit = match fs::read(container_dir.join(EXIT_FILE)) {
+            Ok(bytes) => serde_json::from_slice(&bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let exit = lost(&record);
+                let bytes = serde_json::to_vec(&exit)?;
+                write_atomically(&container_dir.join(EXIT_FILE), &bytes)?;
+                exit
+            }
+            Err(error) => return Err(error),
+        };
+        sandbox.cgroups.remove_container(&record.id)?;
+        containers.push(ContainerState {
+            record,
+            phase: Phase::Exited(exit),
+        });
+    }
+    Ok(containers)
 }
 
 fn read_sandbox(dir: &Path) -> io::Result<Sandbox> {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use crate::files::remove_file_if_any;
+
 /// A line longer than this is written in parts, all but the last marked `P`.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
@@ -120,9 +122,10 @@ impl LogFile {
         Ok(())
     }
 
-    /// Moves the present file to `N.log.TIMESTAMP`, as a kubelet does, and drops the oldest.
+    /// Moves the present file to `N.log.TIMESTAMP`, as a kubelet does, and drops the oldest. A
+    /// container may fill a file in less than a millisecond: the names tell nanoseconds apart.
     fn rotate(&mut self) -> io::Result<()> {
-        let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S%3f");
+        let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S%9f");
         let mut moved = self.path.clone().into_os_string();
         moved.push(format!(".{stamp}"));
         fs::rename(&self.path, moved)?;
@@ -131,6 +134,19 @@ impl LogFile {
         let excess = (old.len() + 1).saturating_sub(self.rotation.file_count);
         old.drain(..excess).try_for_each(fs::remove_file)
     }
+}
+
+/// Removes the log at `path` and what was rotated out of it.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let rotated = match rotated(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    rotated
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([path])
+        .try_for_each(remove_file_if_any)
 }
 
 /// The rotated files of the log at `path`, oldest first.
@@ -224,10 +240,26 @@ mod tests {
                 format!("{number} {}\n", "y".repeat(60)).as_bytes(),
             )
             .unwrap();
-            // Rotated names carry milliseconds; two rotations in one would be one file.
-            std::thread::sleep(std::time::Duration::from_millis(2));
         }
         assert!(tail(&path)[0].starts_with("stdout F 9 "));
         assert_eq!(rotated(&path).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn removed_log_takes_its_rotated_files_along_and_leaves_other_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1.log");
+        for name in ["1.log", "1.log.20260101-000000", "11.log", "0.log"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        remove(&dir.path().join("absent/0.log")).unwrap();
+        let mut left: Vec<_> = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["0.log", "11.log"]);
     }
 }

@@ -8,9 +8,12 @@
 //! libcontainer changes its caller's directory, OOM score and dumpable flag, so it never runs in
 //! the shim itself but in a short-lived step of the same binary ([`create`], [`exec`]).
 
+mod client;
 mod container;
 mod create;
 mod exec;
+mod execution;
+mod identity;
 mod log_file;
 pub(crate) mod protocol;
 mod rootfs;
@@ -19,7 +22,7 @@ mod serve;
 use std::ffi::OsString;
 use std::path::Path;
 
-pub(crate) use serve::Identity;
+pub(crate) use identity::Identity;
 
 /// The argument that makes the agent's binary a shim.
 pub const SHIM_ARGUMENT: &str = "pod-shim";

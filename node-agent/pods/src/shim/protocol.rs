@@ -1,11 +1,14 @@
 //! What agent and shim say to each other, and what both keep on disk: JSON, one value a line.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::log_file;
 use crate::cgroup::PodCgroups;
+use crate::files::{remove_file_if_any, remove_tree_if_any};
 
 /// The shim's control socket, in the pod's directory.
 pub(crate) const SOCKET: &str = "shim.sock";
@@ -81,6 +84,13 @@ impl ContainerRecord {
         pod_dir
             .join(CONTAINERS_DIR)
             .join(format!("{}-{}", self.name, self.attempt))
+    }
+
+    /// Removes what the run wrote outside that directory: its layer, logs and last words.
+    pub(crate) fn remove_files(&self) -> io::Result<()> {
+        remove_tree_if_any(&self.writable_dir)?;
+        remove_file_if_any(&self.termination_message)?;
+        log_file::remove(&self.log_path)
     }
 }
 

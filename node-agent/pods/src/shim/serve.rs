@@ -1,11 +1,11 @@
 //! The shim itself: one thread, one `poll`, everything it waits for in it.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -16,18 +16,18 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{chdir, dup2_stdout, pipe2, sethostname, setsid};
 
+use super::client::Client;
 use super::container::Container;
-use super::exec::TIMED_OUT;
+use super::execution::Execution;
+use super::identity::Identity;
 use super::protocol::{
-    CONTAINERS_DIR, ContainerRecord, EXEC_OUTPUT_BYTES_MAX, EXIT_FILE, Executed, Exit,
-    IDENTITY_FILE, READY, RECORD_FILE, Request, Response, SANDBOX_FILE, SOCKET, Sandbox,
+    CONTAINERS_DIR, ContainerRecord, EXIT_FILE, Exit, IDENTITY_FILE, READY, RECORD_FILE, Request,
+    Response, SANDBOX_FILE, SOCKET, Sandbox,
 };
 use super::rootfs;
-use crate::files::write_atomically;
+use crate::files::{remove_tree_if_any, write_atomically};
 use crate::sys;
 
-/// A request longer than this is not the agent's.
-const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a shutdown waits for killed containers before it ends regardless.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
@@ -61,30 +61,6 @@ pub(super) fn run(pod_dir: &Path) -> Result<(), String> {
     }
     .serve()
     .map_err(|error| fail("wait for events", &error))
-}
-
-/// A process' number and start time: together they are never reused.
-pub(crate) struct Identity(pub(crate) String);
-
-impl Identity {
-    /// That of a living process.
-    pub(crate) fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The command's name, field 2, is in parentheses and may hold anything (proc_pid_stat(5)).
-        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-        // A zombie has ended; only its parent has not taken note yet.
-        if matches!(fields.next()?, "Z" | "X") {
-            return None;
-        }
-        let start_time = fields.nth(18)?;
-        Some(Self(format!("{pid} {start_time}")))
-    }
-
-    /// The process of an identity file, if it lives.
-    pub(crate) fn living(text: &str) -> Option<i32> {
-        let pid = text.split(' ').next()?.parse().ok()?;
-        (Self::of(pid)?.0 == text).then_some(pid)
-    }
 }
 
 fn detach() -> nix::Result<()> {
@@ -156,25 +132,6 @@ fn announce() -> io::Result<()> {
     Ok(())
 }
 
-struct Client {
-    id: u64,
-    stream: UnixStream,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    watches: bool,
-    gone: bool,
-}
-
-/// A command that runs in a container for a client.
-struct Execution {
-    client: u64,
-    step: Child,
-    ended: OwnedFd,
-    /// `None` once it has ended.
-    pipe: Option<fs::File>,
-    output: Vec<u8>,
-}
-
 struct Shim {
     pod_dir: PathBuf,
     sandbox: Sandbox,
@@ -232,10 +189,10 @@ impl Shim {
         };
         for (index, client) in self.clients.iter().enumerate() {
             let mut flags = PollFlags::POLLIN;
-            if !client.output.is_empty() {
+            if client.is_behind() {
                 flags |= PollFlags::POLLOUT;
             }
-            add(Source::Client(index), client.stream.as_fd(), flags);
+            add(Source::Client(index), client.stream(), flags);
         }
         for (index, container) in self.containers.iter().enumerate() {
             if let Some(fd) = container.waited() {
@@ -326,14 +283,7 @@ impl Shim {
                 continue;
             }
             self.next_client += 1;
-            self.clients.push(Client {
-                id: self.next_client,
-                stream,
-                input: Vec::new(),
-                output: Vec::new(),
-                watches: false,
-                gone: false,
-            });
+            self.clients.push(Client::new(self.next_client, stream));
         }
     }
 
@@ -416,16 +366,13 @@ impl Shim {
         if !container.has_ended() {
             return Err(format!("container {id} has not ended"));
         }
-        let dir = container.dir().to_owned();
-        let writable = container.state.record.writable_dir.clone();
-        for dir in [dir, writable] {
-            match fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(format!("cannot remove {}: {error}", dir.display()));
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
+        let record = &container.state.record;
+        record
+            .remove_files()
+            .map_err(|error| format!("cannot remove the files of {id}: {error}"))?;
+        let dir = container.dir();
+        remove_tree_if_any(dir)
+            .map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
         self.containers
             .retain(|container| container.state.record.id != id);
         Ok(())
@@ -505,91 +452,8 @@ impl Shim {
         }
         self.publish();
         self.reply(client, &Response::Done);
-        for client in &mut self.clients {
-            // The last words may wait for their reader; nothing else is left to do here.
-            let _ = client.stream.set_nonblocking(false);
-            client.flush();
-        }
+        self.clients.iter_mut().for_each(Client::flush_and_end);
         let _ = fs::remove_file(self.pod_dir.join(SOCKET));
         true
-    }
-}
-
-impl Client {
-    /// Reads what has arrived and cuts it into requests.
-    fn receive(&mut self) -> Vec<Result<Request, String>> {
-        let mut chunk = [0; 16 * 1024];
-        loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => {
-                    self.gone = true;
-                    break;
-                }
-                Ok(count) => self.input.extend_from_slice(&chunk[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.gone |= error.kind() != io::ErrorKind::WouldBlock;
-                    break;
-                }
-            }
-        }
-        let mut requests = Vec::new();
-        while let Some(newline) = self.input.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.input.drain(..=newline).collect();
-            requests.push(
-                serde_json::from_slice(&line)
-                    .map_err(|error| format!("cannot understand the request: {error}")),
-            );
-        }
-        self.gone |= self.input.len() > REQUEST_BYTES_MAX;
-        requests
-    }
-
-    fn send(&mut self, response: &Response) {
-        serde_json::to_writer(&mut self.output, response).expect("a response is plain data");
-        self.output.push(b'\n');
-    }
-
-    fn flush(&mut self) {
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(count) => {
-                    self.output.drain(..count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.gone |= error.kind() != io::ErrorKind::WouldBlock;
-                    return;
-                }
-            }
-        }
-    }
-}
-
-impl Execution {
-    fn read(&mut self) {
-        let mut chunk = [0; 4096];
-        while let Some(Ok(count)) = self.pipe.as_mut().map(|pipe| pipe.read(&mut chunk)) {
-            if count == 0 {
-                self.pipe = None;
-            }
-            let room = EXEC_OUTPUT_BYTES_MAX.saturating_sub(self.output.len());
-            self.output.extend_from_slice(&chunk[..count.min(room)]);
-        }
-    }
-
-    fn finish(&mut self) -> Executed {
-        self.read();
-        let code = self
-            .step
-            .wait()
-            .ok()
-            .and_then(|status| status.code())
-            .unwrap_or(255);
-        Executed {
-            code,
-            timed_out: code == TIMED_OUT,
-            output: String::from_utf8_lossy(&self.output).into_owned(),
-        }
     }
 }

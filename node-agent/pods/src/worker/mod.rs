@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -28,10 +28,8 @@ use events::Events;
 
 /// A pod is looked at this often even if nothing happens.
 const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
-/// A report the API does not show after this long is made again.
-const REPORT_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// A failed teardown is tried again after this long.
-const TEARDOWN_RETRY: Duration = Duration::from_secs(1);
+/// What would not go is tried again after this long.
+const REMOVAL_RETRY: Duration = Duration::from_secs(1);
 
 /// What all workers of a node share.
 pub(crate) struct Shared {
@@ -45,7 +43,7 @@ pub(crate) struct Shared {
 }
 
 /// What the control plane wants of a pod.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Desired {
     pub(crate) pod: Arc<Pod>,
     pub(crate) leaving: bool,
@@ -69,9 +67,11 @@ pub(crate) struct Worker {
     stopping: BTreeSet<String>,
     sandbox_failures: u32,
     sandbox_retry_at: Option<Timestamp>,
+    /// Why something of the pod would last not go.
+    removal_failure: Option<String>,
     pod_ip: Option<IpAddr>,
     start_time: Timestamp,
-    reported: Option<(PodStatus, Instant)>,
+    reported: Option<PodStatus>,
 }
 
 impl Worker {
@@ -105,6 +105,7 @@ impl Worker {
             stopping: BTreeSet::new(),
             sandbox_failures: 0,
             sandbox_retry_at: None,
+            removal_failure: None,
             pod_ip: None,
             start_time: known.map_or_else(Timestamp::now, |time| time.0),
             reported: None,
@@ -193,17 +194,14 @@ impl Worker {
                     }
                     false
                 }
-                Action::StopSandbox => {
-                    self.stop_sandbox().await;
-                    true
-                }
-                Action::TearDown => {
-                    if self.tear_down().await {
-                        return Step::Gone;
-                    }
-                    let retry = Timestamp::now() + TEARDOWN_RETRY;
-                    return Step::Wait(Some(retry));
-                }
+                Action::StopSandbox => match self.stop_sandbox().await {
+                    Ok(()) => true,
+                    Err(message) => return self.cannot_remove(message).await,
+                },
+                Action::TearDown => match self.tear_down().await {
+                    Ok(()) => return Step::Gone,
+                    Err(message) => return self.cannot_remove(message).await,
+                },
             };
         }
         // A pull error becomes a back-off a moment later, without anything happening.
@@ -218,6 +216,17 @@ impl Worker {
         } else {
             Step::Wait(wake_at)
         }
+    }
+
+    /// Says, once for each reason, why something of the pod would not go; it is tried again.
+    async fn cannot_remove(&mut self, message: String) -> Step {
+        if self.removal_failure.as_ref() != Some(&message) {
+            tracing::warn!(pod = self.name, uid = self.uid, message, "cannot remove");
+            let told = format!("error killing pod: {message}");
+            self.events.warning("FailedKillPod", told).await;
+            self.removal_failure = Some(message);
+        }
+        Step::Wait(Some(Timestamp::now() + REMOVAL_RETRY))
     }
 
     /// The pod's state now; the dead are buried, and what is new is told.
@@ -320,7 +329,7 @@ impl Worker {
     fn status(&self, desired: &Desired, view: &View<'_>) -> PodStatus {
         let empty = PodStatus::default();
         let previous = match &self.reported {
-            Some((status, _)) => status,
+            Some(status) => status,
             None => desired.pod.status.as_ref().unwrap_or(&empty),
         };
         let termination_message =
@@ -335,28 +344,13 @@ impl Worker {
         status(view, &context)
     }
 
-    /// Reports a status that is new, or that the API has not taken note of.
+    /// Reports a status that is new. That it arrives is the receiver's care.
     async fn report(&mut self, desired: &Desired, status: PodStatus) {
         // A pod known only by what it left running has no spec to speak of.
-        if desired.pod.spec.is_none() {
+        if desired.pod.spec.is_none() || self.reported.as_ref() == Some(&status) {
             return;
         }
-        let due = match &self.reported {
-            None => true,
-            Some((last, _)) if *last != status => true,
-            Some((last, at)) => {
-                let shown = desired
-                    .pod
-                    .status
-                    .as_ref()
-                    .is_some_and(|api| agree(api, last));
-                !shown && at.elapsed() >= REPORT_AGAIN_AFTER
-            }
-        };
-        if !due {
-            return;
-        }
-        self.reported = Some((status.clone(), Instant::now()));
+        self.reported = Some(status.clone());
         let report = Report::Status {
             namespace: self.namespace.clone(),
             name: self.name.clone(),
@@ -431,34 +425,4 @@ fn known_verdict(pod: &Pod, id: &str) -> Option<(bool, bool)> {
         .flatten()
         .find(|known| known.container_id.as_deref() == Some(format!("fairlead://{id}").as_str()))?;
     Some((known.started.unwrap_or(known.ready), known.ready))
-}
-
-/// Whether the API shows what was reported, in all that others act upon.
-fn agree(api: &PodStatus, reported: &PodStatus) -> bool {
-    let ready = |status: &PodStatus| {
-        status
-            .conditions
-            .iter()
-            .flatten()
-            .find(|condition| condition.type_ == "Ready")
-            .map(|condition| condition.status.clone())
-    };
-    let containers = |status: &PodStatus| -> Vec<_> {
-        status
-            .container_statuses
-            .iter()
-            .flatten()
-            .map(|status| {
-                (
-                    status.container_id.clone(),
-                    status.ready,
-                    status.restart_count,
-                )
-            })
-            .collect()
-    };
-    api.phase == reported.phase
-        && api.pod_ip == reported.pod_ip
-        && ready(api) == ready(reported)
-        && containers(api) == containers(reported)
 }

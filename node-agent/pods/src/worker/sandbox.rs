@@ -8,10 +8,12 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Desired, Worker};
 use crate::cgroup::PodCgroups;
 use crate::files::{remove_tree_if_any, write_atomically};
+use crate::network_files::{hosts_file, resolv_conf};
 use crate::runtime::PodState;
+use crate::shim::chain;
 use crate::shim::protocol::{Sandbox, Tmpfs};
 use crate::spec::Surroundings;
-use crate::volumes::{Volumes, hosts_file, resolv_conf};
+use crate::volumes::Volumes;
 
 /// A hostname's label holds no more (RFC 1123 §2.1).
 const HOSTNAME_BYTES_MAX: usize = 63;
@@ -69,21 +71,29 @@ impl Worker {
     pub(super) async fn run_sandbox(&mut self, desired: &Desired) {
         match self.try_run_sandbox(desired).await {
             Ok(()) => {
-                self.sandbox_failures = 0;
-                self.sandbox_retry_at = None;
                 self.rewatch().await;
-                let state = self.state.borrow().clone();
+                let alive = self.state.borrow().alive;
                 self.published
-                    .send_modify(|published| published.alive = state.alive);
+                    .send_modify(|published| published.alive = alive);
+                if alive {
+                    self.sandbox_failures = 0;
+                    self.sandbox_retry_at = None;
+                } else {
+                    let message = "Failed to create pod sandbox: the shim ended at once";
+                    self.sandbox_failed("FailedCreatePodSandBox", message.to_owned())
+                        .await;
+                }
             }
-            Err((reason, message)) => {
-                tracing::warn!(pod = self.name, reason, message, "cannot start the pod");
-                self.events.warning(reason, message).await;
-                let delay_s = (1i64 << self.sandbox_failures.min(5)).min(RETRY_S_MAX);
-                self.sandbox_failures += 1;
-                self.sandbox_retry_at = Some(Timestamp::now() + SignedDuration::from_secs(delay_s));
-            }
+            Err((reason, message)) => self.sandbox_failed(reason, message).await,
         }
+    }
+
+    async fn sandbox_failed(&mut self, reason: &'static str, message: String) {
+        tracing::warn!(pod = self.name, reason, message, "cannot start the pod");
+        self.events.warning(reason, message).await;
+        let delay_s = (1i64 << self.sandbox_failures.min(5)).min(RETRY_S_MAX);
+        self.sandbox_failures = self.sandbox_failures.saturating_add(1);
+        self.sandbox_retry_at = Some(Timestamp::now() + SignedDuration::from_secs(delay_s));
     }
 
     async fn try_run_sandbox(&mut self, desired: &Desired) -> Result<(), (&'static str, String)> {
@@ -159,52 +169,41 @@ impl Worker {
     }
 
     /// Lets go of the sandbox of a pod whose work is done; what is known of its exits stays.
-    pub(super) async fn stop_sandbox(&mut self) {
-        if let Err(error) = self.shared.runtime.stop_sandbox(&self.uid).await {
-            tracing::warn!(pod = self.name, %error, "cannot stop the sandbox of an ended pod");
-            return;
-        }
+    ///
+    /// # Errors
+    /// What would not go, and why; the caller tries again.
+    pub(super) async fn stop_sandbox(&mut self) -> Result<(), String> {
+        let stopped = self.shared.runtime.stop_sandbox(&self.uid).await;
+        stopped.map_err(|error| chain(&error))?;
         self.rewatch().await;
         let state = self.state.borrow().clone();
         self.published.send_replace(state);
-        self.detach_network().await;
+        self.detach_network().await
     }
 
-    /// Removes everything of the pod; false if something would not go.
-    pub(super) async fn tear_down(&mut self) -> bool {
-        let runtime = &self.shared.runtime;
-        if let Err(error) = runtime.stop_sandbox(&self.uid).await {
-            tracing::warn!(pod = self.name, %error, "cannot stop the pod");
-            return false;
-        }
-        if !self.detach_network().await {
-            return false;
-        }
-        if let Err(error) = self.shared.runtime.remove_sandbox(&self.uid).await {
-            tracing::warn!(pod = self.name, %error, "cannot remove the pod");
-            return false;
-        }
+    /// Removes everything of the pod.
+    ///
+    /// # Errors
+    /// What would not go, and why; the caller tries again.
+    pub(super) async fn tear_down(&mut self) -> Result<(), String> {
+        let stopped = self.shared.runtime.stop_sandbox(&self.uid).await;
+        stopped.map_err(|error| chain(&error))?;
+        self.detach_network().await?;
+        let removed = self.shared.runtime.remove_sandbox(&self.uid).await;
+        removed.map_err(|error| chain(&error))?;
         let config = &self.shared.config;
         let logs = config.pod_log_dir(&self.namespace, &self.name, &self.uid);
         for dir in [self.data_dir(), logs] {
-            if let Err(error) = remove_tree_if_any(&dir) {
-                let path = dir.display();
-                tracing::warn!(pod = self.name, %path, %error, "cannot remove the pod's files");
-                return false;
-            }
+            remove_tree_if_any(&dir)
+                .map_err(|error| format!("cannot remove {}: {error}", dir.display()))?;
         }
-        true
+        Ok(())
     }
 
-    async fn detach_network(&self) -> bool {
+    async fn detach_network(&self) -> Result<(), String> {
         // Also for a pod of the node's own network: it never had one, and that is no error.
-        match self.shared.network.detach(&self.uid, &self.netns()).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(pod = self.name, %error, "cannot detach the pod's network");
-                false
-            }
-        }
+        let detached = self.shared.network.detach(&self.uid, &self.netns()).await;
+        detached.map_err(|error| format!("cannot detach the network: {error}"))
     }
 
     pub(super) fn volumes<'a>(

@@ -12,6 +12,7 @@ use super::{Desired, Worker};
 use crate::logs;
 use crate::pod::{StopReason, roles};
 use crate::probes::{self, Target};
+use crate::runtime::Runtime;
 use crate::shim::protocol::{ContainerState, Phase};
 
 /// More of a termination message is cut off, as upstream.
@@ -20,6 +21,9 @@ const TERMINATION_MESSAGE_BYTES_MAX: u64 = 4096;
 const AFTER_HOOK_MIN: Duration = Duration::from_secs(2);
 /// A postStart hook may not take for ever.
 const POST_START_MAX: Duration = Duration::from_secs(300);
+/// How often a shim is asked to stop a container after a hook, and the pause between.
+const STOP_TRIES: u32 = 30;
+const STOP_RETRY: Duration = Duration::from_secs(1);
 
 impl Worker {
     /// Asks a container to stop; a preStop hook uses up part of the grace.
@@ -60,13 +64,7 @@ impl Worker {
                     .await;
             }
             let left = grace.saturating_sub(begun.elapsed()).max(AFTER_HOOK_MIN);
-            let grace_ms = left.as_millis() as u64;
-            if let Err(error) = runtime
-                .stop_container(&target.uid, &target.id, grace_ms)
-                .await
-            {
-                tracing::warn!(container = target.id, %error, "cannot stop a container");
-            }
+            stop_surely(&*runtime, &target, left).await;
         });
     }
 
@@ -101,13 +99,7 @@ impl Worker {
             };
             let message = format!("PostStartHook failed: {error}");
             reports.warning("FailedPostStartHook", message).await;
-            let grace_ms = AFTER_HOOK_MIN.as_millis() as u64;
-            if let Err(error) = runtime
-                .stop_container(&target.uid, &target.id, grace_ms)
-                .await
-            {
-                tracing::warn!(container = target.id, %error, "cannot stop a container");
-            }
+            stop_surely(&*runtime, &target, AFTER_HOOK_MIN).await;
         });
     }
 
@@ -132,10 +124,26 @@ impl Worker {
     }
 }
 
+/// Asks until the shim has heard: the worker counts the container as stopping and asks no more.
+/// A shim that stays away is found dead by the worker, which then ends its containers.
+async fn stop_surely(runtime: &dyn Runtime, target: &Target, grace: Duration) {
+    let grace_ms = grace.as_millis() as u64;
+    for _ in 0..STOP_TRIES {
+        let asked = runtime.stop_container(&target.uid, &target.id, grace_ms);
+        match asked.await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(container = target.id, %error, "cannot stop a container");
+            }
+        }
+        tokio::time::sleep(STOP_RETRY).await;
+    }
+}
+
 async fn run_hook(
     hook: &LifecycleHandler,
     target: &Target,
-    runtime: &dyn crate::runtime::Runtime,
+    runtime: &dyn Runtime,
     max: Duration,
 ) -> Result<(), String> {
     if let Some(sleep) = &hook.sleep {

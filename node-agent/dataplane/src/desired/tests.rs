@@ -1,0 +1,195 @@
+use fairlead_proto::node::{DataplaneState, Service as ServiceMessage};
+
+use super::*;
+use crate::examples::{backend, own, service, state};
+
+fn check(state: &DataplaneState) -> Result<Desired, Invalid> {
+    let whole = Changes::whole(state.clone());
+    Desired::default()
+        .advance(&whole, &own())
+        .map(|(desired, _)| desired)
+}
+
+fn changes(services: &[(u32, Option<ServiceMessage>)]) -> Changes {
+    Changes {
+        services: services.iter().cloned().collect(),
+        ..Changes::default()
+    }
+}
+
+#[test]
+fn whole_state_is_converted() {
+    let desired = check(&state()).unwrap();
+    assert_eq!(desired.node_id, 1);
+    let others: Vec<u32> = desired.other_nodes().map(|node| node.id).collect();
+    assert_eq!(others, [2, 3]);
+    assert_eq!(desired.node_name(3), Some(&NodeName::new("node-3")));
+    assert_eq!(desired.routes.len(), 3);
+    let service = &desired.services[&ServiceId(1)];
+    assert_eq!(service.name, "demo/hello:http");
+    assert_eq!(service.protocol, 6);
+    assert!(service.frontends[0].external && !service.frontends[1].external);
+    let nodes: Vec<Option<u32>> = service
+        .backends
+        .values()
+        .map(|backend| match desired.place(backend) {
+            Place::Here => Some(1),
+            Place::Node(node) => Some(node.id),
+            Place::Elsewhere => None,
+        })
+        .collect();
+    assert_eq!(nodes, [Some(1), Some(2), Some(3)]);
+    assert_eq!(desired.seed, [0x0001_0203_0405_0607, 0x0809_0a0b_0c0d_0e0f]);
+}
+
+#[test]
+fn backend_of_an_unknown_node_is_elsewhere_until_the_node_is_known() {
+    let mut state = state();
+    state.services[0].backends[1].node = "node-9".to_owned();
+    let desired = check(&state).unwrap();
+    let service = Arc::clone(&desired.services[&ServiceId(1)]);
+    let backend = &service.backends[&BackendId(12)];
+    assert_eq!(desired.place(backend), Place::Elsewhere);
+
+    let node = proto::NodeAddress {
+        name: "node-9".to_owned(),
+        id: 9,
+        address: vec![198, 18, 0, 109].into(),
+    };
+    let known = Changes {
+        nodes: BTreeMap::from([("node-9".to_owned(), Some(node))]),
+        ..Changes::default()
+    };
+    let (desired, scope) = desired.advance(&known, &own()).unwrap();
+    assert!(matches!(desired.place(backend), Place::Node(node) if node.id == 9));
+    assert_eq!(scope, Scope::Everything);
+}
+
+#[test]
+fn change_concerns_what_its_services_have_and_had() {
+    let before = check(&state()).unwrap();
+    let mut hello = state().services.remove(0);
+    hello.frontends.remove(0);
+    hello.backends.pop();
+    hello.backends.push(backend(1, 4));
+    let unchanged = state().services.remove(1);
+    let (after, scope) = before
+        .advance(&changes(&[(1, Some(hello)), (2, Some(unchanged))]), &own())
+        .unwrap();
+    let Scope::Services(touched) = scope else {
+        panic!("{scope:?}");
+    };
+    assert_eq!(touched.services, BTreeSet::from([ServiceId(1)]));
+    assert_eq!(
+        touched.backends,
+        [11, 12, 13, 14].map(BackendId).into_iter().collect()
+    );
+    assert_eq!(touched.frontends.len(), 2);
+    assert!(after.vips.is_empty());
+    assert_eq!(before.vips.len(), 1, "the state before is what it was");
+}
+
+#[test]
+fn frontend_and_backends_change_hands_in_one_change() {
+    let before = check(&state()).unwrap();
+    let mut heir = state().services.remove(0);
+    heir.id = 7;
+    let (after, _) = before
+        .advance(&changes(&[(1, None), (7, Some(heir))]), &own())
+        .unwrap();
+    let answers: BTreeSet<ServiceId> = after.frontends.values().map(|a| a.service).collect();
+    assert_eq!(answers, [2, 7].map(ServiceId).into_iter().collect());
+    assert_eq!(after.backends[&BackendId(11)], ServiceId(7));
+}
+
+#[test]
+fn advanced_state_is_the_one_that_is_checked_whole() {
+    let mut advanced = check(&state()).unwrap();
+    let mut whole = state();
+    let mut renamed = service(2, "names", [10, 96, 0, 2], Some([198, 18, 100, 2]));
+    renamed.vpc = 5;
+    for (id, change) in [(2, Some(renamed)), (1, None)] {
+        advanced = advanced
+            .advance(&changes(&[(id, change.clone())]), &own())
+            .unwrap()
+            .0;
+        whole.services.retain(|service| service.id != id);
+        whole.services.extend(change);
+    }
+    assert_eq!(advanced, check(&whole).unwrap());
+}
+
+#[test]
+fn what_another_service_has_is_refused() {
+    let before = check(&state()).unwrap();
+    let thief = service(3, "thief", [10, 96, 0, 2], None);
+    let refused = before.advance(&changes(&[(3, Some(thief))]), &own());
+    assert_eq!(refused.unwrap_err().field, "services[3].frontends[0]");
+    let mut thief = service(3, "thief", [10, 96, 0, 3], None);
+    thief.backends[0].id = 11;
+    let refused = before.advance(&changes(&[(3, Some(thief))]), &own());
+    assert_eq!(refused.unwrap_err().field, "services[3].backends");
+}
+
+#[test]
+fn bad_field_is_named() {
+    type Spoil = fn(&mut DataplaneState);
+    let cases: &[(&str, Spoil)] = &[
+        ("parameters", |s| s.parameters = None),
+        ("parameters.hash_seed", |s| {
+            parameters(s).hash_seed.truncate(15)
+        }),
+        ("parameters.vxlan_port", |s| {
+            parameters(s).vxlan_port = 65_536
+        }),
+        ("parameters.cluster_cidrs[0]", |s| {
+            parameters(s).cluster_cidrs[0] = "10.244.1.0/16".to_owned();
+        }),
+        ("nodes", |s| s.nodes[0].name = "somebody".to_owned()),
+        ("nodes[node-2].id", |s| s.nodes[1].id = 0),
+        ("nodes[node-2].id", |s| s.nodes[1].id = 1),
+        ("nodes[node-2].address", |s| {
+            s.nodes[1].address = vec![1, 2, 3].into()
+        }),
+        ("nodes[node-2].address", |s| {
+            s.nodes[1].address = s.nodes[0].address.clone()
+        }),
+        ("services[0].id", |s| s.services[0].id = 0),
+        ("services[1].protocol", |s| s.services[0].protocol = 1),
+        ("services[1].vpc", |s| s.services[0].vpc = 1 << 24),
+        ("services[1].frontends[0].port", |s| {
+            s.services[0].frontends[0].port = 0
+        }),
+        ("services[1].frontends[0].scope", |s| {
+            s.services[0].frontends[0].scope = 0
+        }),
+        ("services[1].frontends[0].address", |s| {
+            s.services[0].frontends[0].address = vec![0; 4].into();
+        }),
+        ("services[1].frontends[1]", |s| {
+            s.services[0].frontends[1] = s.services[0].frontends[0].clone();
+        }),
+        ("services[1].backends[2].id", |s| {
+            s.services[0].backends[2].id = 11
+        }),
+        ("services[1].backends[0].state", |s| {
+            s.services[0].backends[0].state = 9
+        }),
+        ("services[1].backends[0].port", |s| {
+            s.services[0].backends[0].port = 70_000
+        }),
+        ("routes[].prefix", |s| s.routes[0].key = None),
+        ("routes[10.244.2.0/33].prefix", |s| {
+            s.routes[1].key.as_mut().unwrap().prefix = "10.244.2.0/33".to_owned();
+        }),
+    ];
+    fn parameters(state: &mut DataplaneState) -> &mut proto::Parameters {
+        state.parameters.as_mut().unwrap()
+    }
+    for (field, spoil) in cases {
+        let mut state = state();
+        spoil(&mut state);
+        let refused = check(&state).expect_err(field);
+        assert_eq!(refused.field, *field, "{refused}");
+    }
+}
