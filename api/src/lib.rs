@@ -8,6 +8,7 @@
 
 pub mod decode;
 pub mod discovery;
+mod error_chain;
 mod identity;
 mod index;
 mod kinds;
@@ -23,6 +24,7 @@ mod stamp;
 pub mod status;
 pub mod table;
 
+pub use error_chain::error_chain;
 pub use identity::{BackendId, Generation, NodeName, Revision, ServiceId, VpcId};
 pub use index::Index;
 pub use k8s_openapi;

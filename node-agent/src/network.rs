@@ -6,8 +6,6 @@ use async_trait::async_trait;
 use fairlead_dataplane::Dataplane;
 use fairlead_pods::{NetworkError, PodNetwork};
 
-use crate::work::chain;
-
 /// Gives pods their namespaces and addresses through the dataplane.
 pub(crate) struct DataplaneNetwork(pub(crate) Arc<Dataplane>);
 
@@ -17,13 +15,13 @@ impl PodNetwork for DataplaneNetwork {
         self.0
             .attach_pod(uid, netns)
             .await
-            .map_err(|error| NetworkError(chain(&error)))
+            .map_err(|error| NetworkError(fairlead_api::error_chain(&error)))
     }
 
     async fn detach(&self, uid: &str, netns: &Path) -> Result<(), NetworkError> {
         self.0
             .detach_pod(uid, netns)
             .await
-            .map_err(|error| NetworkError(chain(&error)))
+            .map_err(|error| NetworkError(fairlead_api::error_chain(&error)))
     }
 }

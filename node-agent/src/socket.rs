@@ -11,8 +11,6 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixListener;
 
-use crate::work::chain;
-
 /// Binds the socket, readable by its owner alone; one left by an agent that died is replaced.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
@@ -51,7 +49,7 @@ fn answer(dataplane: &Dataplane, request: &Request<Incoming>) -> Response<Full<B
     let (code, body) = match dataplane.view(view, &parameters(request.uri().query())) {
         Ok(body) => (StatusCode::OK, body),
         Err(error) => {
-            let message = chain(&error);
+            let message = fairlead_api::error_chain(&error);
             (
                 StatusCode::BAD_REQUEST,
                 json!({"reason": "BadRequest", "message": message}),

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::work::{Node, chain};
+use crate::work::Node;
 
 /// What `netctl` asks for.
 #[derive(Deserialize)]
@@ -80,7 +80,7 @@ async fn answer(
             let view = node
                 .dataplane
                 .view(&query.view, &query.params)
-                .map_err(|error| chain(&error))?;
+                .map_err(|error| fairlead_api::error_chain(&error))?;
             // An error means that the asker is gone.
             let _asker_gone = send(sender, Bytes::from(view.to_string())).await;
             Ok(())

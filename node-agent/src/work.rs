@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use fairlead_api::error_chain;
 use fairlead_dataplane::Dataplane;
 use fairlead_pods::{Objects, Pods};
 use fairlead_proto::node::{Acknowledgement, NodeStatus};
@@ -72,7 +73,7 @@ impl Node {
         if let Ok(cidr) = desired.pod_cidr.parse()
             && let Err(error) = self.dataplane.set_pod_cidr(cidr).await
         {
-            tracing::error!(%cidr, error = chain(&error), "the dataplane refuses the pod range");
+            tracing::error!(%cidr, error = error_chain(&error), "the dataplane refuses the pod range");
         }
         let generation = desired.generation;
         let changes = Arc::clone(&desired.changes);
@@ -92,7 +93,7 @@ impl Node {
                 (acknowledgement, readiness)
             }
             Err(error) => {
-                let text = chain(&error);
+                let text = error_chain(&error);
                 tracing::error!(%generation, error = text, "the dataplane refuses the desired state");
                 let acknowledgement = Acknowledgement {
                     generation: self.dataplane.generation().0,
@@ -153,16 +154,4 @@ fn read<T: DeserializeOwned>(kind: &str, json: &[u8]) -> Option<T> {
     serde_json::from_slice(json)
         .inspect_err(|error| tracing::error!(kind, %error, "an object cannot be read"))
         .ok()
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -1,6 +1,8 @@
 //! `cargo xtask status`: the clusters of this machine and their hosts.
 
-use anyhow::Result;
+use std::io::{self, ErrorKind, Write};
+
+use anyhow::{Context, Result};
 use testbed::Workspace;
 use testbed::cluster::{Cluster, Host, Remains, address};
 
@@ -9,32 +11,33 @@ use crate::table;
 /// Prints every cluster.
 ///
 /// # Errors
-/// The folder of clusters cannot be read.
+/// The folder of clusters cannot be read, or the standard output not be written.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let names = Cluster::names(workspace)?;
+    let mut shown = String::new();
     if names.is_empty() {
-        println!("no clusters: start one with `cargo xtask up`");
+        shown.push_str("no clusters: start one with `cargo xtask up`\n");
     }
     for name in names {
         match Cluster::open(workspace, &name) {
-            Ok(cluster) => show(&cluster),
-            Err(_) if !workspace.clusters().join(&name).is_dir() => println!(
-                "cluster {name}: has no files here: it belongs to another work tree, or its files \
-                 were deleted;\nin the latter case, remove it with `cargo xtask down --name \
-                 {name}`\n"
-            ),
+            Ok(cluster) => shown.push_str(&describe(&cluster)),
             Err(error) => {
                 let remains = Remains::of(&Cluster::layout_of(workspace, &name)?);
-                println!("cluster {name}: half-way dead ({error:#}); {remains} are left");
-                println!("remove it with `cargo xtask down --name {name}`\n");
+                shown.push_str(&format!(
+                    "cluster {name}: half-way dead ({error:#}); {remains} are left\n\
+                     remove it with `cargo xtask down --name {name}`\n\n"
+                ));
             }
         }
     }
-    Ok(())
+    match io::stdout().write_all(shown.as_bytes()) {
+        // Who reads has seen enough: `cargo xtask status | head`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write the standard output"),
+    }
 }
 
-fn show(cluster: &Cluster) {
-    println!("cluster {}", cluster.spec().name);
+fn describe(cluster: &Cluster) -> String {
     let rows: Vec<_> = cluster
         .spec()
         .hosts()
@@ -47,16 +50,17 @@ fn show(cluster: &Cluster) {
             ]
         })
         .collect();
-    println!("{}", table::render(&["HOST", "ADDRESS", "PROGRAM"], &rows));
-    let shown = cluster.kubectl().and_then(|kubectl| {
+    let answered = cluster.kubectl().and_then(|kubectl| {
         let nodes = kubectl.ok("get nodes -o wide --request-timeout=5s")?;
         let pods = kubectl.ok("get pods,services -A -o wide --request-timeout=5s")?;
         Ok(format!("{nodes}\n{pods}"))
     });
-    match shown {
-        Ok(text) => println!("{text}"),
-        Err(error) => println!("the API does not answer: {error:#}\n"),
-    }
+    let objects = answered.unwrap_or_else(|error| format!("the API does not answer: {error:#}\n"));
+    format!(
+        "cluster {}\n{}\n{objects}\n",
+        cluster.spec().name,
+        table::render(&["HOST", "ADDRESS", "PROGRAM"], &rows),
+    )
 }
 
 fn program(cluster: &Cluster, host: Host) -> String {

@@ -83,7 +83,7 @@ pub(crate) enum ImportError {
 /// The step that imports an archive in a process of its own: it mounts the layers below the one
 /// it unpacks, in a mount namespace that ends with it. Prints the images as JSON.
 pub(crate) fn import_step(archive: &Path, store: &Path) -> Result<(), String> {
-    let images = import(archive, store).map_err(|error| crate::shim::chain(&error))?;
+    let images = import(archive, store).map_err(|error| fairlead_api::error_chain(&error))?;
     println!(
         "{}",
         serde_json::to_string(&images).expect("images are plain data")

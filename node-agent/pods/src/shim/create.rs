@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 
-use super::chain;
 use super::protocol::{ContainerRecord, RECORD_FILE, SANDBOX_FILE, Sandbox};
 
 /// Holds the container's process id once it runs.
@@ -38,11 +37,13 @@ fn create(container_dir: &Path) -> Result<(), String> {
     let mut container = ContainerBuilder::new(record.id.clone(), SyscallType::default())
         .with_root_path(&state_dir)
         .and_then(|builder| builder.as_init(container_dir).with_systemd(false).build())
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| fairlead_api::error_chain(&error))?;
     let pid = container.pid().ok_or("the container has no process")?;
     fs::write(container_dir.join(PID_FILE), pid.to_string())
         .map_err(|error| format!("cannot write the container's process id: {error}"))?;
-    container.start().map_err(|error| chain(&error))
+    container
+        .start()
+        .map_err(|error| fairlead_api::error_chain(&error))
 }
 
 /// Reads what the agent and the shim wrote about a container and its pod.

@@ -13,7 +13,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::chain;
 use super::create::{STATE_DIR, join_unified, load};
 use crate::sys;
 
@@ -56,7 +55,7 @@ fn exec(container_dir: &Path, timeout_ms: &OsStr, argv: &[OsString]) -> Result<i
                 .with_detach(true)
                 .build()
         })
-        .map_err(|error| chain(&error))?;
+        .map_err(|error| fairlead_api::error_chain(&error))?;
     // libcontainer has a nix of its own, and so a Pid of its own.
     let pid = Pid::from_raw(pid.as_raw());
     wait(pid, timeout_ms).map_err(|error| format!("cannot wait for the command: {error}"))

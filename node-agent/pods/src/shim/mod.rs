@@ -51,19 +51,3 @@ pub fn shim_main(args: &[OsString]) -> i32 {
         }
     }
 }
-
-/// `error` and what caused it, in one line: the only form that leaves the process.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        // Some libraries print the source in their own text already.
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        cause = inner.source();
-    }
-    text
-}

@@ -10,7 +10,6 @@ use crate::cgroup::PodCgroups;
 use crate::files::{remove_tree_if_any, write_atomically};
 use crate::network_files::{hosts_file, resolv_conf};
 use crate::runtime::PodState;
-use crate::shim::chain;
 use crate::shim::protocol::{Sandbox, Tmpfs};
 use crate::spec::Surroundings;
 use crate::volumes::Volumes;
@@ -174,7 +173,7 @@ impl Worker {
     /// What would not go, and why; the caller tries again.
     pub(super) async fn stop_sandbox(&mut self) -> Result<(), String> {
         let stopped = self.shared.runtime.stop_sandbox(&self.uid).await;
-        stopped.map_err(|error| chain(&error))?;
+        stopped.map_err(|error| fairlead_api::error_chain(&error))?;
         self.rewatch().await;
         let state = self.state.borrow().clone();
         self.published.send_replace(state);
@@ -187,10 +186,10 @@ impl Worker {
     /// What would not go, and why; the caller tries again.
     pub(super) async fn tear_down(&mut self) -> Result<(), String> {
         let stopped = self.shared.runtime.stop_sandbox(&self.uid).await;
-        stopped.map_err(|error| chain(&error))?;
+        stopped.map_err(|error| fairlead_api::error_chain(&error))?;
         self.detach_network().await?;
         let removed = self.shared.runtime.remove_sandbox(&self.uid).await;
-        removed.map_err(|error| chain(&error))?;
+        removed.map_err(|error| fairlead_api::error_chain(&error))?;
         let config = &self.shared.config;
         let logs = config.pod_log_dir(&self.namespace, &self.name, &self.uid);
         for dir in [self.data_dir(), logs] {
