@@ -27,11 +27,9 @@ pub(crate) fn run(workspace: &Workspace, progress: &Progress) -> Result<()> {
     setup::ensure(workspace, progress)?;
     build::ebpf(workspace, progress)?;
     progress.step("build: programs, in release mode");
-    let packages: String = PROGRAMS
-        .iter()
-        .map(|program| format!(" --package {program}"))
-        .collect();
-    cargo::run(workspace, &format!("build --release{packages}"))?;
+    // All of the workspace, as the benchmarks build it: a choice of packages would be other
+    // features, and so another build of every dependency.
+    cargo::run(workspace, "build --release --workspace --bins")?;
 
     let dist = workspace.target().join("dist");
     if dist.exists() {
