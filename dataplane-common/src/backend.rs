@@ -7,6 +7,10 @@ pub const BACKEND_ACTIVE: u8 = 1;
 /// No slot of its service points at it any more; packets that name it are still delivered.
 pub const BACKEND_DRAINING: u8 = 2;
 
+/// A machine outside the cluster: [`BackendEntry::node`] is its own slot in `nodes`, and what it is
+/// sent has the VIP as its destination unless it is translated here.
+pub const BACKEND_SERVER: u8 = 1;
+
 /// Where one backend is. `backends` is an array of these, indexed by backend slot.
 ///
 /// Slots are this node's own; [`Self::id`] is what nodes tell each other. A backend's id, address
@@ -26,7 +30,7 @@ pub struct BackendEntry {
     pub port_be: u16,
     /// [`BACKEND_EMPTY`], [`BACKEND_ACTIVE`] or [`BACKEND_DRAINING`].
     pub state: u8,
-    /// None defined.
+    /// [`BACKEND_SERVER`].
     pub flags: u8,
 }
 map_struct!(BackendEntry, 32);

@@ -50,6 +50,12 @@ drop_reasons! {
     18 NoLocalBackend "passed on by another node for a backend that is not on this one",
     19 TooBig "larger than the way to its backend takes, and may be fragmented",
     20 ForeignError "an ICMP error that quotes no packet of a service's",
+    21 SourceNotAllowed "the client's address is in none of the service's source ranges",
+    22 FragmentUnknown "a later fragment of a packet whose first was not seen",
+    23 NatExhausted "no port is left to translate a connection to this backend",
+    24 ForeignTunnel "in IP in IP or GUE, and for no VIP of this node's",
+    25 NotPassedOn "for a real server outside whose neighbour is not known yet",
+    26 HopLimit "its hop limit ended here",
 }
 
 impl DropReason {

@@ -12,6 +12,10 @@ pub const FRONTEND_CLUSTER: u32 = 4;
 /// for a closed port of a VIP from one that is none of ours. The agent adds one for each external
 /// address of each VPC; its `service` is unused.
 pub const FRONTEND_ADDRESS: u32 = 8;
+/// A node port: an address of this node itself, at which other ports are the node's own business.
+pub const FRONTEND_NODE_PORT: u32 = 16;
+/// With [`FRONTEND_ADDRESS`]: this node answers ARP requests and neighbour solicitations for it.
+pub const FRONTEND_ANNOUNCED: u32 = 32;
 
 /// Entries of a bucket: two of 32 bytes, one cache line.
 pub const BUCKET_ENTRIES: usize = 2;

@@ -45,6 +45,7 @@ mod address;
 mod backend;
 pub mod checksum;
 mod config;
+mod counter;
 mod drop_reason;
 mod endpoint;
 mod flow;
@@ -58,21 +59,34 @@ mod route;
 mod service;
 mod socket;
 mod stats;
+mod track;
 
 pub use address::Address;
-pub use backend::{BACKEND_ACTIVE, BACKEND_DRAINING, BACKEND_EMPTY, BackendEntry};
+pub use backend::{BACKEND_ACTIVE, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_SERVER, BackendEntry};
 pub use config::{Config, Meta};
+pub use counter::Counter;
 pub use drop_reason::DropReason;
 pub use endpoint::{EndpointEntry, EndpointKey, PodEntry};
 pub use flow::{FlowEntry, FlowKey};
 pub use frontend::{
-    BUCKET_ENTRIES, FRONTEND_ADDRESS, FRONTEND_CLUSTER, FRONTEND_EXTERNAL, FRONTEND_USED,
-    FrontendBucket, FrontendEntry, FrontendKey,
+    BUCKET_ENTRIES, FRONTEND_ADDRESS, FRONTEND_ANNOUNCED, FRONTEND_CLUSTER, FRONTEND_EXTERNAL,
+    FRONTEND_NODE_PORT, FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey,
 };
-pub use node::{NODE_ADJACENT, NODE_LOCAL, NODE_RESOLVED, NODE_USED, NodeEntry};
+pub use node::{NODE_ADJACENT, NODE_LOCAL, NODE_RESOLVED, NODE_SERVER, NODE_USED, NodeEntry};
 pub use route::{
     ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry, RouteKey,
 };
-pub use service::{LUT_EMPTY, LUT_SLOT_MASK, SERVICE_DR, ServiceEntry};
+pub use service::{
+    LEAST_LOAD_BACKENDS_MAX, LUT_EMPTY, LUT_MOVING, LUT_SETTLING, LUT_SLOT_MASK, LUT_STABLE,
+    LUT_STATE_MASK, SCHEDULER_LEAST_CONNECTIONS, SCHEDULER_NEVER_QUEUE,
+    SCHEDULER_SHORTEST_EXPECTED_DELAY, SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY,
+    SERVICE_DESTINATION_HASH, SERVICE_DR, SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN,
+    SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_SCHEDULER_SHIFT, SERVICE_SLOW,
+    SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, SERVICE_TRACK, ServiceEntry,
+};
 pub use socket::{SocketKey, SocketOrigin};
-pub use stats::{DropStats, ServiceStats};
+pub use stats::{BackendStats, DropSample, DropStats, SAMPLE_BYTES, ServiceDropKey, ServiceStats};
+pub use track::{
+    AffinityEntry, AffinityKey, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_OPENING,
+    FragmentKey, FragmentPorts, LoadEntry, NatEntry, SourceRangeKey, TrackEntry, UplinkEntry,
+};

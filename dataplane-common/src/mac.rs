@@ -7,6 +7,10 @@ pub const BACKEND_PREFIX: u16 = 0x02fa;
 /// First bytes of an inner address that names a node.
 pub const NODE_PREFIX: u16 = 0x02fb;
 
+/// First bytes of an inner source that names a node too, and says that it is the second to get the
+/// packet: it did not know the connection. Whoever gets it then keeps it.
+pub const SECOND_CHANCE_PREFIX: u16 = 0x02fc;
+
 /// `02:fa` and the `BackendId`, big-endian.
 #[inline(always)]
 pub const fn of_backend(id: u32) -> [u8; 6] {
@@ -17,6 +21,12 @@ pub const fn of_backend(id: u32) -> [u8; 6] {
 #[inline(always)]
 pub const fn of_node(id: u32) -> [u8; 6] {
     with_prefix(NODE_PREFIX, id)
+}
+
+/// `02:fc` and the node's id, big-endian.
+#[inline(always)]
+pub const fn of_second_chance(id: u32) -> [u8; 6] {
+    with_prefix(SECOND_CHANCE_PREFIX, id)
 }
 
 /// The `BackendId` that an inner destination names, if it names one.
@@ -33,6 +43,12 @@ pub const fn backend_of(mac: [u8; 6]) -> Option<u32> {
 #[inline(always)]
 pub const fn is_node(mac: [u8; 6]) -> bool {
     u16::from_be_bytes([mac[0], mac[1]]) == NODE_PREFIX
+}
+
+/// Whether a node has put `mac` in as the sender of a packet that it gives a second chance.
+#[inline(always)]
+pub const fn is_second_chance(mac: [u8; 6]) -> bool {
+    u16::from_be_bytes([mac[0], mac[1]]) == SECOND_CHANCE_PREFIX
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@
 
 /// Version of all layouts in this crate, part of the pin path. Changing a struct, a capacity's
 /// meaning or the hash of frontends means raising it and migrating.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident $value:literal,)*) => {
@@ -55,6 +55,31 @@ names! {
     SNAT_IN "snat_in",
     /// LRU hash: [`SocketKey`](crate::SocketKey) → [`SocketOrigin`](crate::SocketOrigin).
     SOCKET_ORIGINS "socket_origins",
+    /// Hash: [`FlowKey`](crate::FlowKey) client → VIP, to [`TrackEntry`](crate::TrackEntry).
+    FLOWS "flows",
+    /// Hash: [`FlowKey`](crate::FlowKey) real server → node, to [`NatEntry`](crate::NatEntry).
+    NAT "nat",
+    /// LRU hash: [`AffinityKey`](crate::AffinityKey) → [`AffinityEntry`](crate::AffinityEntry).
+    AFFINITY "affinity",
+    /// LRU hash: [`FragmentKey`](crate::FragmentKey) → [`FragmentPorts`](crate::FragmentPorts).
+    FRAGMENTS "fragments",
+    /// LPM trie: [`SourceRangeKey`](crate::SourceRangeKey) → 0 (`u32`).
+    SOURCE_RANGES "source_ranges",
+    /// Array of `u32` by service slot: whose turn it is, see
+    /// [`SERVICE_IN_TURN`](crate::SERVICE_IN_TURN).
+    TURNS "turns",
+    /// Array of [`LoadEntry`](crate::LoadEntry) by backend slot.
+    LOADS "loads",
+    /// Hash: ifindex (`u32`) → [`UplinkEntry`](crate::UplinkEntry).
+    UPLINKS "uplinks",
+    /// Per-CPU array of [`BackendStats`](crate::BackendStats) by backend slot.
+    BACKEND_STATS "backend_stats",
+    /// Per-CPU hash: [`ServiceDropKey`](crate::ServiceDropKey) → `u64`.
+    SERVICE_DROPS "service_drops",
+    /// Array of [`DropSample`](crate::DropSample) by [`DropReason`](crate::DropReason).
+    DROP_SAMPLES "drop_samples",
+    /// Per-CPU array of `u64` by [`Counter`](crate::Counter).
+    COUNTERS "counters",
     /// Per-CPU array of [`ServiceStats`](crate::ServiceStats) by service slot.
     SERVICE_STATS "service_stats",
     /// Per-CPU array of [`DropStats`](crate::DropStats) by [`DropReason`](crate::DropReason).
@@ -73,8 +98,8 @@ pub const SERVICES_MAX: u32 = 1 << 16;
 pub const LUT_SLOTS: u32 = 1 << 24;
 /// Backends of all services. 8 MiB.
 pub const BACKENDS_MAX: u32 = 1 << 18;
-/// Nodes of the cluster, this one included. 160 KiB.
-pub const NODES_MAX: u32 = 1 << 12;
+/// Nodes of the cluster, this one included, and real servers outside of it. 640 KiB.
+pub const NODES_MAX: u32 = 1 << 14;
 /// Pods of this node, well above Kubernetes' 110.
 pub const PODS_MAX: u32 = 1 << 12;
 /// Prefixes: a range and an address for each node, and the cluster's own.
@@ -87,6 +112,24 @@ pub const REPLIES_MAX: u32 = 1 << 18;
 pub const SNAT_MAX: u32 = 1 << 17;
 /// Translated sockets of this node. About 110 bytes each, 7 MiB.
 pub const SOCKETS_MAX: u32 = 1 << 16;
+/// Flows of clients that are noted. Entries take memory (about 140 bytes each) only while they are
+/// in use: 36 MiB at most.
+pub const FLOWS_MAX: u32 = 1 << 18;
+/// Translated flows. About 160 bytes each, 20 MiB at most.
+pub const NAT_MAX: u32 = 1 << 17;
+/// Clients of services with session affinity. About 100 bytes each, 12 MiB.
+pub const AFFINITY_MAX: u32 = 1 << 17;
+/// Fragmented packets on their way. About 110 bytes each, 1.8 MiB.
+pub const FRAGMENTS_MAX: u32 = 1 << 14;
+/// Prefixes of all services' source ranges.
+pub const SOURCE_RANGES_MAX: u32 = 1 << 16;
+/// Interfaces that packets for VIPs arrive on.
+pub const UPLINKS_MAX: u32 = 64;
+/// Pairs of a service and a reason that are counted apart; what finds no room is counted by reason
+/// only.
+pub const SERVICE_DROPS_MAX: u32 = 1 << 13;
+/// Room for counters to come.
+pub const COUNTERS_MAX: u32 = 64;
 /// Room for reasons to come. 1 KiB a CPU.
 pub const DROP_REASONS_MAX: u32 = 64;
 
@@ -95,6 +138,13 @@ pub const DROP_REASONS_MAX: u32 = 64;
 pub const SNAT_PORT_MIN: u16 = 61_000;
 /// Last port used to masquerade.
 pub const SNAT_PORT_MAX: u16 = 65_535;
+
+/// First port used for translated flows (`nat`). They are told apart by the real server's address
+/// and port, so the range may be shared with sockets that listen; it ends below Linux's default
+/// ephemeral range, whose sockets connect to real servers themselves.
+pub const NAT_PORT_MIN: u16 = 10_000;
+/// Last port used for translated flows.
+pub const NAT_PORT_MAX: u16 = 32_767;
 
 const _: () = assert!(FRONTEND_BUCKETS.is_power_of_two());
 const _: () = assert!(FRONTENDS_MAX < FRONTEND_BUCKETS * crate::BUCKET_ENTRIES as u32 * 89 / 100);

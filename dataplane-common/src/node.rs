@@ -10,8 +10,10 @@ pub const NODE_USED: u32 = 1;
 pub const NODE_RESOLVED: u32 = 2;
 /// The MAC address is the node's own, not a router's: it is on the uplink's segment.
 pub const NODE_ADJACENT: u32 = 4;
+/// No node of the cluster but a real server outside: it knows nothing of VXLAN and of backends' ids.
+pub const NODE_SERVER: u32 = 8;
 
-/// How another node is reached. `nodes` is an array of these, indexed by node slot; slot
+/// How another node, or a real server, is reached. `nodes` is an array of these, indexed by node slot; slot
 /// [`NODE_LOCAL`] stays unused.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -1,5 +1,19 @@
-/// What a service has seen on one CPU, at the node its packets entered by (or, for connections made
-/// by sockets of the node itself, where those are).
+/// What a backend was sent on one CPU, by the node whose programs picked it: packets where they
+/// entered, connections also where sockets of the node itself made them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct BackendStats {
+    /// Packets from clients.
+    pub packets: u64,
+    /// Their bytes, with the Ethernet header.
+    pub bytes: u64,
+    /// Connections begun: SYN packets, flows that were noted, and connects of sockets.
+    pub connections: u64,
+}
+map_struct!(BackendStats, 24);
+
+/// What a service has seen on one CPU beside what its backends have: what was refused, and what
+/// backends that are gone had seen (the agent adds that when it takes their slot away).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ServiceStats {
@@ -7,9 +21,9 @@ pub struct ServiceStats {
     pub packets: u64,
     /// Their bytes, with the Ethernet header.
     pub bytes: u64,
-    /// TCP connections begun: SYN packets, and connects of sockets.
+    /// Connections begun.
     pub connections: u64,
-    /// Packets dropped after the service was known.
+    /// Packets, and operations of sockets, dropped after the service was known.
     pub drops: u64,
 }
 map_struct!(ServiceStats, 32);
@@ -24,3 +38,37 @@ pub struct DropStats {
     pub bytes: u64,
 }
 map_struct!(DropStats, 16);
+
+/// Counts the drops of one service for one reason; the key of `service_drops`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct ServiceDropKey {
+    /// Service slot.
+    pub service: u32,
+    /// [`DropReason`](crate::DropReason) as a number.
+    pub reason: u32,
+}
+map_struct!(ServiceDropKey, 8);
+
+/// Bytes of a dropped packet that are kept.
+pub const SAMPLE_BYTES: usize = 104;
+
+/// The last packet that was dropped for a reason, at most one a jiffy. `drop_samples` is an array of
+/// these, indexed by [`DropReason`](crate::DropReason).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropSample {
+    /// `bpf_jiffies64` when it was dropped, 0 if none ever was.
+    pub seen_jiffies: u64,
+    /// Of the whole packet.
+    pub length: u32,
+    /// How many of `bytes` are the packet's.
+    pub captured: u32,
+    /// The interface it came in by.
+    pub ifindex: u32,
+    /// Service slot and one, 0 if the service was not known yet.
+    pub service: u32,
+    /// Its beginning, from the Ethernet header on.
+    pub bytes: [u8; SAMPLE_BYTES],
+}
+map_struct!(DropSample, 128);

@@ -2,15 +2,18 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use fairlead_dataplane_common::maps::{
-    BACKENDS_MAX, DROP_REASONS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NODES_MAX, PODS_MAX, REPLIES_MAX,
-    ROUTES_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX, VPCS_MAX,
+    AFFINITY_MAX, BACKENDS_MAX, COUNTERS_MAX, DROP_REASONS_MAX, FLOWS_MAX, FRAGMENTS_MAX,
+    FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NODES_MAX, PODS_MAX, REPLIES_MAX, ROUTES_MAX,
+    SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX, SOURCE_RANGES_MAX, UPLINKS_MAX,
+    VPCS_MAX,
 };
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey,
-    FrontendBucket, Meta, NodeEntry, PodEntry, RouteEntry, RouteKey, ServiceEntry, ServiceStats,
-    SocketKey, SocketOrigin,
+    Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, DropSample, DropStats,
+    EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey, FragmentPorts, FrontendBucket,
+    LoadEntry, Meta, NatEntry, NodeEntry, PodEntry, RouteEntry, RouteKey, ServiceDropKey,
+    ServiceEntry, ServiceStats, SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
 };
 
 /// The node's parameters.
@@ -85,6 +88,62 @@ pub static SNAT_IN: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entrie
 #[map(name = "socket_origins")]
 pub static SOCKET_ORIGINS: LruHashMap<SocketKey, SocketOrigin> =
     LruHashMap::with_max_entries(SOCKETS_MAX, 0);
+
+/// Where clients' flows go, of those that are noted. Not an LRU map: what is noted stays until the
+/// agent sweeps it away.
+#[map(name = "flows")]
+pub static FLOWS: HashMap<FlowKey, TrackEntry> =
+    HashMap::with_max_entries(FLOWS_MAX, BPF_F_NO_PREALLOC);
+
+/// What real servers answer to translated flows, and to whom.
+#[map(name = "nat")]
+pub static NAT: HashMap<FlowKey, NatEntry> = HashMap::with_max_entries(NAT_MAX, BPF_F_NO_PREALLOC);
+
+/// The backends that clients had last, of services with session affinity.
+#[map(name = "affinity")]
+pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry> =
+    LruHashMap::with_max_entries(AFFINITY_MAX, 0);
+
+/// The ports of packets that were fragmented.
+#[map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
+    LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
+
+/// Who may use a service.
+#[map(name = "source_ranges")]
+pub static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32> =
+    LpmTrie::with_max_entries(SOURCE_RANGES_MAX, 0);
+
+/// Service slot to whose turn it is.
+#[map(name = "turns")]
+pub static TURNS: Array<u32> = Array::with_max_entries(SERVICES_MAX, 0);
+
+/// Backend slot to how busy it is.
+#[map(name = "loads")]
+pub static LOADS: Array<LoadEntry> = Array::with_max_entries(BACKENDS_MAX, 0);
+
+/// The interfaces that packets for VIPs arrive on.
+#[map(name = "uplinks")]
+pub static UPLINKS: HashMap<u32, UplinkEntry> =
+    HashMap::with_max_entries(UPLINKS_MAX, BPF_F_NO_PREALLOC);
+
+/// Backend slot to counters.
+#[map(name = "backend_stats")]
+pub static BACKEND_STATS: PerCpuArray<BackendStats> =
+    PerCpuArray::with_max_entries(BACKENDS_MAX, 0);
+
+/// Drops by service and reason.
+#[map(name = "service_drops")]
+pub static SERVICE_DROPS: PerCpuHashMap<ServiceDropKey, u64> =
+    PerCpuHashMap::with_max_entries(SERVICE_DROPS_MAX, BPF_F_NO_PREALLOC);
+
+/// Drop reason to the last packet that was dropped for it.
+#[map(name = "drop_samples")]
+pub static DROP_SAMPLES: Array<DropSample> = Array::with_max_entries(DROP_REASONS_MAX, 0);
+
+/// What is counted and is no drop.
+#[map(name = "counters")]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
 
 /// Service slot to counters.
 #[map(name = "service_stats")]

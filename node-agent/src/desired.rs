@@ -167,6 +167,7 @@ mod tests {
                     ..Default::default()
                 }],
                 routes: vec![route("10.244.2.0/24", "node-2")],
+                announcements: Vec::new(),
             }),
             pods: vec![pod("web", "1"), pod("db", "2")],
             objects: vec![Object {

@@ -152,6 +152,7 @@ impl Session {
             Some(control_message::Message::OpenTunnel(open)) => {
                 tokio::spawn(tunnel::serve(Arc::clone(&self.node), channel.clone(), open));
             }
+            Some(control_message::Message::Loads(_)) => {}
             None => {
                 bail!("a message of an unknown kind: the control plane is newer than the agent")
             }

@@ -243,6 +243,7 @@ fn state() -> DataplaneState {
                 node: format!("node-{id}"),
             })
             .collect(),
+        announcements: Vec::new(),
     }
 }
 
@@ -283,6 +284,7 @@ fn service(id: u32) -> Service {
         backends: (0..BACKENDS).map(backend).collect(),
         scheduler: "maglev".to_owned(),
         forwarding: "auto".to_owned(),
+        ..Service::default()
     }
 }
 

@@ -117,6 +117,7 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
         services,
         nodes: nodes.collect(),
         routes: routes.collect(),
+        announcements: BTreeMap::new(),
     };
     let workloads = input.cache.nodes.iter().map(|node| {
         let name = node.object_name().name;
@@ -361,6 +362,7 @@ fn compile_service(
                 backends,
                 scheduler: annotation(SCHEDULER_ANNOTATION, "maglev"),
                 forwarding: annotation(FORWARDING_ANNOTATION, "auto"),
+                ..node::Service::default()
             })
         })
         .collect()

@@ -21,6 +21,7 @@ pub(crate) fn snapshot(state: &NodeState) -> node::Snapshot {
                 .collect(),
             nodes: dataplane.nodes.values().cloned().collect(),
             routes: dataplane.routes.values().cloned().collect(),
+            announcements: dataplane.announcements.values().cloned().collect(),
         }),
         pods: state.workload.pods.values().map(pod).collect(),
         objects: state.workload.objects.iter().map(object).collect(),
@@ -62,6 +63,12 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
                 vpc: *vpc,
                 prefix: prefix.clone(),
             })
+            .collect();
+        delta.announcements = changed(&old.announcements, &new.announcements)
+            .map(|(_, one)| one.clone())
+            .collect();
+        delta.removed_announcements = removed(&old.announcements, &new.announcements)
+            .cloned()
             .collect();
     }
     let (old, new) = (&previous.workload, &next.workload);

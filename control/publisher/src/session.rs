@@ -191,7 +191,9 @@ async fn receive(
             Some(agent_message::Message::PodStatus(status)) => reports.pod_status(&status).await,
             Some(agent_message::Message::PodGone(gone)) => reports.pod_gone(&gone).await,
             Some(agent_message::Message::Event(event)) => reports.event(&event).await,
-            Some(agent_message::Message::Hello(_)) | None => Ok(()),
+            Some(agent_message::Message::Hello(_) | agent_message::Message::Loads(_)) | None => {
+                Ok(())
+            }
         };
         if let Err(cause) = taken {
             // The agent cannot tell whether it was taken: it says it again in a new session.

@@ -14,6 +14,8 @@ pub(crate) struct Dataplane {
     pub(crate) nodes: BTreeMap<String, node::NodeAddress>,
     /// By VPC and prefix.
     pub(crate) routes: BTreeMap<(u32, String), node::Route>,
+    /// By address, as octets.
+    pub(crate) announcements: BTreeMap<Bytes, node::Announcement>,
 }
 
 /// Namespace, name, uid.

@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 use std::mem;
 
-use fairlead_proto::node::{DataplaneState, Delta, NodeAddress, Parameters, Route, Service};
+use bytes::Bytes;
+use fairlead_proto::node::{
+    Announcement, DataplaneState, Delta, NodeAddress, Parameters, Route, Service,
+};
 
 /// What the control plane wants otherwise than before. Later changes can be merged into earlier
 /// ones that were not applied yet.
@@ -17,6 +20,8 @@ pub struct Changes {
     pub nodes: BTreeMap<String, Option<NodeAddress>>,
     /// Routes by VPC and prefix.
     pub routes: BTreeMap<(u32, String), Option<Route>>,
+    /// Who announces a VIP, by its address as octets.
+    pub announcements: BTreeMap<Bytes, Option<Announcement>>,
 }
 
 impl Changes {
@@ -28,6 +33,7 @@ impl Changes {
             ..Self::default()
         };
         changes.put(state.services, state.nodes, state.routes);
+        changes.put_announcements(state.announcements);
         changes
     }
 
@@ -46,11 +52,16 @@ impl Changes {
         changes
             .routes
             .extend(gone.into_iter().map(|key| ((key.vpc, key.prefix), None)));
+        let gone = mem::take(&mut delta.removed_announcements);
+        changes
+            .announcements
+            .extend(gone.into_iter().map(|address| (address, None)));
         changes.put(
             mem::take(&mut delta.services),
             mem::take(&mut delta.nodes),
             mem::take(&mut delta.routes),
         );
+        changes.put_announcements(mem::take(&mut delta.announcements));
         changes
     }
 
@@ -66,6 +77,7 @@ impl Changes {
         self.services.extend(later.services);
         self.nodes.extend(later.nodes);
         self.routes.extend(later.routes);
+        self.announcements.extend(later.announcements);
     }
 
     fn put(&mut self, services: Vec<Service>, nodes: Vec<NodeAddress>, routes: Vec<Route>) {
@@ -78,6 +90,14 @@ impl Changes {
             let key = one.key.clone().unwrap_or_default();
             ((key.vpc, key.prefix), Some(one))
         }));
+    }
+
+    fn put_announcements(&mut self, announcements: Vec<Announcement>) {
+        self.announcements.extend(
+            announcements
+                .into_iter()
+                .map(|one| (one.address.clone(), Some(one))),
+        );
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) fn state() -> DataplaneState {
                 node: format!("node-{id}"),
             })
             .collect(),
+        announcements: Vec::new(),
     }
 }
 
@@ -67,6 +68,7 @@ pub(crate) fn service(id: u32, name: &str, cluster_ip: [u8; 4], vip: Option<[u8;
         backends: (1..=3).map(|node| backend(id, node)).collect(),
         scheduler: "maglev".to_owned(),
         forwarding: "auto".to_owned(),
+        ..Service::default()
     }
 }
 

@@ -10,14 +10,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap};
 use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use fairlead_dataplane_common::maps;
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey,
-    FrontendBucket, Meta, NodeEntry, PodEntry, RouteEntry, RouteKey, ServiceEntry, ServiceStats,
-    SocketKey, SocketOrigin,
+    Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, DropSample, DropStats,
+    EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey, FragmentPorts, FrontendBucket,
+    LoadEntry, Meta, NatEntry, NodeEntry, PodEntry, RouteEntry, RouteKey, ServiceDropKey,
+    ServiceEntry, ServiceStats, SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
 };
 
 use crate::links::{self, Hook, Links};
@@ -292,6 +293,18 @@ pub struct Tables {
     pub snat_out: HashMap<MapData, FlowKey, FlowEntry>,
     pub snat_in: HashMap<MapData, FlowKey, FlowEntry>,
     pub socket_origins: HashMap<MapData, SocketKey, SocketOrigin>,
+    pub flows: HashMap<MapData, FlowKey, TrackEntry>,
+    pub nat: HashMap<MapData, FlowKey, NatEntry>,
+    pub affinity: HashMap<MapData, AffinityKey, AffinityEntry>,
+    pub fragments: HashMap<MapData, FragmentKey, FragmentPorts>,
+    pub source_ranges: LpmTrie<MapData, SourceRangeKey, u32>,
+    pub turns: Array<MapData, u32>,
+    pub loads: Slots<LoadEntry>,
+    pub uplinks: HashMap<MapData, u32, UplinkEntry>,
+    pub backend_stats: PerCpuArray<MapData, BackendStats>,
+    pub service_drops: PerCpuHashMap<MapData, ServiceDropKey, u64>,
+    pub drop_samples: Array<MapData, DropSample>,
+    pub counters: PerCpuArray<MapData, u64>,
     pub service_stats: PerCpuArray<MapData, ServiceStats>,
     pub drops: PerCpuArray<MapData, DropStats>,
 }
@@ -316,6 +329,18 @@ impl Tables {
             snat_out: open(ebpf, maps::SNAT_OUT, maps::SNAT_MAX)?,
             snat_in: open(ebpf, maps::SNAT_IN, maps::SNAT_MAX)?,
             socket_origins: open(ebpf, maps::SOCKET_ORIGINS, maps::SOCKETS_MAX)?,
+            flows: open(ebpf, maps::FLOWS, maps::FLOWS_MAX)?,
+            nat: open(ebpf, maps::NAT, maps::NAT_MAX)?,
+            affinity: open(ebpf, maps::AFFINITY, maps::AFFINITY_MAX)?,
+            fragments: open(ebpf, maps::FRAGMENTS, maps::FRAGMENTS_MAX)?,
+            source_ranges: open(ebpf, maps::SOURCE_RANGES, maps::SOURCE_RANGES_MAX)?,
+            turns: open(ebpf, maps::TURNS, maps::SERVICES_MAX)?,
+            loads: Slots::take(ebpf, maps::LOADS, maps::BACKENDS_MAX)?,
+            uplinks: open(ebpf, maps::UPLINKS, maps::UPLINKS_MAX)?,
+            backend_stats: open(ebpf, maps::BACKEND_STATS, maps::BACKENDS_MAX)?,
+            service_drops: open(ebpf, maps::SERVICE_DROPS, maps::SERVICE_DROPS_MAX)?,
+            drop_samples: open(ebpf, maps::DROP_SAMPLES, maps::DROP_REASONS_MAX)?,
+            counters: open(ebpf, maps::COUNTERS, maps::COUNTERS_MAX)?,
             service_stats: open(ebpf, maps::SERVICE_STATS, maps::SERVICES_MAX)?,
             drops: open(ebpf, maps::DROPS, maps::DROP_REASONS_MAX)?,
         })
@@ -405,6 +430,7 @@ fn take(ebpf: &mut Ebpf, name: &'static str, capacity: u32) -> Result<Map, Error
         | Map::PerCpuArray(data)
         | Map::HashMap(data)
         | Map::LruHashMap(data)
+        | Map::PerCpuHashMap(data)
         | Map::LpmTrie(data) => data,
         _ => return Err(Error::Absent { name }),
     };

@@ -331,7 +331,9 @@ impl Planner<'_> {
                 } else {
                     0
                 },
-                padding: 0,
+                base_offset: 0,
+                base_length: 0,
+                affinity_seconds: 0,
             };
             self.services.insert(slot, entry);
         }

@@ -222,6 +222,7 @@ fn state() -> DataplaneState {
                 .collect(),
             scheduler: "maglev".to_owned(),
             forwarding: "auto".to_owned(),
+            ..Service::default()
         }],
         nodes: (1..=2)
             .map(|id| NodeAddress {
@@ -239,6 +240,7 @@ fn state() -> DataplaneState {
                 node: format!("node-{id}"),
             })
             .collect(),
+        announcements: Vec::new(),
     }
 }
 

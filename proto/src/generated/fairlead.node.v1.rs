@@ -28,15 +28,15 @@ pub struct JoinResponse {
     pub member_bundle_json: ::prost::bytes::Bytes,
 }
 #[allow(clippy::all)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
 pub mod agent_message {
     #[allow(clippy::all)]
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Message {
         #[prost(message, tag = "1")]
         Hello(super::Hello),
@@ -52,6 +52,8 @@ pub mod agent_message {
         Event(super::Event),
         #[prost(message, tag = "7")]
         PodGone(super::PodGone),
+        #[prost(message, tag = "8")]
+        Loads(super::Loads),
     }
 }
 /// The first message of a session.
@@ -68,10 +70,29 @@ pub struct Hello {
     #[prost(uint64, tag = "3")]
     pub generation: u64,
 }
-/// Renews the node's Lease.
+/// Says that the node lives: several times a second, so that the addresses it announces find another
+/// node soon after its death. The control plane renews the node's Lease by every so many of them.
 #[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {}
+/// How many connections backends have, of the services whose scheduler counts them (lc, wlc, sed, nq).
+/// From an agent: on its node; from the control plane: on all other nodes together. Only what
+/// changed; a backend that was never named has none.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Loads {
+    #[prost(message, repeated, tag = "1")]
+    pub backends: ::prost::alloc::vec::Vec<BackendLoad>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BackendLoad {
+    /// BackendId.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    #[prost(uint32, tag = "2")]
+    pub connections: u32,
+}
 /// What the maps hold. With an error the maps still hold `generation`, and `failed_generation`
 /// could not be applied.
 #[allow(clippy::all)]
@@ -138,7 +159,7 @@ pub struct Event {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ControlMessage {
-    #[prost(oneof = "control_message::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "control_message::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<control_message::Message>,
 }
 /// Nested message and enum types in `ControlMessage`.
@@ -152,6 +173,8 @@ pub mod control_message {
         Delta(super::Delta),
         #[prost(message, tag = "3")]
         OpenTunnel(super::OpenTunnel),
+        #[prost(message, tag = "4")]
+        Loads(super::Loads),
     }
 }
 /// The whole desired state of the node; replaces all that came before.
@@ -202,6 +225,11 @@ pub struct Delta {
     /// Non-empty when it changed.
     #[prost(string, tag = "13")]
     pub pod_cidr: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "14")]
+    pub announcements: ::prost::alloc::vec::Vec<Announcement>,
+    /// Addresses, 4 or 16 bytes.
+    #[prost(bytes = "bytes", repeated, tag = "15")]
+    pub removed_announcements: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -267,6 +295,19 @@ pub struct DataplaneState {
     pub nodes: ::prost::alloc::vec::Vec<NodeAddress>,
     #[prost(message, repeated, tag = "4")]
     pub routes: ::prost::alloc::vec::Vec<Route>,
+    #[prost(message, repeated, tag = "5")]
+    pub announcements: ::prost::alloc::vec::Vec<Announcement>,
+}
+/// Which node answers for a VIP on its segment (ARP, RFC 826; neighbour discovery, RFC 4861). The
+/// others know it too: who has an announcement that names another stops at once.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Announcement {
+    /// 4 or 16 bytes, network order.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub address: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -302,12 +343,81 @@ pub struct Service {
     pub frontends: ::prost::alloc::vec::Vec<Frontend>,
     #[prost(message, repeated, tag = "8")]
     pub backends: ::prost::alloc::vec::Vec<Backend>,
-    /// "maglev" unless the service asks for another.
+    /// "maglev" unless the service asks for another: "rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq".
     #[prost(string, tag = "9")]
     pub scheduler: ::prost::alloc::string::String,
     /// "auto", "dr", "tun", "nat".
     #[prost(string, tag = "10")]
     pub forwarding: ::prost::alloc::string::String,
+    /// How packets for real servers outside the cluster are encapsulated: "ipip" (the default) or
+    /// "gue".
+    #[prost(string, tag = "11")]
+    pub tunnel: ::prost::alloc::string::String,
+    /// Whether every flow is noted, also where the pick alone would do ("always"), or only where it has
+    /// to be ("auto", the default).
+    #[prost(string, tag = "12")]
+    pub tracking: ::prost::alloc::string::String,
+    /// How long a noted flow lives after its last packet. 0: the default, as in IPVS.
+    #[prost(message, optional, tag = "13")]
+    pub timeouts: ::core::option::Option<Timeouts>,
+    /// Seconds for which a client keeps its backend (sessionAffinity: ClientIP); 0: not at all.
+    #[prost(uint32, tag = "14")]
+    pub affinity_seconds: u32,
+    /// externalTrafficPolicy: Local, internalTrafficPolicy: Local.
+    #[prost(bool, tag = "15")]
+    pub external_local: bool,
+    #[prost(bool, tag = "16")]
+    pub internal_local: bool,
+    /// Who may use the external frontends, as CIDRs; empty: everybody (loadBalancerSourceRanges).
+    #[prost(string, repeated, tag = "17")]
+    pub source_ranges: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The port at which it answers at every node's own address, 0: none.
+    #[prost(uint32, tag = "18")]
+    pub node_port: u32,
+    /// Where a node says over HTTP whether it has backends of its own, 0: nowhere
+    /// (healthCheckNodePort).
+    #[prost(uint32, tag = "19")]
+    pub health_check_node_port: u32,
+    /// How agents find out whether backends outside the cluster answer. Absent: not at all.
+    #[prost(message, optional, tag = "20")]
+    pub health_check: ::core::option::Option<HealthCheck>,
+    /// How long a backend that drains keeps its connections, 0: until they end.
+    #[prost(uint32, tag = "21")]
+    pub drain_seconds: u32,
+}
+/// Seconds after its last packet, by what the flow is. 0: the default of IPVS' kind, 900, 120, 300.
+#[allow(clippy::all)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Timeouts {
+    #[prost(uint32, tag = "1")]
+    pub established_seconds: u32,
+    #[prost(uint32, tag = "2")]
+    pub fin_seconds: u32,
+    #[prost(uint32, tag = "3")]
+    pub udp_seconds: u32,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealthCheck {
+    /// "tcp", "http" or "ping".
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// Of each backend, 0: the one that is balanced.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// Of "http": what is asked for. An answer of 2xx or 3xx is a success.
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+    /// Between two checks; how long an answer may take.
+    #[prost(uint32, tag = "4")]
+    pub interval_milliseconds: u32,
+    #[prost(uint32, tag = "5")]
+    pub timeout_milliseconds: u32,
+    /// So many successes in a row make it healthy, so many failures unhealthy.
+    #[prost(uint32, tag = "6")]
+    pub rise: u32,
+    #[prost(uint32, tag = "7")]
+    pub fall: u32,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
