@@ -28,3 +28,5 @@ mod stats;
 mod too_big;
 pub mod uplink;
 pub mod verdict;
+
+pub use parse::Family;

@@ -1,5 +1,9 @@
 //! Sockets of pods and of the node: a service's address is translated once, when a socket connects
 //! or sends, so that their packets need nothing at all.
+//!
+//! A socket of IPv6 may name an IPv4 address mapped into one of IPv6 (RFC 4291 §2.5.5.2). The kernel
+//! runs the programs of IPv6 for it, except where it sends datagrams; both see the same
+//! [`Address`], and so the same service.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_ANY;
@@ -10,6 +14,7 @@ use fairlead_dataplane_common::{
 };
 
 use crate::maps::SOCKET_ORIGINS;
+use crate::parse::Family;
 use crate::verdict::SOCKET_PROCEED;
 use crate::{lookup, stats};
 
@@ -19,8 +24,8 @@ const ECONNREFUSED: i32 = 111;
 /// Gives a connecting socket a backend of the service it asks for. The pick depends on the socket,
 /// so that connections spread, and stays the same while the table does.
 #[inline(always)]
-pub fn connect(ctx: &SockAddrContext) -> Result<(), DropReason> {
-    if let Some(frontend) = translate(ctx)? {
+pub fn connect(ctx: &SockAddrContext, family: Family) -> Result<(), DropReason> {
+    if let Some(frontend) = translate(ctx, family)? {
         stats::connection(frontend.service);
     }
     Ok(())
@@ -28,28 +33,31 @@ pub fn connect(ctx: &SockAddrContext) -> Result<(), DropReason> {
 
 /// Does the same for one datagram of an unconnected socket.
 #[inline(always)]
-pub fn send(ctx: &SockAddrContext) -> Result<(), DropReason> {
-    translate(ctx).map(|_| ())
+pub fn send(ctx: &SockAddrContext, family: Family) -> Result<(), DropReason> {
+    translate(ctx, family).map(|_| ())
 }
 
 /// Shows a socket's peer as what the socket had asked for.
 #[inline(always)]
-pub fn show_origin(ctx: &SockAddrContext) -> i32 {
-    let (address, port_be) = peer(ctx);
+pub fn show_origin(ctx: &SockAddrContext, family: Family) -> i32 {
+    let (address, port_be) = peer(ctx, family);
     let key = key(ctx, address, port_be);
     // SAFETY: an entry is never changed in place, and the kernel keeps a removed one readable until
     // the program has ended.
     let origin = unsafe { SOCKET_ORIGINS.get(&key) };
     if let Some(origin) = origin {
-        set_peer(ctx, origin.address, origin.port_be);
+        set_peer(ctx, family, origin.address, origin.port_be);
     }
     SOCKET_PROCEED
 }
 
 #[inline(always)]
-fn translate(ctx: &SockAddrContext) -> Result<Option<&'static FrontendEntry>, DropReason> {
+fn translate(
+    ctx: &SockAddrContext,
+    family: Family,
+) -> Result<Option<&'static FrontendEntry>, DropReason> {
     let config = lookup::config()?;
-    let (address, port_be) = peer(ctx);
+    let (address, port_be) = peer(ctx, family);
     // SAFETY: the context is the program's own.
     let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
     let asked = FrontendKey::new(0, address, protocol, port_be);
@@ -59,15 +67,23 @@ fn translate(ctx: &SockAddrContext) -> Result<Option<&'static FrontendEntry>, Dr
     let hash = hash::socket(&config.seed, cookie(ctx), &address, port_be);
     let backend = match lookup::pick(config, frontend.service, hash) {
         Ok(pick) => pick.backend,
-        Err(reason) => {
-            // SAFETY: takes a number only.
-            unsafe { bpf_set_retval(-ECONNREFUSED) };
-            return Err(reason);
-        }
+        Err(reason) => return Err(refused(reason)),
     };
+    // A socket reaches a backend of the other family by no address it could be given.
+    if backend.address.is_v4() != asked.address.is_v4() {
+        return Err(refused(DropReason::UnsupportedFamily));
+    }
     remember(ctx, &asked, backend);
-    set_peer(ctx, backend.address, backend.port_be);
+    set_peer(ctx, family, backend.address, backend.port_be);
     Ok(Some(frontend))
+}
+
+/// `reason`, with the error that the socket's owner is to see.
+#[inline(always)]
+fn refused(reason: DropReason) -> DropReason {
+    // SAFETY: takes a number only.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    reason
 }
 
 #[inline(always)]
@@ -104,20 +120,42 @@ fn cookie(ctx: &SockAddrContext) -> u64 {
 
 /// The address and port, in network order, that the operation names.
 #[inline(always)]
-fn peer(ctx: &SockAddrContext) -> (Address, u16) {
+fn peer(ctx: &SockAddrContext, family: Family) -> (Address, u16) {
+    let fields = ctx.sock_addr;
     // SAFETY: the context is the program's own. The kernel keeps the port in network order in the
-    // low half of its word.
+    // low half of its word. Words of addresses are read one by one: the verifier refuses what the
+    // compiler may make of a copy (a pointer into the context that has been moved).
     unsafe {
-        let address = Address::from_v4_word((*ctx.sock_addr).user_ip4);
-        (address, (*ctx.sock_addr).user_port as u16)
+        let address = match family {
+            Family::V4 => Address::from_v4_word((*fields).user_ip4),
+            Family::V6 => Address {
+                words: [
+                    (&raw const (*fields).user_ip6[0]).read_volatile(),
+                    (&raw const (*fields).user_ip6[1]).read_volatile(),
+                    (&raw const (*fields).user_ip6[2]).read_volatile(),
+                    (&raw const (*fields).user_ip6[3]).read_volatile(),
+                ],
+            },
+        };
+        (address, (*fields).user_port as u16)
     }
 }
 
 #[inline(always)]
-fn set_peer(ctx: &SockAddrContext, address: Address, port_be: u16) {
-    // SAFETY: as above; both fields may be written by programs of these hooks.
+fn set_peer(ctx: &SockAddrContext, family: Family, address: Address, port_be: u16) {
+    let fields = ctx.sock_addr;
+    // SAFETY: as above; all these fields may be written by programs of these hooks.
     unsafe {
-        (*ctx.sock_addr).user_ip4 = address.v4_word();
-        (*ctx.sock_addr).user_port = u32::from(port_be);
+        match family {
+            Family::V4 => (*fields).user_ip4 = address.v4_word(),
+            Family::V6 => {
+                let [first, second, third, fourth] = address.words;
+                (&raw mut (*fields).user_ip6[0]).write_volatile(first);
+                (&raw mut (*fields).user_ip6[1]).write_volatile(second);
+                (&raw mut (*fields).user_ip6[2]).write_volatile(third);
+                (&raw mut (*fields).user_ip6[3]).write_volatile(fourth);
+            }
+        }
+        (*fields).user_port = u32::from(port_be);
     }
 }

@@ -6,7 +6,7 @@
 
 use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
-use fairlead_dataplane_ebpf::{ingress, pod, socket, uplink, verdict};
+use fairlead_dataplane_ebpf::{Family, ingress, pod, socket, uplink, verdict};
 
 /// Every packet that a node's uplink receives, before the stack allocates anything for it.
 #[xdp]
@@ -35,25 +35,50 @@ pub fn tc_from_pod(ctx: TcContext) -> i32 {
 /// `connect(2)` over IPv4: the socket is given a backend instead of the service's address.
 #[cgroup_sock_addr(connect4)]
 pub fn sock_connect4(ctx: SockAddrContext) -> i32 {
-    verdict::of_socket(socket::connect(&ctx))
+    verdict::of_socket(socket::connect(&ctx, Family::V4))
 }
 
-/// `sendto(2)` and `sendmsg(2)` of unconnected UDP sockets.
+/// `connect(2)` of IPv6 sockets.
+#[cgroup_sock_addr(connect6)]
+pub fn sock_connect6(ctx: SockAddrContext) -> i32 {
+    verdict::of_socket(socket::connect(&ctx, Family::V6))
+}
+
+/// `sendto(2)` and `sendmsg(2)` of unconnected UDP sockets over IPv4.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sock_sendmsg4(ctx: SockAddrContext) -> i32 {
-    verdict::of_socket(socket::send(&ctx))
+    verdict::of_socket(socket::send(&ctx, Family::V4))
 }
 
-/// `recvfrom(2)` and `recvmsg(2)`: the sender is shown as the service it answers for.
+/// `sendto(2)` and `sendmsg(2)` of unconnected UDP sockets over IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sock_sendmsg6(ctx: SockAddrContext) -> i32 {
+    verdict::of_socket(socket::send(&ctx, Family::V6))
+}
+
+/// `recvfrom(2)` and `recvmsg(2)` of IPv4 sockets: the sender is shown as the service it answers
+/// for.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn sock_recvmsg4(ctx: SockAddrContext) -> i32 {
-    socket::show_origin(&ctx)
+    socket::show_origin(&ctx, Family::V4)
 }
 
-/// `getpeername(2)`: the peer is shown as the service that was asked for.
+/// `recvfrom(2)` and `recvmsg(2)` of IPv6 sockets.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn sock_recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::show_origin(&ctx, Family::V6)
+}
+
+/// `getpeername(2)` of IPv4 sockets: the peer is shown as the service that was asked for.
 #[cgroup_sock_addr(getpeername4)]
 pub fn sock_getpeername4(ctx: SockAddrContext) -> i32 {
-    socket::show_origin(&ctx)
+    socket::show_origin(&ctx, Family::V4)
+}
+
+/// `getpeername(2)` of IPv6 sockets.
+#[cgroup_sock_addr(getpeername6)]
+pub fn sock_getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::show_origin(&ctx, Family::V6)
 }
 
 #[cfg(not(test))]

@@ -103,15 +103,19 @@ impl Place {
 }
 
 /// The program of each hook.
-const PROGRAMS: [&str; 8] = [
+const PROGRAMS: [&str; 12] = [
     "xdp_ingress",
     "tc_uplink_in",
     "tc_uplink_out",
     "tc_from_pod",
     "sock_connect4",
+    "sock_connect6",
     "sock_sendmsg4",
+    "sock_sendmsg6",
     "sock_recvmsg4",
+    "sock_recvmsg6",
     "sock_getpeername4",
+    "sock_getpeername6",
 ];
 
 /// Programs, maps and links of a node.
@@ -146,9 +150,13 @@ impl Loaded {
         let cgroup = File::open(&place.cgroup).map_err(files("open", &place.cgroup))?;
         for (attach_type, name) in [
             (sys::CGROUP_INET4_CONNECT, "sock_connect4"),
+            (sys::CGROUP_INET6_CONNECT, "sock_connect6"),
             (sys::CGROUP_UDP4_SENDMSG, "sock_sendmsg4"),
+            (sys::CGROUP_UDP6_SENDMSG, "sock_sendmsg6"),
             (sys::CGROUP_UDP4_RECVMSG, "sock_recvmsg4"),
+            (sys::CGROUP_UDP6_RECVMSG, "sock_recvmsg6"),
             (sys::CGROUP_INET4_GETPEERNAME, "sock_getpeername4"),
+            (sys::CGROUP_INET6_GETPEERNAME, "sock_getpeername6"),
         ] {
             let hook = Hook::Cgroup {
                 directory: cgroup.as_fd(),

@@ -19,12 +19,20 @@ use aya::Pod;
 
 /// `BPF_CGROUP_INET4_CONNECT` of linux/bpf.h.
 pub(crate) const CGROUP_INET4_CONNECT: u32 = 10;
+/// `BPF_CGROUP_INET6_CONNECT`.
+pub(crate) const CGROUP_INET6_CONNECT: u32 = 11;
 /// `BPF_CGROUP_UDP4_SENDMSG`.
 pub(crate) const CGROUP_UDP4_SENDMSG: u32 = 14;
+/// `BPF_CGROUP_UDP6_SENDMSG`.
+pub(crate) const CGROUP_UDP6_SENDMSG: u32 = 15;
 /// `BPF_CGROUP_UDP4_RECVMSG`.
 pub(crate) const CGROUP_UDP4_RECVMSG: u32 = 19;
+/// `BPF_CGROUP_UDP6_RECVMSG`.
+pub(crate) const CGROUP_UDP6_RECVMSG: u32 = 20;
 /// `BPF_CGROUP_INET4_GETPEERNAME`.
 pub(crate) const CGROUP_INET4_GETPEERNAME: u32 = 29;
+/// `BPF_CGROUP_INET6_GETPEERNAME`.
+pub(crate) const CGROUP_INET6_GETPEERNAME: u32 = 30;
 /// `BPF_XDP`.
 pub(crate) const XDP: u32 = 37;
 /// `BPF_TCX_INGRESS`.

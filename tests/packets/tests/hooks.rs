@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use packet_tests::is_root_missing;
 
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const CLUSTER_IP6: Ipv6Addr = Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, 0x10);
 const PORT: u16 = 80;
 
 /// A node's place in the kernel, removed when dropped. The process is in its cgroup and namespace.
@@ -76,7 +77,7 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
-/// A service of one backend on this machine.
+/// A service of one backend on this machine, of the backend's family.
 fn add_service(loaded: &mut Loaded, slot: u32, protocol: u8, backend: SocketAddr) {
     let tables = &mut loaded.tables;
     let entry = BackendEntry {
@@ -100,11 +101,15 @@ fn add_service(loaded: &mut Loaded, slot: u32, protocol: u8, backend: SocketAddr
         .services
         .set(ServiceEntry::index(0, slot), service)
         .unwrap();
-    add_frontend(loaded, slot, protocol, PORT);
+    let cluster_ip = match backend {
+        SocketAddr::V4(_) => CLUSTER_IP.into(),
+        SocketAddr::V6(_) => CLUSTER_IP6.into(),
+    };
+    add_frontend(loaded, slot, protocol, cluster_ip);
 }
 
-fn add_frontend(loaded: &mut Loaded, service: u32, protocol: u8, port: u16) {
-    let key = FrontendKey::new(0, CLUSTER_IP.into(), protocol, port.to_be());
+fn add_frontend(loaded: &mut Loaded, service: u32, protocol: u8, cluster_ip: IpAddr) {
+    let key = FrontendKey::new(0, cluster_ip.into(), protocol, PORT.to_be());
     let index = FrontendKey::index(0, key.buckets()[0]);
     let mut bucket = FrontendBucket::default();
     bucket.entries[0] = FrontendEntry {
@@ -139,7 +144,7 @@ fn second_loader_adopts_maps_and_replaces_programs_in_their_links() {
     };
     first.tables.config.set(0, config, 0).unwrap();
     let links = link_ids(&node.place);
-    assert_eq!(links.len(), 3 + 4, "{links:?}");
+    assert_eq!(links.len(), 3 + 8, "{links:?}");
     drop(first);
 
     let second = Loaded::open(&node.place).expect("adopt and replace");
@@ -192,55 +197,107 @@ fn pod_link_is_made_once_and_forgotten_with_its_veth() {
         .expect("detaching what has gone is no error");
 }
 
+/// Where sockets look for services: a server's address, and the service's as the client names it.
+/// The last is how an IPv6 socket names an address of IPv4.
+fn ways() -> [(&'static str, IpAddr); 3] {
+    [
+        ("127.0.0.1:0", CLUSTER_IP.into()),
+        ("[::1]:0", CLUSTER_IP6.into()),
+        ("127.0.0.1:0", CLUSTER_IP.to_ipv6_mapped().into()),
+    ]
+}
+
 #[test]
 fn tcp_socket_connects_to_a_backend_and_sees_the_service() {
     let Some(node) = Node::new() else { return };
     let mut loaded = Loaded::open(&node.place).expect("load and attach");
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    add_service(
-        &mut loaded,
-        1,
-        protocol::TCP,
-        listener.local_addr().unwrap(),
-    );
+    for (slot, (server, service)) in (1..).zip(ways()) {
+        let listener = TcpListener::bind(server).unwrap();
+        let backend = listener.local_addr().unwrap();
+        add_service(&mut loaded, slot, protocol::TCP, backend);
 
-    let mut client = TcpStream::connect((CLUSTER_IP, PORT)).expect("connect to the service");
-    assert_eq!(
-        client.peer_addr().unwrap(),
-        SocketAddr::from((CLUSTER_IP, PORT))
-    );
-    let (mut server, _) = listener.accept().unwrap();
-    server.write_all(b"hello").unwrap();
-    drop(server);
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "hello");
+        let service = SocketAddr::from((service, PORT));
+        let mut client = TcpStream::connect(service).expect("connect to the service");
+        assert_eq!(client.peer_addr().unwrap(), service);
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"hello").unwrap();
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "hello", "{service}");
+    }
 }
 
 #[test]
 fn udp_socket_is_answered_by_the_service_it_sent_to() {
     let Some(node) = Node::new() else { return };
     let mut loaded = Loaded::open(&node.place).expect("load and attach");
-    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-    add_service(&mut loaded, 2, protocol::UDP, server.local_addr().unwrap());
+    for (slot, (server, service)) in (1..).zip(ways()) {
+        let server = UdpSocket::bind(server).unwrap();
+        add_service(
+            &mut loaded,
+            slot,
+            protocol::UDP,
+            server.local_addr().unwrap(),
+        );
 
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client
-        .send_to(b"query", (CLUSTER_IP, PORT))
-        .expect("send to the service");
+        let service = SocketAddr::from((service, PORT));
+        let any = if service.is_ipv4() {
+            "0.0.0.0:0"
+        } else {
+            "[::]:0"
+        };
+        let client = UdpSocket::bind(any).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        client
+            .send_to(b"query", service)
+            .expect("send to the service");
+        let mut buffer = [0; 16];
+        let (_, from) = server.recv_from(&mut buffer).unwrap();
+        server.send_to(b"answer", from).unwrap();
+        let (length, from) = client.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"answer");
+        assert_eq!(from, service);
+    }
+}
+
+#[test]
+fn connected_udp_socket_sees_the_service_as_its_peer() {
+    let Some(node) = Node::new() else { return };
+    let mut loaded = Loaded::open(&node.place).expect("load and attach");
+    let server = UdpSocket::bind("[::1]:0").unwrap();
+    add_service(&mut loaded, 1, protocol::UDP, server.local_addr().unwrap());
+    let client = UdpSocket::bind("[::]:0").unwrap();
+    let service = SocketAddr::from((CLUSTER_IP6, PORT));
+    client.connect(service).expect("connect to the service");
+    assert_eq!(client.peer_addr().unwrap(), service);
+    client.send(b"query").unwrap();
     let mut buffer = [0; 16];
-    let (_, from) = server.recv_from(&mut buffer).unwrap();
-    server.send_to(b"answer", from).unwrap();
-    let (length, from) = client.recv_from(&mut buffer).unwrap();
-    assert_eq!(&buffer[..length], b"answer");
-    assert_eq!(from, SocketAddr::from((CLUSTER_IP, PORT)));
+    let (length, _) = server.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"query");
 }
 
 #[test]
 fn socket_is_refused_by_a_service_without_backends() {
     let Some(node) = Node::new() else { return };
     let mut loaded = Loaded::open(&node.place).expect("load and attach");
-    add_frontend(&mut loaded, 3, protocol::TCP, PORT);
-    let error = TcpStream::connect((CLUSTER_IP, PORT)).unwrap_err();
+    for cluster_ip in [IpAddr::from(CLUSTER_IP), CLUSTER_IP6.into()] {
+        add_frontend(&mut loaded, 3, protocol::TCP, cluster_ip);
+        let error = TcpStream::connect((cluster_ip, PORT)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+}
+
+#[test]
+fn socket_is_refused_by_a_backend_of_the_other_family() {
+    let Some(node) = Node::new() else { return };
+    let mut loaded = Loaded::open(&node.place).expect("load and attach");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = listener.local_addr().unwrap();
+    add_service(&mut loaded, 1, protocol::TCP, backend);
+    add_frontend(&mut loaded, 1, protocol::TCP, CLUSTER_IP6.into());
+    let error = TcpStream::connect((CLUSTER_IP6, PORT)).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
