@@ -46,6 +46,33 @@ pub fn overhead_to(node: &NodeEntry) -> u32 {
     }
 }
 
+/// What the inner Ethernet addresses say, see [`mac`].
+#[derive(Clone, Copy)]
+pub struct Label {
+    destination: [u8; 6],
+    source: [u8; 6],
+}
+
+impl Label {
+    /// For the backend that this node picked.
+    #[inline(always)]
+    pub fn backend(config: &Config, id: u32) -> Self {
+        Self {
+            destination: mac::of_backend(id),
+            source: mac::of_node(config.node_id),
+        }
+    }
+
+    /// For a node, which knows what to do by the packet's own addresses.
+    #[inline(always)]
+    pub fn node(config: &Config, id: u32) -> Self {
+        Self {
+            destination: mac::of_node(id),
+            source: mac::of_node(config.node_id),
+        }
+    }
+}
+
 /// A whole frame's headers: what XDP writes, Ethernet being its own work too.
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]
@@ -66,7 +93,7 @@ pub fn push_xdp(
     node: &NodeEntry,
     packet: &Packet,
     hash: u32,
-    inner_destination: [u8; 6],
+    label: Label,
 ) -> Result<(), DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
@@ -77,7 +104,7 @@ pub fn push_xdp(
         ethertype_be,
     };
     if node.is_v4() {
-        let outer = outer_v4(config, node, packet, hash, inner_destination);
+        let outer = outer_v4(config, node, packet, hash, label);
         write(
             ctx,
             Outer {
@@ -86,7 +113,7 @@ pub fn push_xdp(
             },
         )
     } else {
-        let outer = outer_v6(config, node, packet, hash, inner_destination);
+        let outer = outer_v6(config, node, packet, hash, label);
         write(
             ctx,
             Outer {
@@ -121,14 +148,14 @@ pub fn send_skb(
     node: &NodeEntry,
     packet: &Packet,
     hash: u32,
-    inner_destination: [u8; 6],
+    label: Label,
 ) -> Result<i32, DropReason> {
     if node.is_v4() {
-        let outer = outer_v4(config, node, packet, hash, inner_destination);
+        let outer = outer_v4(config, node, packet, hash, label);
         make_room(ctx, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, outer)?;
         set_ethertype(ctx, packet.family, Family::V4)?;
     } else {
-        let outer = outer_v6(config, node, packet, hash, inner_destination);
+        let outer = outer_v6(config, node, packet, hash, label);
         make_room(ctx, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, outer)?;
         set_ethertype(ctx, packet.family, Family::V6)?;
     }
@@ -178,7 +205,7 @@ fn outer_v4(
     node: &NodeEntry,
     packet: &Packet,
     hash: u32,
-    inner_destination: [u8; 6],
+    label: Label,
 ) -> OuterV4 {
     let total_length_be = ((packet.length + OVERHEAD_V4 as u32) as u16).to_be();
     let varying = u64::from(u16::from_ne_bytes([0, packet.dscp_ecn])) + u64::from(total_length_be);
@@ -195,7 +222,7 @@ fn outer_v4(
             source: config.node_address.v4_word(),
             destination: node.address.v4_word(),
         },
-        tunnel: tunnel(config, packet, hash, inner_destination),
+        tunnel: tunnel(config, packet, hash, label),
     }
 }
 
@@ -205,7 +232,7 @@ fn outer_v6(
     node: &NodeEntry,
     packet: &Packet,
     hash: u32,
-    inner_destination: [u8; 6],
+    label: Label,
 ) -> OuterV6 {
     OuterV6 {
         ip: Ipv6 {
@@ -216,12 +243,12 @@ fn outer_v6(
             source: config.node_address.words,
             destination: node.address.words,
         },
-        tunnel: tunnel(config, packet, hash, inner_destination),
+        tunnel: tunnel(config, packet, hash, label),
     }
 }
 
 #[inline(always)]
-fn tunnel(config: &Config, packet: &Packet, hash: u32, inner_destination: [u8; 6]) -> Tunnel {
+fn tunnel(config: &Config, packet: &Packet, hash: u32, label: Label) -> Tunnel {
     Tunnel {
         udp: Udp {
             // RFC 7348 §5: a hash of the inner flow, in the dynamic range, spreads flows over paths.
@@ -236,8 +263,8 @@ fn tunnel(config: &Config, packet: &Packet, hash: u32, inner_destination: [u8; 6
             vni_be: (packet.flow.vpc << 8).to_be(),
         },
         inner: Ethernet {
-            destination: inner_destination,
-            source: mac::of_node(config.node_id),
+            destination: label.destination,
+            source: label.source,
             ethertype_be: packet.family.ethertype_be(),
         },
     }

@@ -3,15 +3,12 @@
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use fairlead_dataplane_common::{
-    Config, DropReason, FlowKey, FrontendEntry, NODE_LOCAL, NODE_RESOLVED, NodeEntry, SERVICE_DR,
-    checksum, hash, mac,
-};
+use fairlead_dataplane_common::{Config, DropReason, checksum};
 
 use crate::frame::{Frame, is_passed_on};
 use crate::header::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
 use crate::parse::{Family, Packet, Shape};
-use crate::{encap, lookup, parse, stats, too_big};
+use crate::{encap, forward, lookup, parse, pick};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -20,15 +17,15 @@ pub fn balance(ctx: &XdpContext) -> Result<u32, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     match unsafe { (*ethernet).ethertype_be } {
-        ETHERTYPE_IPV4_BE => forward(ctx, &parse::ipv4(ctx, 0)?),
-        ETHERTYPE_IPV6_BE => forward(ctx, &parse::ipv6(ctx, 0)?),
+        ETHERTYPE_IPV4_BE => dispatch(ctx, &parse::ipv4(ctx, 0)?),
+        ETHERTYPE_IPV6_BE => dispatch(ctx, &parse::ipv6(ctx, 0)?),
         _ => Ok(XDP_PASS),
     }
 }
 
 /// Compiled once for each family, so that no packet pays for the other.
 #[inline(always)]
-fn forward(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
+fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
     let config = lookup::config()?;
     if packet.shape != Shape::Ports {
         return without_ports(ctx, config, packet);
@@ -36,50 +33,8 @@ fn forward(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
     let Some(frontend) = lookup::external(config, &packet.flow) else {
         return Ok(XDP_PASS);
     };
-    send(ctx, config, packet, &packet.flow, frontend)
-}
-
-/// Sends a packet to the node of the backend that `flow` picks: its own, or the one an error is about.
-#[inline(always)]
-fn send(
-    ctx: &XdpContext,
-    config: &Config,
-    packet: &Packet,
-    flow: &FlowKey,
-    frontend: &FrontendEntry,
-) -> Result<u32, DropReason> {
-    let hash = hash::flow(&config.seed, flow);
-    let lookup::Pick { service, backend } = lookup::pick(config, frontend.service, hash)?;
-    if backend.node == NODE_LOCAL || is_passed_on(ctx)? {
-        return Ok(XDP_PASS);
-    }
-    let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
-    if node.flags & NODE_RESOLVED == 0 {
-        return Ok(XDP_PASS);
-    }
-    stats::packet(frontend.service, ctx.length(), packet.opens);
-    if service.flags & SERVICE_DR != 0 && node.takes_frames() {
-        return pass_on(ctx, config, node);
-    }
-    let overhead = encap::overhead_to(node);
-    if node.mtu < packet.length + overhead && node.mtu != 0 {
-        return too_big::answer(ctx, packet, node.mtu.saturating_sub(overhead));
-    }
-    encap::push_xdp(ctx, config, node, packet, hash, mac::of_backend(backend.id))?;
-    Ok(XDP_TX)
-}
-
-/// Sends a frame as it is to a node of this segment, which makes the same pick. The sender's address
-/// says that it came from a node and must not be passed on again.
-#[inline(always)]
-fn pass_on(ctx: &XdpContext, config: &Config, node: &NodeEntry) -> Result<u32, DropReason> {
-    let ethernet: *mut Ethernet = ctx.header(0)?;
-    // SAFETY: in bounds, as `header` has checked.
-    unsafe {
-        (*ethernet).destination = node.mac;
-        (*ethernet).source = mac::of_node(config.node_id);
-    }
-    Ok(XDP_TX)
+    let pick = pick::pick(config, frontend, &packet.flow)?;
+    forward::send_xdp(ctx, config, packet, &pick)
 }
 
 /// Takes back what [`balance`] did to a frame it sent, but for the MAC addresses: for the benchmark,
@@ -114,7 +69,8 @@ fn without_ports(ctx: &XdpContext, config: &Config, packet: &Packet) -> Result<u
             if flow.destination != packet.flow.destination {
                 return Err(DropReason::ForeignError);
             }
-            send(ctx, config, packet, &flow, frontend)
+            let pick = pick::pick(config, frontend, &flow)?;
+            forward::send_xdp(ctx, config, packet, &pick)
         }
         Shape::Discovery => Ok(XDP_PASS),
         Shape::Fragment => Err(DropReason::Fragment),

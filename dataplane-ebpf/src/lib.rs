@@ -1,8 +1,8 @@
 //! The packet path: what a node does with a packet or a connecting socket, as eBPF.
 //!
 //! One module per role. `frame` and `header` read and write bytes; `parse` says what a packet is;
-//! `maps` declares the state; `lookup` finds frontends, picks and neighbours; `encap` and `rewrite`
-//! change packets; `ingress`, `uplink`, `pod` and `socket` are the ways through, one a hook;
+//! `maps` declares the state; `lookup` finds frontends and neighbours; `pick` says which backend a
+//! packet is for, and `forward` how it gets there; `encap` and `rewrite` change packets; `ingress`, `uplink`, `pod` and `socket` are the ways through, one a hook;
 //! `verdict` is the one exit that counts drops.
 //!
 //! Every function is inlined into its program: a call costs as much as the lookup it would wrap.
@@ -13,12 +13,14 @@
 #![warn(missing_docs)]
 
 mod encap;
+mod forward;
 mod frame;
 mod header;
 pub mod ingress;
 mod lookup;
 pub mod maps;
 mod parse;
+mod pick;
 pub mod pod;
 mod reply;
 mod rewrite;

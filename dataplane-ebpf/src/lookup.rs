@@ -1,18 +1,16 @@
-//! From a packet to the backend it is for, and to where things are.
+//! Where things are: frontends, named backends, nodes, pods, routes.
 
 use fairlead_dataplane_common::{
     Address, BACKEND_EMPTY, BackendEntry, Config, DropReason, EndpointEntry, EndpointKey,
-    FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FlowKey, FrontendEntry, FrontendKey, LUT_SLOT_MASK,
-    NODE_LOCAL, NODE_USED, NodeEntry, RouteEntry, RouteKey, ServiceEntry,
+    FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FlowKey, FrontendEntry, FrontendKey, NODE_USED, NodeEntry,
+    RouteEntry, RouteKey,
 };
 
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::maps::{
-    BACKEND_IDS, BACKENDS, CONFIG, ENDPOINTS, FRONTENDS, LUT, NODE_ADDRESSES, NODES, ROUTES,
-    SERVICES,
+    BACKEND_IDS, BACKENDS, CONFIG, ENDPOINTS, FRONTENDS, NODE_ADDRESSES, NODES, ROUTES,
 };
-use crate::stats;
 
 /// The node's parameters. The element always exists; the verifier wants it asked for.
 #[inline(always)]
@@ -52,55 +50,6 @@ pub fn is_vip(config: &Config, vpc: u32, address: Address) -> bool {
     match frontend(config, &FrontendKey::of_address(vpc, address)) {
         Some(entry) => entry.flags & FRONTEND_ADDRESS != 0,
         None => false,
-    }
-}
-
-/// What a flow's hash picked.
-#[derive(Clone, Copy)]
-pub struct Pick {
-    /// Among the backends of this service.
-    pub service: &'static ServiceEntry,
-    /// The one.
-    pub backend: &'static BackendEntry,
-}
-
-/// What `hash` picks among the backends of the service in `slot`.
-#[inline(always)]
-pub fn pick(config: &Config, slot: u32, hash: u32) -> Result<Pick, DropReason> {
-    match try_pick(config, slot, hash) {
-        Some(pick) => Ok(pick),
-        None => {
-            stats::refused(slot);
-            Err(DropReason::NoBackend)
-        }
-    }
-}
-
-/// What `hash` picks among the service's backends that are on this node: for a packet that another
-/// node passed on, and that must not be passed on again.
-#[inline(always)]
-pub fn pick_local(service: &ServiceEntry, hash: u32) -> Result<&'static BackendEntry, DropReason> {
-    match service.local_index(hash).and_then(backend_at) {
-        Some(backend) if backend.node == NODE_LOCAL => Ok(backend),
-        _ => Err(DropReason::NoLocalBackend),
-    }
-}
-
-#[inline(always)]
-fn try_pick(config: &Config, slot: u32, hash: u32) -> Option<Pick> {
-    let service = SERVICES.get(ServiceEntry::index(config.bank, slot))?;
-    let backend = backend_at(service.lut_index(hash)?)?;
-    Some(Pick { service, backend })
-}
-
-/// The backend that an element of the LUT names.
-#[inline(always)]
-fn backend_at(index: u32) -> Option<&'static BackendEntry> {
-    let backend = BACKENDS.get(*LUT.get(index)? & LUT_SLOT_MASK)?;
-    if backend.state == BACKEND_EMPTY {
-        None
-    } else {
-        Some(backend)
     }
 }
 

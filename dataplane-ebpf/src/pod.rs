@@ -3,14 +3,15 @@
 use aya_ebpf::bindings::TC_ACT_OK;
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
-    DropReason, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, hash, mac,
+    DropReason, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, hash,
 };
 
+use crate::encap::{self, Label};
 use crate::frame::{Frame, pull};
 use crate::header::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet};
 use crate::maps::PODS;
 use crate::parse::{HEADERS, Packet, Shape};
-use crate::{encap, lookup, parse, reply};
+use crate::{lookup, parse, reply};
 
 /// Lets a pod send in its own name only; answers to a VIP's clients get the VIP's; then by route to
 /// a pod here, to another node, or to the stack and the outside.
@@ -66,7 +67,14 @@ fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, Dro
         ROUTE_PODS | ROUTE_NODE_HOST => {
             let node = lookup::node(route.node).ok_or(DropReason::NoRoute)?;
             let hash = hash::flow(&config.seed, flow);
-            encap::send_skb(ctx, config, node, &packet, hash, mac::of_node(node.id))
+            encap::send_skb(
+                ctx,
+                config,
+                node,
+                &packet,
+                hash,
+                Label::node(config, node.id),
+            )
         }
         _ => Err(DropReason::NoRoute),
     }

@@ -16,7 +16,7 @@ use fairlead_dataplane_common::{
 use crate::maps::SOCKET_ORIGINS;
 use crate::parse::Family;
 use crate::verdict::SOCKET_PROCEED;
-use crate::{lookup, stats};
+use crate::{lookup, pick, stats};
 
 /// ECONNREFUSED, what a closed port would answer.
 const ECONNREFUSED: i32 = 111;
@@ -65,7 +65,7 @@ fn translate(
         return Ok(None);
     };
     let hash = hash::socket(&config.seed, cookie(ctx), &address, port_be);
-    let backend = match lookup::pick(config, frontend.service, hash) {
+    let backend = match pick::by_hash(config, frontend.service, hash) {
         Ok(pick) => pick.backend,
         Err(reason) => return Err(refused(reason)),
     };

@@ -11,11 +11,12 @@ use fairlead_dataplane_common::{
     protocol,
 };
 
-use crate::frame::{Frame, is_passed_on, pull};
+use crate::encap::{self, Label};
+use crate::frame::{Frame, pull};
 use crate::header::{Ethernet, Udp, Vxlan};
 use crate::maps::VPCS;
 use crate::parse::{Family, HEADERS, Packet, Shape};
-use crate::{encap, lookup, parse, reply, snat, stats};
+use crate::{forward, lookup, parse, pick, reply, snat};
 
 /// Bytes of the headers this side looks at, the outer ones included.
 const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
@@ -71,7 +72,14 @@ fn leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
             ROUTE_PODS => {
                 let node = lookup::node(route.node).ok_or(DropReason::NoRoute)?;
                 let hash = hash::flow(&config.seed, flow);
-                encap::send_skb(ctx, config, node, packet, hash, mac::of_node(node.id))
+                encap::send_skb(
+                    ctx,
+                    config,
+                    node,
+                    packet,
+                    hash,
+                    Label::node(config, node.id),
+                )
             }
             ROUTE_LOCAL => Err(DropReason::NoEndpoint),
             ROUTE_UNREACHABLE => Err(DropReason::NoRoute),
@@ -84,69 +92,33 @@ fn leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     Ok(TC_ACT_OK)
 }
 
-/// The same pick as in XDP, for what XDP could not finish: a pod of this node, or a node whose
-/// neighbour the stack has to resolve.
+/// The same as in XDP, for what XDP could not finish.
 #[inline(always)]
 fn balance(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, DropReason> {
     if packet.shape == Shape::Ports
         && let Some(frontend) = lookup::external(config, &packet.flow)
     {
-        let hash = hash::flow(&config.seed, &packet.flow);
-        let lookup::Pick { service, backend } = lookup::pick(config, frontend.service, hash)?;
-        if is_passed_on(ctx)? {
-            // Counted where it entered. The other node's table and ours may differ for a moment.
-            let backend = if backend.node == NODE_LOCAL {
-                backend
-            } else {
-                lookup::pick_local(service, hash)?
-            };
-            return reply::deliver(ctx, packet, backend);
+        let pick = pick::pick(config, frontend, &packet.flow)?;
+        return forward::send_skb(ctx, config, packet, &packet.flow, &pick);
+    }
+    if !lookup::is_vip(config, packet.flow.vpc, packet.flow.destination) {
+        return Ok(TC_ACT_OK);
+    }
+    match packet.shape {
+        Shape::Error => {
+            let flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
+            let frontend = lookup::external(config, &flow).ok_or(DropReason::ForeignError)?;
+            let pick = pick::pick(config, frontend, &flow)?;
+            forward::send_skb(ctx, config, packet, &flow, &pick)
         }
-        stats::packet(frontend.service, ctx.length(), packet.opens);
-        if backend.node == NODE_LOCAL {
-            return reply::deliver(ctx, packet, backend);
+        Shape::Discovery => Ok(TC_ACT_OK),
+        Shape::Ports => Err(DropReason::UnknownPort),
+        Shape::Fragment => Err(DropReason::Fragment),
+        Shape::Options => Err(DropReason::IpOptions),
+        Shape::EchoRequest | Shape::EchoReply | Shape::Other => {
+            Err(DropReason::UnsupportedProtocol)
         }
-        let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
-        return encap::send_skb(ctx, config, node, packet, hash, mac::of_backend(backend.id));
     }
-    if packet.shape == Shape::Error
-        && lookup::is_vip(config, packet.flow.vpc, packet.flow.destination)
-    {
-        return balance_error(ctx, config, packet);
-    }
-    if packet.shape != Shape::Discovery
-        && lookup::is_vip(config, packet.flow.vpc, packet.flow.destination)
-    {
-        return Err(match packet.shape {
-            Shape::Ports => DropReason::UnknownPort,
-            Shape::Fragment => DropReason::Fragment,
-            Shape::Options => DropReason::IpOptions,
-            Shape::EchoRequest
-            | Shape::EchoReply
-            | Shape::Discovery
-            | Shape::Error
-            | Shape::Other => DropReason::UnsupportedProtocol,
-        });
-    }
-    Ok(TC_ACT_OK)
-}
-
-/// An ICMP error about what a VIP has sent goes to the backend that has sent it.
-#[inline(always)]
-fn balance_error(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, DropReason> {
-    let flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
-    let frontend = lookup::external(config, &flow).ok_or(DropReason::ForeignError)?;
-    let hash = hash::flow(&config.seed, &flow);
-    let lookup::Pick { service, backend } = lookup::pick(config, frontend.service, hash)?;
-    if backend.node == NODE_LOCAL {
-        return reply::deliver_error(ctx, packet, &flow, backend);
-    }
-    if is_passed_on(ctx)? {
-        let backend = lookup::pick_local(service, hash)?;
-        return reply::deliver_error(ctx, packet, &flow, backend);
-    }
-    let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
-    encap::send_skb(ctx, config, node, packet, hash, mac::of_backend(backend.id))
 }
 
 /// A packet that another node encapsulated for this one: for the backend it names, for a pod by its

@@ -1,0 +1,89 @@
+//! How a packet gets to the backend that was picked for it: as it is to a node of this segment (dr),
+//! encapsulated (tun), or up to where the backend is.
+
+use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use fairlead_dataplane_common::{
+    Config, DropReason, FlowKey, NODE_LOCAL, NODE_RESOLVED, NodeEntry, SERVICE_DR, mac,
+};
+
+use crate::encap::{self, Label};
+use crate::frame::{Frame, is_passed_on};
+use crate::header::Ethernet;
+use crate::parse::{Packet, Shape};
+use crate::pick::{self, Pick};
+use crate::{lookup, reply, stats, too_big};
+
+/// Sends a frame to the node of the backend that was picked for it.
+/// Passes what belongs to a pod of this node, and what needs a neighbour resolved first.
+#[inline(always)]
+pub fn send_xdp(
+    ctx: &XdpContext,
+    config: &Config,
+    packet: &Packet,
+    pick: &Pick,
+) -> Result<u32, DropReason> {
+    let Pick {
+        service, backend, ..
+    } = *pick;
+    if backend.node == NODE_LOCAL || is_passed_on(ctx)? {
+        return Ok(XDP_PASS);
+    }
+    let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
+    if node.flags & NODE_RESOLVED == 0 {
+        return Ok(XDP_PASS);
+    }
+    stats::packet(pick.service_slot, ctx.length(), packet.opens);
+    if service.flags & SERVICE_DR != 0 && node.takes_frames() {
+        return pass_on(ctx, config, node);
+    }
+    let overhead = encap::overhead_to(node);
+    if node.mtu < packet.length + overhead && node.mtu != 0 {
+        return too_big::answer(ctx, packet, node.mtu.saturating_sub(overhead));
+    }
+    let label = Label::backend(config, backend.id);
+    encap::push_xdp(ctx, config, node, packet, pick.hash, label)?;
+    Ok(XDP_TX)
+}
+
+/// The same for what XDP could not finish: a pod of this node, or a node whose neighbour the stack
+/// has to resolve.
+#[inline(always)]
+pub fn send_skb(
+    ctx: &TcContext,
+    config: &Config,
+    packet: &Packet,
+    flow: &FlowKey,
+    pick: &Pick,
+) -> Result<i32, DropReason> {
+    let backend = pick.backend;
+    // What was passed on is counted where it entered. The other node's table and ours may differ for
+    // a moment.
+    let was_passed_on = is_passed_on(ctx)?;
+    if !was_passed_on {
+        stats::packet(pick.service_slot, ctx.length(), packet.opens);
+    }
+    if was_passed_on || backend.node == NODE_LOCAL {
+        let backend = pick::local(pick)?;
+        return match packet.shape {
+            Shape::Error => reply::deliver_error(ctx, packet, flow, backend),
+            _ => reply::deliver(ctx, packet, backend),
+        };
+    }
+    let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
+    let label = Label::backend(config, backend.id);
+    encap::send_skb(ctx, config, node, packet, pick.hash, label)
+}
+
+/// Sends a frame as it is to a node of this segment, which makes the same pick. The sender's address
+/// says that it came from a node and must not be passed on again.
+#[inline(always)]
+fn pass_on(ctx: &XdpContext, config: &Config, node: &NodeEntry) -> Result<u32, DropReason> {
+    let ethernet: *mut Ethernet = ctx.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    unsafe {
+        (*ethernet).destination = node.mac;
+        (*ethernet).source = mac::of_node(config.node_id);
+    }
+    Ok(XDP_TX)
+}
