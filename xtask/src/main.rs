@@ -10,6 +10,7 @@ mod dist;
 mod down;
 mod exec;
 mod image;
+mod kernels;
 mod setup;
 mod status;
 mod table;
@@ -50,6 +51,8 @@ enum Command {
     Exec(exec::Options),
     /// Run every check and every test, as CI does.
     Test,
+    /// Check that the programs work in the kernels that Debian ships, in virtual machines.
+    Kernels,
     /// Measure, against what a user would pick instead.
     #[command(subcommand)]
     Bench(bench::Subject),
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Status => status::run(&workspace)?,
         Command::Exec(options) => return exec::run(&options, &workspace),
         Command::Test => test::run(&workspace, &progress)?,
+        Command::Kernels => kernels::run(&workspace, &progress)?,
         Command::Bench(subject) => bench::run(&subject, &workspace, &progress)?,
         Command::Dist => dist::run(&workspace, &progress)?,
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use testbed::{Progress, Workspace};
 
-use crate::{build, cargo, image, setup};
+use crate::{build, cargo, image, kernels, setup};
 
 /// The crate that is compiled for another target, outside of the workspace.
 const EBPF: &str = "--manifest-path dataplane-ebpf/Cargo.toml";
@@ -14,6 +14,7 @@ const EBPF: &str = "--manifest-path dataplane-ebpf/Cargo.toml";
 /// A check or a test failed.
 pub(crate) fn run(workspace: &Workspace, progress: &Progress) -> Result<()> {
     setup::ensure(workspace, progress)?;
+    setup::ensure_kernels(workspace, progress)?;
     progress.step("check: formatting");
     cargo::run(workspace, "fmt --all --check")
         .and_then(|()| cargo::run(workspace, &format!("fmt {EBPF} --check")))
@@ -26,6 +27,7 @@ pub(crate) fn run(workspace: &Workspace, progress: &Progress) -> Result<()> {
     progress.step("build: programs and tests");
     cargo::run(workspace, "build --workspace --all-targets")?;
     image::build(workspace, progress)?;
+    kernels::check(workspace, progress)?;
     progress.step("test: everything");
     // CI: a test that would skip itself for want of a privilege fails instead.
     let mut nextest = cargo::command(workspace, "nextest run --workspace --profile ci");

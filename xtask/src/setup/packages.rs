@@ -41,8 +41,16 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         return Ok(());
     }
     // A machine that never asked for lists of packages, or whose lists are old, finds nothing.
-    apt(&["update"], &[])?;
+    update()?;
     apt(&["install"], packages)
+}
+
+/// Asks for the lists of packages.
+///
+/// # Errors
+/// Debian's packages are out of reach.
+pub(super) fn update() -> Result<()> {
+    apt(&["update"], &[])
 }
 
 /// Downloads a package's archive to the current folder of `command`.
@@ -58,7 +66,7 @@ pub(super) fn download(package: &str, folder: &std::path::Path) -> Result<()> {
         run_to_end(&mut command, &format!("apt-get download {package}"))
     };
     download().or_else(|_| {
-        apt(&["update"], &[])?;
+        update()?;
         download()
     })
 }
