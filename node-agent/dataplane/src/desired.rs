@@ -1,28 +1,26 @@
 //! The state a node's maps should be in, checked: what the control plane sent, turned into types
 //! that cannot be wrong. A message with one bad field is refused whole, and the error names it.
 
+mod field;
+mod service;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fairlead_api::{BackendId, NodeName, ServiceId, VpcId};
-use fairlead_proto::node::{self as proto, BackendState, FrontendScope, Protocol};
+use fairlead_proto::node as proto;
 use imbl::OrdMap;
 use ipnetwork::IpNetwork;
 
 use crate::changes::Changes;
 pub use crate::forwarding::Forwarding;
-
-/// A field of the message that cannot be.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
-pub struct Invalid {
-    /// The way to it, "services[7].frontends[0].port": services by id, nodes by name, routes by
-    /// prefix.
-    pub field: String,
-    /// What is wrong with it, for people.
-    pub problem: String,
-}
+pub use field::Invalid;
+use field::{address, invalid, network, nonzero, port, vpc};
+pub use service::{
+    Backend, Frontend, HealthCheck, HealthCheckKind, Scheduler, Service, Timeouts, Tunnel,
+};
 
 /// All that a node's programs are to know, but for its pods. Cloning takes constant time: the next
 /// state shares with the one before what did not change.
@@ -46,15 +44,25 @@ pub struct Desired {
     pub frontends: OrdMap<FrontendAt, Answer>,
     /// Addresses that packets from outside may ask for, and how many frontends each has.
     pub vips: OrdMap<(VpcId, IpAddr), u32>,
+    /// Whose the node ports are, at this node's addresses and all others'.
+    pub node_ports: OrdMap<NodePortAt, ServiceId>,
     /// Whose the backends of all services are.
     pub backends: OrdMap<BackendId, ServiceId>,
+    /// Which node answers for a VIP on its segment.
+    pub announcements: OrdMap<IpAddr, NodeName>,
     /// How many services and routes each network has.
     pub networks: OrdMap<VpcId, u32>,
     node_names: OrdMap<u32, NodeName>,
 }
 
+/// The network of the nodes themselves, and of all that has no other.
+pub const DEFAULT_NETWORK: VpcId = VpcId(0);
+
 /// A frontend's place: network, address, IP protocol, port.
 pub type FrontendAt = (VpcId, IpAddr, u8, u16);
+
+/// A node port's place: whether at IPv4 addresses, IP protocol, port.
+pub type NodePortAt = (bool, u8, u16);
 
 /// Who answers at a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +91,10 @@ pub struct Touched {
     pub backends: BTreeSet<BackendId>,
     /// Their frontends before and after.
     pub frontends: BTreeSet<FrontendAt>,
+    /// Their node ports before and after.
+    pub node_ports: BTreeSet<NodePortAt>,
+    /// VIPs whose announcements changed.
+    pub addresses: BTreeSet<(VpcId, IpAddr)>,
 }
 
 impl Touched {
@@ -90,6 +102,7 @@ impl Touched {
         self.services.insert(id);
         self.backends.extend(service.backends.keys());
         self.frontends.extend(service.places());
+        self.node_ports.extend(service.node_port_places());
     }
 }
 
@@ -100,61 +113,6 @@ pub struct Node {
     pub id: u32,
     /// Where it is reached.
     pub address: IpAddr,
-}
-
-/// One port of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
-    /// "namespace/name" and the port's name if it has one, "namespace/name:port".
-    pub name: String,
-    /// IP protocol number.
-    pub protocol: u8,
-    /// The network of its clients and backends.
-    pub vpc: VpcId,
-    /// Where it answers.
-    pub frontends: Vec<Frontend>,
-    /// Who answers.
-    pub backends: BTreeMap<BackendId, Backend>,
-    /// As the control plane put it.
-    pub scheduler: String,
-    /// How its packets reach backends on other nodes.
-    pub forwarding: Forwarding,
-}
-
-impl Service {
-    fn places(&self) -> impl Iterator<Item = FrontendAt> {
-        self.frontends
-            .iter()
-            .map(|at| (self.vpc, at.address, self.protocol, at.port))
-    }
-}
-
-/// An address and port a service answers at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frontend {
-    /// The address.
-    pub address: IpAddr,
-    /// The port.
-    pub port: u16,
-    /// Whether packets from outside may ask for it (a VIP), or sockets of the cluster only.
-    pub external: bool,
-}
-
-/// One that answers for a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    /// The address.
-    pub address: IpAddr,
-    /// The port.
-    pub port: u16,
-    /// Where it runs; empty if outside the cluster.
-    pub node: NodeName,
-    /// Its share of new connections, relative to the others of the service.
-    pub weight: u32,
-    /// Gets no new connections.
-    pub draining: bool,
-    /// What people call it.
-    pub name: String,
 }
 
 /// Where a backend runs.
@@ -187,7 +145,8 @@ impl Desired {
         for ((vpc, prefix), route) in &changes.routes {
             next.change_route(*vpc, prefix, route.as_ref())?;
         }
-        let touched = next.change_services(&changes.services)?;
+        let mut touched = next.change_services(&changes.services)?;
+        touched.addresses = next.change_announcements(&changes.announcements)?;
         let is_local = !changes.is_whole
             && changes.parameters.is_none()
             && changes.nodes.is_empty()
@@ -212,6 +171,20 @@ impl Desired {
     /// All nodes but this one.
     pub fn other_nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(|node| node.id != self.node_id)
+    }
+
+    /// Whether this node answers for a VIP on its segment.
+    pub fn announces(&self, vip: IpAddr) -> bool {
+        let holder = self.announcements.get(&vip);
+        holder.is_some_and(|name| self.node_names.get(&self.node_id) == Some(name))
+    }
+
+    /// This node's own addresses, at which node ports answer.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.nodes
+            .values()
+            .filter(|node| node.id == self.node_id)
+            .map(|node| node.address)
     }
 
     /// The name of the node with this id.
@@ -299,6 +272,30 @@ impl Desired {
         Ok(())
     }
 
+    /// The VIPs whose announcements are others than before.
+    fn change_announcements(
+        &mut self,
+        changes: &BTreeMap<Bytes, Option<proto::Announcement>>,
+    ) -> Result<BTreeSet<(VpcId, IpAddr)>, Invalid> {
+        let mut touched = BTreeSet::new();
+        for (bytes, announcement) in changes {
+            let vip = address("announcements[]", bytes)?;
+            let holder = announcement.as_ref().map(|one| NodeName::new(&one.node));
+            if holder.as_ref().is_some_and(|node| node.as_str().is_empty()) {
+                return Err(invalid(&format!("announcements[{vip}].node"), "is missing"));
+            }
+            if self.announcements.get(&vip) == holder.as_ref() {
+                continue;
+            }
+            match holder {
+                Some(node) => drop(self.announcements.insert(vip, node)),
+                None => drop(self.announcements.remove(&vip)),
+            }
+            touched.insert((DEFAULT_NETWORK, vip));
+        }
+        Ok(touched)
+    }
+
     fn change_services(
         &mut self,
         changes: &BTreeMap<u32, Option<proto::Service>>,
@@ -309,7 +306,7 @@ impl Desired {
             let at = format!("services[{number}]");
             let id = ServiceId(nonzero(&at, "id", number)?);
             let checked = match service {
-                Some(service) => Some(check_service(&at, service)?),
+                Some(service) => Some(Service::check(&at, service)?),
                 None => None,
             };
             if self.services.get(&id).map(|held| &**held) == checked.as_ref() {
@@ -349,6 +346,14 @@ impl Desired {
                 count_up(&mut self.vips, (service.vpc, frontend.address));
             }
         }
+        for place in service.node_port_places() {
+            if let Some(other) = self.node_ports.insert(place, id) {
+                return Err(invalid(
+                    &format!("{at}.node_port"),
+                    format!("{} is service {other}'s as well", place.2),
+                ));
+            }
+        }
         for backend in service.backends.keys() {
             if let Some(other) = self.backends.insert(*backend, id) {
                 return Err(invalid(
@@ -368,6 +373,9 @@ impl Desired {
                 count_down(&mut self.vips, (service.vpc, frontend.address));
             }
         }
+        for place in service.node_port_places() {
+            self.node_ports.remove(&place);
+        }
         for backend in service.backends.keys() {
             self.backends.remove(backend);
         }
@@ -385,140 +393,6 @@ fn count_down<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {
     } else {
         counts.insert(key, left);
     }
-}
-
-fn check_service(at: &str, service: &proto::Service) -> Result<Service, Invalid> {
-    let protocol = match Protocol::try_from(service.protocol) {
-        Ok(Protocol::Unspecified) | Err(_) => {
-            let problem = format!("{} is no protocol of a service", service.protocol);
-            return Err(invalid(&format!("{at}.protocol"), problem));
-        }
-        Ok(known) => known as u8,
-    };
-    let mut checked = Service {
-        name: match service.port_name.as_str() {
-            "" => format!("{}/{}", service.namespace, service.name),
-            port => format!("{}/{}:{port}", service.namespace, service.name),
-        },
-        protocol,
-        vpc: vpc(at, service.vpc)?,
-        frontends: Vec::with_capacity(service.frontends.len()),
-        backends: BTreeMap::new(),
-        scheduler: service.scheduler.clone(),
-        forwarding: Forwarding::of(&service.forwarding),
-    };
-    for (index, frontend) in service.frontends.iter().enumerate() {
-        let frontend = check_frontend(&format!("{at}.frontends[{index}]"), frontend)?;
-        checked.frontends.push(frontend);
-    }
-    for (index, backend) in service.backends.iter().enumerate() {
-        let at = format!("{at}.backends[{index}]");
-        let id = BackendId(nonzero(&at, "id", backend.id)?);
-        let backend = check_backend(&at, backend)?;
-        if checked.backends.insert(id, backend).is_some() {
-            return Err(invalid(&format!("{at}.id"), format!("{id} is given twice")));
-        }
-    }
-    Ok(checked)
-}
-
-fn check_frontend(at: &str, frontend: &proto::Frontend) -> Result<Frontend, Invalid> {
-    let external = match FrontendScope::try_from(frontend.scope) {
-        Ok(FrontendScope::External) => true,
-        Ok(FrontendScope::Cluster) => false,
-        Ok(FrontendScope::Unspecified) | Err(_) => {
-            let problem = format!("{} is no scope", frontend.scope);
-            return Err(invalid(&format!("{at}.scope"), problem));
-        }
-    };
-    Ok(Frontend {
-        address: address(at, &frontend.address)?,
-        port: port(at, "port", frontend.port)?,
-        external,
-    })
-}
-
-fn check_backend(at: &str, backend: &proto::Backend) -> Result<Backend, Invalid> {
-    let draining = match BackendState::try_from(backend.state) {
-        Ok(BackendState::Active) => false,
-        Ok(BackendState::Draining) => true,
-        Ok(BackendState::Unspecified) | Err(_) => {
-            let problem = format!("{} is no state of a backend", backend.state);
-            return Err(invalid(&format!("{at}.state"), problem));
-        }
-    };
-    Ok(Backend {
-        address: address(at, &backend.address)?,
-        port: port(at, "port", backend.port)?,
-        node: NodeName::new(&backend.node),
-        weight: backend.weight,
-        draining,
-        name: backend.name.clone(),
-    })
-}
-
-fn invalid(field: &str, problem: impl Into<String>) -> Invalid {
-    Invalid {
-        field: field.to_owned(),
-        problem: problem.into(),
-    }
-}
-
-fn nonzero(at: &str, name: &str, value: u32) -> Result<u32, Invalid> {
-    if value == 0 {
-        Err(invalid(&format!("{at}.{name}"), "is 0"))
-    } else {
-        Ok(value)
-    }
-}
-
-fn port(at: &str, name: &str, value: u32) -> Result<u16, Invalid> {
-    u16::try_from(value)
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or_else(|| invalid(&format!("{at}.{name}"), format!("{value} is no port")))
-}
-
-fn vpc(at: &str, value: u32) -> Result<VpcId, Invalid> {
-    if value < 1 << 24 {
-        Ok(VpcId(value))
-    } else {
-        Err(invalid(
-            &format!("{at}.vpc"),
-            format!("{value} does not fit the 24 bits of a VNI"),
-        ))
-    }
-}
-
-fn address(at: &str, bytes: &[u8]) -> Result<IpAddr, Invalid> {
-    let address = match bytes.len() {
-        4 => <[u8; 4]>::try_from(bytes).map(IpAddr::from).ok(),
-        16 => <[u8; 16]>::try_from(bytes).map(IpAddr::from).ok(),
-        _ => None,
-    };
-    let field = || format!("{at}.address");
-    let address = address
-        .ok_or_else(|| {
-            invalid(
-                &field(),
-                format!("has {} bytes instead of 4 or 16", bytes.len()),
-            )
-        })?
-        .to_canonical();
-    if address.is_unspecified() || address.is_multicast() {
-        return Err(invalid(&field(), format!("{address} is nobody's address")));
-    }
-    Ok(address)
-}
-
-fn network(field: &str, text: &str) -> Result<IpNetwork, Invalid> {
-    let range: IpNetwork = text
-        .parse()
-        .map_err(|_| invalid(field, format!("\"{text}\" is no address range")))?;
-    if range.network() != range.ip() {
-        return Err(invalid(field, format!("\"{text}\" has host bits set")));
-    }
-    Ok(range)
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use fairlead_api::NodeName;
 use fairlead_proto::node::{
-    Backend, BackendState, DataplaneState, Frontend, FrontendScope, NodeAddress, Parameters,
-    Protocol, Route, RouteKey, Service,
+    Backend, BackendState, DataplaneState, Frontend, FrontendScope, HealthCheck, NodeAddress,
+    Parameters, Protocol, Route, RouteKey, Service,
 };
 
 pub(crate) fn own() -> NodeName {
@@ -81,6 +81,18 @@ pub(crate) fn backend(service: u32, node: u32) -> Backend {
         weight: 1,
         state: BackendState::Active.into(),
         name: format!("pod-{service}-{node}"),
+    }
+}
+
+/// A connection every two seconds.
+pub(crate) fn health_check() -> HealthCheck {
+    HealthCheck {
+        kind: "tcp".to_owned(),
+        interval_milliseconds: 2_000,
+        timeout_milliseconds: 500,
+        rise: 2,
+        fall: 3,
+        ..HealthCheck::default()
     }
 }
 

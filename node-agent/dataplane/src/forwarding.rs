@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use fairlead_dataplane_common::NodeEntry;
+use fairlead_dataplane_common::{NODE_SERVER, NodeEntry};
 
 /// What a service asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,8 +14,9 @@ pub enum Forwarding {
     Dr,
     /// [`Mode::Tun`].
     Tun,
-    /// Something that the programs do not do: [`Mode::Tun`].
-    Unsupported,
+    /// [`Mode::Nat`], for networks that refuse answers which do not come back the way the request
+    /// went.
+    Nat,
 }
 
 /// How one backend's packets reach it.
@@ -25,21 +26,13 @@ pub enum Mode {
     Local,
     /// The frame as it is, to the MAC address of the backend's node.
     Dr,
-    /// In VXLAN.
+    /// Encapsulated: in VXLAN for a node of the cluster, in IP in IP or GUE for a machine outside.
     Tun,
+    /// With both addresses translated here; answers come back to this node.
+    Nat,
 }
 
 impl Forwarding {
-    /// What the control plane's text asks for.
-    pub fn of(text: &str) -> Self {
-        match text {
-            "auto" | "" => Self::Auto,
-            "dr" => Self::Dr,
-            "tun" => Self::Tun,
-            _ => Self::Unsupported,
-        }
-    }
-
     /// Whether frames may be passed on as they are.
     pub fn may_pass_on(self) -> bool {
         matches!(self, Self::Auto | Self::Dr)
@@ -50,13 +43,19 @@ impl Forwarding {
         let Some(node) = node else {
             return (Mode::Local, "the backend is on this node");
         };
+        let is_outside = node.flags & NODE_SERVER != 0;
         match self {
             Self::Tun => (Mode::Tun, "the service asks for tun"),
-            Self::Unsupported => (Mode::Tun, "this node does not do what the service asks for"),
+            Self::Nat => (Mode::Nat, "the service asks for nat"),
+            Self::Auto | Self::Dr if !node.takes_frames() && is_outside => (
+                Mode::Tun,
+                "the server is not known to be on the same segment",
+            ),
             Self::Auto | Self::Dr if !node.takes_frames() => (
                 Mode::Tun,
                 "the backend's node is not known to be on the same segment",
             ),
+            Self::Auto if is_outside => (Mode::Dr, "the server is on the same segment"),
             Self::Auto => (Mode::Dr, "the backend's node is on the same segment"),
             Self::Dr => (Mode::Dr, "the service asks for dr"),
         }
@@ -69,7 +68,7 @@ impl fmt::Display for Forwarding {
             Self::Auto => "auto",
             Self::Dr => "dr",
             Self::Tun => "tun",
-            Self::Unsupported => "unsupported",
+            Self::Nat => "nat",
         })
     }
 }
@@ -80,6 +79,7 @@ impl fmt::Display for Mode {
             Self::Local => "local",
             Self::Dr => "dr",
             Self::Tun => "tun",
+            Self::Nat => "nat",
         })
     }
 }
@@ -96,18 +96,27 @@ mod tests {
         let node = |mac| NodeEntry::new(2, address(102), address(101), 1, 1500, mac);
         let resolved = node(Some([2, 0, 0, 0, 0, 2]));
         let adjacent = resolved.with_adjacent(true);
+        let mut server = resolved;
+        server.flags |= NODE_SERVER;
         let cases = [
-            ("auto", Some(adjacent), Mode::Dr),
-            ("auto", Some(resolved), Mode::Tun),
-            ("auto", Some(node(None).with_adjacent(true)), Mode::Tun),
-            ("auto", None, Mode::Local),
-            ("dr", Some(adjacent), Mode::Dr),
-            ("dr", Some(resolved), Mode::Tun),
-            ("tun", Some(adjacent), Mode::Tun),
-            ("nat", Some(adjacent), Mode::Tun),
+            (Forwarding::Auto, Some(adjacent), Mode::Dr),
+            (Forwarding::Auto, Some(resolved), Mode::Tun),
+            (
+                Forwarding::Auto,
+                Some(node(None).with_adjacent(true)),
+                Mode::Tun,
+            ),
+            (Forwarding::Auto, Some(server), Mode::Tun),
+            (Forwarding::Auto, Some(server.with_adjacent(true)), Mode::Dr),
+            (Forwarding::Auto, None, Mode::Local),
+            (Forwarding::Dr, Some(adjacent), Mode::Dr),
+            (Forwarding::Dr, Some(resolved), Mode::Tun),
+            (Forwarding::Tun, Some(adjacent), Mode::Tun),
+            (Forwarding::Nat, Some(adjacent), Mode::Nat),
+            (Forwarding::Nat, None, Mode::Local),
         ];
         for (asked, node, mode) in cases {
-            let chosen = Forwarding::of(asked).mode(node.as_ref());
+            let chosen = asked.mode(node.as_ref());
             assert_eq!(chosen.0, mode, "{asked}, {node:?}: {}", chosen.1);
         }
     }

@@ -13,19 +13,22 @@
 //! ([`Observed::level`]), so that the next change is written to a copy of what is in force.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use fairlead_api::{BackendId, Generation, ServiceId, VpcId};
 use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BACKEND_DRAINING, BackendEntry, Config, FRONTEND_ADDRESS,
-    FRONTEND_CLUSTER, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry, FrontendKey, NODE_LOCAL,
-    NodeEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry, RouteKey,
-    SERVICE_DR, ServiceEntry, maps,
+    FRONTEND_ANNOUNCED, FRONTEND_CLUSTER, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FRONTEND_USED,
+    FrontendEntry, FrontendKey, NODE_LOCAL, NodeEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS,
+    ROUTE_UNREACHABLE, RouteEntry, RouteKey, SERVICE_DR, ServiceEntry, maps,
 };
 use ipnetwork::IpNetwork;
 
 use crate::action::Action;
 use crate::cuckoo;
-use crate::desired::{Backend, Desired, FrontendAt, Node, Place, Scope, Service, Touched};
+use crate::desired::{
+    Backend, DEFAULT_NETWORK, Desired, FrontendAt, Node, Place, Scope, Service, Touched,
+};
 use crate::local::Local;
 use crate::lut;
 use crate::maglev::{self, Candidate};
@@ -104,7 +107,7 @@ pub fn plan(
     planner.plan_networks();
     planner.plan_backends(&touched.backends)?;
     planner.plan_services(&touched.services)?;
-    let frontends = planner.plan_frontends(&touched.frontends)?;
+    let frontends = planner.plan_frontends(touched)?;
     if *scope == Scope::Everything {
         planner.plan_strays();
     }
@@ -140,7 +143,8 @@ impl Planner<'_> {
         Full::check("backends", desired.backends.len(), maps::BACKENDS_MAX - 1)?;
         let services = desired.services.len();
         Full::check("service ports", services, maps::SERVICES_MAX - 1)?;
-        let frontends = desired.frontends.len() + desired.vips.len();
+        let node_ports = desired.node_ports.len();
+        let frontends = desired.frontends.len() + desired.vips.len() + node_ports;
         Full::check("frontends", frontends, maps::FRONTENDS_MAX)?;
         Full::check("networks", desired.networks.len(), maps::VPCS_MAX)
     }
@@ -151,11 +155,15 @@ impl Planner<'_> {
         let active = observed.active();
         let services = observed.services(active).values();
         let backends = observed.backend_ids.keys();
-        let frontends = observed
-            .frontends(active)
-            .iter()
-            .filter(|entry| entry.flags & FRONTEND_ADDRESS == 0)
+        let entries = || observed.frontends(active).iter();
+        let is_address = |entry: &&FrontendEntry| entry.flags & FRONTEND_ADDRESS != 0;
+        let frontends = entries()
+            .filter(|entry| !is_address(entry))
             .map(|entry| place_of(&entry.key));
+        let addresses = entries().filter(is_address).map(|entry| {
+            let (vpc, address, ..) = place_of(&entry.key);
+            (vpc, address)
+        });
         Touched {
             services: services
                 .map(|entry| ServiceId(entry.id))
@@ -166,6 +174,8 @@ impl Planner<'_> {
                 .chain(desired.backends.keys().copied())
                 .collect(),
             frontends: frontends.chain(desired.frontends.keys().copied()).collect(),
+            node_ports: desired.node_ports.keys().copied().collect(),
+            addresses: addresses.chain(desired.vips.keys().copied()).collect(),
         }
     }
 
@@ -436,52 +446,36 @@ impl Planner<'_> {
     }
 
     /// The writes to the bank of frontends.
-    fn plan_frontends(
-        &mut self,
-        touched: &BTreeSet<FrontendAt>,
-    ) -> Result<Vec<cuckoo::Write>, Full> {
-        let mut wanted: BTreeMap<FrontendAt, (FrontendKey, Option<FrontendEntry>)> =
-            BTreeMap::new();
+    fn plan_frontends(&mut self, touched: &Touched) -> Result<Vec<cuckoo::Write>, Full> {
         let slots: HashMap<ServiceId, u32> = self
             .services
             .iter()
             .map(|(slot, entry)| (ServiceId(entry.id), *slot))
             .collect();
-        for &at in touched {
-            let (vpc, address, protocol, port) = at;
-            let address = Address::from(address);
-            let key = FrontendKey::new(vpc.0, address, protocol, port.to_be());
-            let entry = self.desired.frontends.get(&at).map(|answer| {
-                let held = || self.observed.service(answer.service).map(|(slot, _)| slot);
-                let slot = slots.get(&answer.service).copied().or_else(held);
-                let scope = if answer.external {
-                    FRONTEND_EXTERNAL
-                } else {
-                    FRONTEND_CLUSTER
-                };
-                FrontendEntry {
-                    key,
-                    service: slot.expect("a service with a frontend has a slot by now"),
-                    flags: FRONTEND_USED | scope,
-                }
-            });
-            wanted.insert(at, (key, entry));
-            let key = FrontendKey::of_address(vpc.0, address);
-            let entry = FrontendEntry {
-                key,
-                service: 0,
-                flags: FRONTEND_USED | FRONTEND_ADDRESS,
-            };
-            let is_vip = self.desired.vips.contains_key(&(vpc, at.1));
-            wanted.insert((vpc, at.1, 0, 0), (key, is_vip.then_some(entry)));
+        let mut places = touched.frontends.clone();
+        for &(is_v4, protocol, port) in &touched.node_ports {
+            let of_family = |address: &IpAddr| address.is_ipv4() == is_v4;
+            let own = self.desired.own_addresses().filter(of_family);
+            places.extend(own.map(|address| (DEFAULT_NETWORK, address, protocol, port)));
         }
+        let mut addresses = touched.addresses.clone();
+        addresses.extend(touched.frontends.iter().map(|place| (place.0, place.1)));
+        let wanted: BTreeMap<FrontendAt, Option<FrontendEntry>> = places
+            .into_iter()
+            .map(|place| (place, self.frontend_entry(place, &slots)))
+            .chain(
+                addresses
+                    .into_iter()
+                    .map(|(vpc, address)| ((vpc, address, 0, 0), self.address_entry(vpc, address))),
+            )
+            .collect();
         let mut table = self.observed.frontends(self.observed.active()).clone();
         let mut writes = Vec::new();
         // Room is made before it is taken.
-        for (key, _) in wanted.values().filter(|(_, entry)| entry.is_none()) {
-            writes.extend(table.remove(key));
+        for (place, _) in wanted.iter().filter(|(_, entry)| entry.is_none()) {
+            writes.extend(table.remove(&key_of(place)));
         }
-        for entry in wanted.values().filter_map(|(_, entry)| *entry) {
+        for entry in wanted.into_values().flatten() {
             let added = table.insert(entry).map_err(|full| Full {
                 what: "frontends",
                 wanted: full.entries as u64 + 1,
@@ -490,6 +484,61 @@ impl Planner<'_> {
             writes.extend(added);
         }
         Ok(writes)
+    }
+
+    /// Who answers at a place, if anybody does.
+    fn frontend_entry(
+        &self,
+        place: FrontendAt,
+        slots: &HashMap<ServiceId, u32>,
+    ) -> Option<FrontendEntry> {
+        let (vpc, address, protocol, port) = place;
+        // An address of this node itself, which other programs of the node use as well.
+        let is_own = vpc == DEFAULT_NETWORK && self.is_own(address);
+        let (service, flags) = match self.desired.frontends.get(&place) {
+            Some(answer) if answer.external && is_own => {
+                (answer.service, FRONTEND_EXTERNAL | FRONTEND_NODE_PORT)
+            }
+            Some(answer) if answer.external => (answer.service, FRONTEND_EXTERNAL),
+            Some(answer) => (answer.service, FRONTEND_CLUSTER),
+            None if is_own => {
+                let node_port = (address.is_ipv4(), protocol, port);
+                let service = *self.desired.node_ports.get(&node_port)?;
+                (service, FRONTEND_EXTERNAL | FRONTEND_NODE_PORT)
+            }
+            None => return None,
+        };
+        let held = || self.observed.service(service).map(|(slot, _)| slot);
+        let slot = slots.get(&service).copied().or_else(held);
+        Some(FrontendEntry {
+            key: key_of(&place),
+            service: slot.expect("a service with a frontend has a slot by now"),
+            flags: FRONTEND_USED | flags,
+        })
+    }
+
+    /// What stands for a VIP itself, if it is one. An address of this node's is none: its other
+    /// ports are for the node, and so are its neighbours' questions.
+    fn address_entry(&self, vpc: VpcId, address: IpAddr) -> Option<FrontendEntry> {
+        let is_default = vpc == DEFAULT_NETWORK;
+        let is_vip = self.desired.vips.contains_key(&(vpc, address));
+        if !is_vip || is_default && self.is_own(address) {
+            return None;
+        }
+        let announced = if is_default && self.desired.announces(address) {
+            FRONTEND_ANNOUNCED
+        } else {
+            0
+        };
+        Some(FrontendEntry {
+            key: FrontendKey::of_address(vpc.0, address.into()),
+            service: 0,
+            flags: FRONTEND_USED | FRONTEND_ADDRESS | announced,
+        })
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.desired.own_addresses().any(|own| own == address)
     }
 
     /// Takes away what no plan of ours can have left, but a plan that was cut short can.
@@ -621,9 +670,14 @@ impl Planner<'_> {
     }
 }
 
+fn key_of(place: &FrontendAt) -> FrontendKey {
+    let &(vpc, address, protocol, port) = place;
+    FrontendKey::new(vpc.0, address.into(), protocol, port.to_be())
+}
+
 /// Where a frontend's entry says it is.
 fn place_of(key: &FrontendKey) -> FrontendAt {
-    let address = std::net::IpAddr::from(key.address);
+    let address = IpAddr::from(key.address);
     (
         VpcId(key.vpc),
         address,

@@ -89,7 +89,7 @@ fn services(state: &State, params: &Value) -> Result<Value, Error> {
         rows.push(json!({
             "id": entry.id,
             "name": described.map(|service| &service.name),
-            "scheduler": described.map(|service| &service.scheduler),
+            "scheduler": described.map(|service| service.scheduler.name()),
             "forwarding": described.map(|service| service.forwarding.to_string()),
             "frontends": frontends.remove(&slot).unwrap_or_default(),
             "backends": backends_of(state, entry)?,

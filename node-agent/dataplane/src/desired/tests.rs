@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use fairlead_proto::node::{DataplaneState, Service as ServiceMessage};
 
 use super::*;
@@ -132,6 +134,91 @@ fn what_another_service_has_is_refused() {
 }
 
 #[test]
+fn service_carries_what_it_asks_for() {
+    let mut state = state();
+    let message = &mut state.services[0];
+    message.scheduler = "wlc".to_owned();
+    message.forwarding = "nat".to_owned();
+    message.tunnel = "gue".to_owned();
+    message.tracking = "always".to_owned();
+    message.timeouts = Some(proto::Timeouts {
+        established_seconds: 60,
+        fin_seconds: 0,
+        udp_seconds: 10,
+    });
+    message.affinity_seconds = 10_800;
+    message.external_local = true;
+    message.source_ranges = vec!["10.0.0.0/8".to_owned(), "2001:db8::/32".to_owned()];
+    message.node_port = 30_080;
+    message.health_check_node_port = 30_081;
+    message.health_check = Some(crate::examples::health_check());
+    message.drain_seconds = 30;
+    let desired = check(&state).unwrap();
+    let service = &desired.services[&ServiceId(1)];
+    assert_eq!(service.scheduler, Scheduler::WeightedLeastConnections);
+    assert_eq!(service.forwarding, Forwarding::Nat);
+    assert_eq!(service.tunnel, Tunnel::Gue);
+    assert!(service.is_always_tracked && service.external_local && !service.internal_local);
+    let timeouts = Timeouts {
+        established: Duration::from_secs(60),
+        closing: Duration::from_secs(120),
+        datagrams: Duration::from_secs(10),
+    };
+    assert_eq!(service.timeouts, timeouts);
+    assert_eq!(service.affinity, Some(Duration::from_secs(10_800)));
+    assert_eq!(service.source_ranges.len(), 2);
+    assert_eq!(service.health_check_node_port, Some(30_081));
+    let check = service.health_check.as_ref().unwrap();
+    assert_eq!(
+        (&check.kind, check.port, check.interval),
+        (&HealthCheckKind::Tcp, None, Duration::from_secs(2))
+    );
+    assert_eq!(service.drain, Some(Duration::from_secs(30)));
+    let node_ports: Vec<_> = desired.node_ports.iter().collect();
+    assert_eq!(node_ports, [(&(true, 6, 30_080), &ServiceId(1))]);
+}
+
+#[test]
+fn every_scheduler_is_known_by_its_name() {
+    for scheduler in Scheduler::ALL {
+        let mut state = state();
+        state.services[0].scheduler = scheduler.name().to_owned();
+        let desired = check(&state).unwrap();
+        assert_eq!(desired.services[&ServiceId(1)].scheduler, scheduler);
+    }
+}
+
+#[test]
+fn announcement_moves_to_another_node() {
+    let vip = [198, 18, 100, 1];
+    let mut state = state();
+    state.announcements.push(announcement(&vip, "node-1"));
+    let before = check(&state).unwrap();
+    assert!(before.announces(vip.into()));
+    let moved = Changes {
+        announcements: BTreeMap::from([(vip.to_vec().into(), Some(announcement(&vip, "node-2")))]),
+        ..Changes::default()
+    };
+    let (after, scope) = before.advance(&moved, &own()).unwrap();
+    assert!(!after.announces(vip.into()));
+    assert_eq!(
+        after.announcements[&IpAddr::from(vip)],
+        NodeName::new("node-2")
+    );
+    let Scope::Services(touched) = scope else {
+        panic!("{scope:?}");
+    };
+    assert_eq!(touched.addresses, [(DEFAULT_NETWORK, vip.into())].into());
+}
+
+fn announcement(address: &[u8], node: &str) -> proto::Announcement {
+    proto::Announcement {
+        address: address.to_vec().into(),
+        node: node.to_owned(),
+    }
+}
+
+#[test]
 fn bad_field_is_named() {
     type Spoil = fn(&mut DataplaneState);
     let cases: &[(&str, Spoil)] = &[
@@ -178,6 +265,60 @@ fn bad_field_is_named() {
         ("services[1].backends[0].port", |s| {
             s.services[0].backends[0].port = 70_000
         }),
+        ("services[1].scheduler", |s| {
+            s.services[0].scheduler = "fastest".to_owned()
+        }),
+        ("services[1].forwarding", |s| {
+            s.services[0].forwarding = "teleport".to_owned()
+        }),
+        ("services[1].tunnel", |s| {
+            s.services[0].tunnel = "vxlan".to_owned()
+        }),
+        ("services[1].tracking", |s| {
+            s.services[0].tracking = "never".to_owned()
+        }),
+        ("services[1].source_ranges[1]", |s| {
+            s.services[0].source_ranges = vec!["10.0.0.0/8".to_owned(), "10.0.0.1/8".to_owned()];
+        }),
+        ("services[1].node_port", |s| {
+            s.services[0].node_port = 65_536
+        }),
+        ("services[2].node_port", |s| {
+            s.services[0].node_port = 30_080;
+            s.services[1].node_port = 30_080;
+        }),
+        ("services[1].health_check_node_port", |s| {
+            s.services[0].health_check_node_port = 65_536;
+        }),
+        ("services[1].health_check.kind", |s| {
+            health_check(s).kind = "smile".to_owned()
+        }),
+        ("services[1].health_check.path", |s| {
+            let check = health_check(s);
+            check.kind = "http".to_owned();
+            check.path = "healthz".to_owned();
+        }),
+        ("services[1].health_check.port", |s| {
+            health_check(s).port = 65_536
+        }),
+        ("services[1].health_check.interval_milliseconds", |s| {
+            health_check(s).interval_milliseconds = 0;
+        }),
+        ("services[1].health_check.timeout_milliseconds", |s| {
+            health_check(s).timeout_milliseconds = 0;
+        }),
+        ("services[1].health_check.rise", |s| {
+            health_check(s).rise = 0
+        }),
+        ("services[1].health_check.fall", |s| {
+            health_check(s).fall = 0
+        }),
+        ("announcements[].address", |s| {
+            s.announcements.push(announcement(&[1, 2, 3], "node-1"));
+        }),
+        ("announcements[198.18.100.1].node", |s| {
+            s.announcements.push(announcement(&[198, 18, 100, 1], ""));
+        }),
         ("routes[].prefix", |s| s.routes[0].key = None),
         ("routes[10.244.2.0/33].prefix", |s| {
             s.routes[1].key.as_mut().unwrap().prefix = "10.244.2.0/33".to_owned();
@@ -185,6 +326,11 @@ fn bad_field_is_named() {
     ];
     fn parameters(state: &mut DataplaneState) -> &mut proto::Parameters {
         state.parameters.as_mut().unwrap()
+    }
+    fn health_check(state: &mut DataplaneState) -> &mut proto::HealthCheck {
+        state.services[0]
+            .health_check
+            .insert(crate::examples::health_check())
     }
     for (field, spoil) in cases {
         let mut state = state();
