@@ -40,6 +40,12 @@ pub enum KubeconfigError {
         #[source]
         source: serde_yaml_ng::Error,
     },
+    /// None of the files in the list exists.
+    #[error("none of the kubeconfigs {list} exists")]
+    NoneExists {
+        /// The files, as in `KUBECONFIG`.
+        list: String,
+    },
     /// Something in it is missing or not supported.
     #[error("{path}: {message}")]
     Content {
@@ -50,7 +56,9 @@ pub enum KubeconfigError {
     },
 }
 
-#[derive(Deserialize)]
+/// One file, or several merged.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct File {
     #[serde(rename = "current-context")]
     current_context: String,
@@ -63,6 +71,9 @@ struct File {
 struct NamedCluster {
     name: String,
     cluster: Cluster,
+    /// The file it stands in, which paths in it are relative to.
+    #[serde(skip)]
+    origin: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +101,9 @@ struct Context {
 struct NamedUser {
     name: String,
     user: User,
+    /// As of a cluster.
+    #[serde(skip)]
+    origin: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -110,16 +124,39 @@ impl Kubeconfig {
     /// # Errors
     /// When it cannot be read, is malformed, or lacks what a client certificate user needs.
     pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| KubeconfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let file: File =
-            serde_yaml_ng::from_str(&text).map_err(|source| KubeconfigError::Parse {
-                path: path.to_owned(),
-                source,
-            })?;
-        file.resolve(path)
+        File::read(path)?.resolve(path)
+    }
+
+    /// Reads the files of a list as kubectl reads `KUBECONFIG`: merged, where the first that names
+    /// a context, a cluster or a user has its way; files that do not exist are left out.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and when none of the files exists.
+    pub fn load_list(paths: &[PathBuf]) -> Result<Self, KubeconfigError> {
+        let mut merged = File::default();
+        let mut first = None;
+        for path in paths {
+            match File::read(path) {
+                Ok(file) => merged.append(file),
+                Err(KubeconfigError::Read { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            first.get_or_insert(path);
+        }
+        let Some(first) = first else {
+            let list: Vec<String> = paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            return Err(KubeconfigError::NoneExists {
+                list: list.join(":"),
+            });
+        };
+        merged.resolve(first)
     }
 
     /// The file's text, with everything in it: it can be copied to another machine.
@@ -157,12 +194,44 @@ users:
 }
 
 impl File {
+    fn read(path: &Path) -> Result<Self, KubeconfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| KubeconfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut file: Self =
+            serde_yaml_ng::from_str(&text).map_err(|source| KubeconfigError::Parse {
+                path: path.to_owned(),
+                source,
+            })?;
+        for cluster in &mut file.clusters {
+            cluster.origin = path.to_owned();
+        }
+        for user in &mut file.users {
+            user.origin = path.to_owned();
+        }
+        Ok(file)
+    }
+
+    /// Adds what `later` has; of two with one name the first is found.
+    fn append(&mut self, later: Self) {
+        if self.current_context.is_empty() {
+            self.current_context = later.current_context;
+        }
+        self.clusters.extend(later.clusters);
+        self.contexts.extend(later.contexts);
+        self.users.extend(later.users);
+    }
+
+    /// What the current context says. `path` is named where no other file can be.
     fn resolve(self, path: &Path) -> Result<Kubeconfig, KubeconfigError> {
         let content = |message: String| KubeconfigError::Content {
             path: path.to_owned(),
             message,
         };
-        let pem = |field: &str, data: Option<String>, file: Option<PathBuf>| match (data, file) {
+        let pem = |origin: &Path, field: &str, data: Option<String>, file: Option<PathBuf>| match (
+            data, file,
+        ) {
             (Some(data), _) => {
                 let bytes = STANDARD
                     .decode(data)
@@ -170,7 +239,7 @@ impl File {
                 String::from_utf8(bytes).map_err(|_| content(format!("{field}-data is not PEM")))
             }
             (None, Some(file)) => {
-                let file = path.parent().unwrap_or(Path::new(".")).join(file);
+                let file = origin.parent().unwrap_or(Path::new(".")).join(file);
                 std::fs::read_to_string(&file)
                     .map_err(|source| KubeconfigError::Read { path: file, source })
             }
@@ -204,6 +273,7 @@ impl File {
             authority_data,
             authority_file,
         } = found.cluster;
+        let cluster_origin = found.origin;
         let Some(found) = self
             .users
             .into_iter()
@@ -217,12 +287,23 @@ impl File {
             key_data,
             key_file,
         } = found.user;
+        let origin = found.origin;
         Ok(Kubeconfig {
             server,
-            authority_pem: pem("certificate-authority", authority_data, authority_file)?,
+            authority_pem: pem(
+                &cluster_origin,
+                "certificate-authority",
+                authority_data,
+                authority_file,
+            )?,
             user: Leaf {
-                certificate_pem: pem("client-certificate", certificate_data, certificate_file)?,
-                key_pem: pem("client-key", key_data, key_file)?,
+                certificate_pem: pem(
+                    &origin,
+                    "client-certificate",
+                    certificate_data,
+                    certificate_file,
+                )?,
+                key_pem: pem(&origin, "client-key", key_data, key_file)?,
             },
         })
     }
@@ -256,6 +337,31 @@ mod tests {
         assert_eq!(read.server, "https://127.0.0.1:6443");
         assert_eq!(read.authority_pem, "authority");
         assert_eq!(read.user.key_pem, "key");
+    }
+
+    #[test]
+    fn list_of_files_is_merged_and_the_first_to_name_something_has_its_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let good = example().render("fairlead", "admin");
+        let other = good.replace("127.0.0.1", "127.0.0.2");
+        std::fs::write(path("context"), "current-context: fairlead\n").unwrap();
+        std::fs::write(path("one"), &good).unwrap();
+        std::fs::write(path("two"), &other).unwrap();
+        let server = |names: &[&str]| {
+            let paths: Vec<PathBuf> = names.iter().map(|name| path(name)).collect();
+            Kubeconfig::load_list(&paths).map(|config| config.server)
+        };
+        let first = server(&["absent", "context", "one", "two"]).unwrap();
+        assert_eq!(first, "https://127.0.0.1:6443");
+        assert_eq!(server(&["two", "one"]).unwrap(), "https://127.0.0.2:6443");
+        let error = server(&["absent", "missing"]).unwrap_err().to_string();
+        assert!(
+            error.contains("absent") && error.contains("missing"),
+            "{error}"
+        );
+        let error = server(&["context"]).unwrap_err().to_string();
+        assert!(error.contains("current-context \"fairlead\""), "{error}");
     }
 
     #[test]

@@ -32,8 +32,8 @@ struct Cli {
 
 #[derive(Args)]
 struct Global {
-    /// The kubeconfig of the cluster.
-    #[arg(long, global = true, env = "KUBECONFIG", value_name = "FILE")]
+    /// The kubeconfig of the cluster; otherwise the files KUBECONFIG lists, or ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// An agent's socket, as /var/lib/fairlead/agent/agent.sock.
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "node")]

@@ -21,9 +21,9 @@ const NODES: &[Column] = &[
 const STATUS: &[Column] = &[
     column("NODE", "node"),
     column("CONNECTED", "connected"),
-    column("DESIRED", "desired_generation"),
-    column("IN MAPS", "acknowledged_generation"),
-    column("LAG MS", "lag_ms"),
+    column("DESIRED", "desiredGeneration"),
+    column("IN MAPS", "acknowledgedGeneration"),
+    column("LAG MS", "lagMs"),
     column("ERROR", "error"),
 ];
 

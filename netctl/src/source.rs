@@ -1,7 +1,7 @@
 //! Where answers come from: the control plane, which passes questions on to the agents, or one
 //! agent's socket.
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf};
 
 use anyhow::{Context, bail};
 use fairlead_client::{Client, Kubeconfig};
@@ -34,10 +34,12 @@ impl Source {
         if let Some(socket) = socket {
             return Ok(Self::Agent(Client::socket(&socket)));
         }
-        let Some(kubeconfig) = kubeconfig else {
-            bail!("whom to ask? give --kubeconfig (or set KUBECONFIG), or --socket on a node");
+        let kubeconfig = match kubeconfig {
+            Some(file) => Kubeconfig::load(&file)?,
+            None => Kubeconfig::load_list(&usual_kubeconfigs())
+                .context("whom to ask? give --kubeconfig FILE, or --socket FILE on a node")?,
         };
-        let client = Client::new(&Kubeconfig::load(&kubeconfig)?)?;
+        let client = Client::new(&kubeconfig)?;
         Ok(Self::Cluster { client, node })
     }
 
@@ -96,6 +98,20 @@ impl Source {
             Self::Agent(client) => Ok(vec![client.get("/status").await?]),
         }
     }
+}
+
+/// Where kubectl looks: the files that `KUBECONFIG` lists, else the one in the home directory.
+fn usual_kubeconfigs() -> Vec<PathBuf> {
+    let listed: Vec<PathBuf> = env::var_os("KUBECONFIG")
+        .iter()
+        .flat_map(env::split_paths)
+        .filter(|path| !path.as_os_str().is_empty())
+        .collect();
+    if !listed.is_empty() {
+        return listed;
+    }
+    let home = env::home_dir().unwrap_or_default();
+    vec![home.join(".kube/config")]
 }
 
 async fn status(client: &Client) -> anyhow::Result<Vec<Value>> {

@@ -9,6 +9,7 @@ use tokio::{sync::watch, time::Instant};
 
 /// How far one node is, for people and for those who wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct NodeProgress {
     /// Its name.
     pub node: String,
