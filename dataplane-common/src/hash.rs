@@ -25,6 +25,19 @@ pub const fn flow(seed: &[u64; 2], key: &FlowKey) -> u32 {
     words(seed, &key.source, &key.destination, rest)
 }
 
+/// The hash of who sends a flow, whatever it sends and to where: IPVS' `sh`, and where a client of
+/// a service with session affinity goes first.
+#[inline(always)]
+pub const fn source(seed: &[u64; 2], vpc: u32, source: &Address) -> u32 {
+    words(seed, source, &Address::UNSPECIFIED, (vpc as u64) << 8)
+}
+
+/// The hash of the address that a flow is for: IPVS' `dh`.
+#[inline(always)]
+pub const fn destination(seed: &[u64; 2], vpc: u32, destination: &Address) -> u32 {
+    words(seed, &Address::UNSPECIFIED, destination, (vpc as u64) << 8)
+}
+
 /// The hash of a socket's use of a service address: steady for as long as the socket lives.
 #[inline(always)]
 pub const fn socket(seed: &[u64; 2], cookie: u64, address: &Address, port_be: u16) -> u32 {
@@ -114,6 +127,20 @@ mod tests {
         // Nodes of different versions must agree, or a rolling upgrade would move connections.
         let hash = flow(&SEED, &key(1, 40_000));
         assert_eq!(hash, 2_531_780_415);
+    }
+
+    #[test]
+    fn clients_spread_over_the_slots_and_so_do_services() {
+        let deviates = |hash: fn(&Address) -> u32| {
+            let mut load = [0_u32; 16];
+            for number in 0..16_000 {
+                let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number);
+                load[reduce(hash(&address.into()), 16) as usize] += 1;
+            }
+            load.iter().any(|load| !(850..1150).contains(load))
+        };
+        assert!(!deviates(|address| source(&SEED, 0, address)));
+        assert!(!deviates(|address| destination(&SEED, 0, address)));
     }
 
     #[test]

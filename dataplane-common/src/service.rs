@@ -34,7 +34,9 @@ pub const SERVICE_DESTINATION_HASH: u32 = 1 << 4;
 pub const SERVICE_AFFINITY: u32 = 1 << 5;
 /// Only clients in `source_ranges` may use its VIPs.
 pub const SERVICE_SOURCE_RANGES: u32 = 1 << 6;
-/// Packets from outside are for the backends of this node alone (externalTrafficPolicy: Local).
+/// Packets from outside are for the backends of this node alone (externalTrafficPolicy: Local). They
+/// pick from the list behind the table, whose elements have states as those of a table do; what
+/// [`ServiceEntry::base_offset`] names is then that list as it was.
 pub const SERVICE_EXTERNAL_LOCAL: u32 = 1 << 7;
 /// Sockets of this node are for the backends of this node alone (internalTrafficPolicy: Local).
 pub const SERVICE_INTERNAL_LOCAL: u32 = 1 << 8;
@@ -58,6 +60,11 @@ pub const SERVICE_SLOW: u32 = SERVICE_TRACK
     | SERVICE_EXTERNAL_LOCAL
     | SERVICE_IN_TURN
     | SERVICE_LEAST_LOAD;
+
+/// A service with any of these has every flow noted, whatever its table slot's state: its pick is no
+/// function of the packet and the table alone.
+pub const SERVICE_NOTED: u32 =
+    SERVICE_TRACK | SERVICE_NAT | SERVICE_AFFINITY | SERVICE_IN_TURN | SERVICE_LEAST_LOAD;
 
 /// Where the kind of [`SERVICE_LEAST_LOAD`] stands in the flags.
 pub const SERVICE_SCHEDULER_SHIFT: u32 = 28;
@@ -88,7 +95,8 @@ pub struct ServiceEntry {
     pub id: u32,
     /// `SERVICE_*`.
     pub flags: u32,
-    /// First slot in `lut` of the table as it was before slots began to move.
+    /// First slot in `lut` of the table as it was before slots began to move; with
+    /// [`SERVICE_EXTERNAL_LOCAL`] of the list of this node's own backends as it was.
     pub base_offset: u32,
     /// Slots of that table, 0 while no slot is moving.
     pub base_length: u32,

@@ -77,8 +77,9 @@ map_struct!(AffinityKey, 20);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct AffinityEntry {
-    /// `bpf_jiffies64` when it was last given it.
-    pub seen_jiffies: u64,
+    /// When it was last given it: `bpf_ktime_get_coarse_ns`, nanoseconds of `CLOCK_MONOTONIC_COARSE`,
+    /// because how long a client keeps its backend is a number of seconds.
+    pub seen_ns: u64,
     /// `BackendId`.
     pub backend: u32,
     /// Its slot. Another backend may have it by now: compare [`Self::backend`].
