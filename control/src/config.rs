@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use fairlead_api::FamilyRanges;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -31,9 +32,9 @@ pub(crate) struct Cluster {
     /// Random; members of another cluster are refused by it.
     pub(crate) id: String,
     /// All pods' addresses.
-    pub(crate) cluster_cidr: IpNetwork,
-    /// ClusterIPs.
-    pub(crate) service_cidr: IpNetwork,
+    pub(crate) cluster_cidr: FamilyRanges,
+    /// ClusterIPs, of the same families in the same order.
+    pub(crate) service_cidr: FamilyRanges,
     /// Addresses for Services of type LoadBalancer.
     pub(crate) vip_pools: Vec<IpNetwork>,
     /// Keys the dataplane's flow hash: 32 hexadecimal digits.
@@ -66,9 +67,9 @@ impl Cluster {
             .context("cluster.hash_seed")
     }
 
-    /// The address of Service `kubernetes`: the first of the range.
+    /// The address of Service `kubernetes`: the first of the primary family's range.
     pub(crate) fn kubernetes_service_ip(&self) -> Option<IpAddr> {
-        self.service_cidr.iter().nth(1)
+        self.service_cidr.first().iter().nth(1)
     }
 }
 

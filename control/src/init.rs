@@ -1,6 +1,7 @@
 //! `fairlead-control init`: a new cluster.
 
 use anyhow::bail;
+use fairlead_api::FamilyRanges;
 use fairlead_client::Kubeconfig;
 use fairlead_config::write_private;
 use ipnetwork::IpNetwork;
@@ -69,15 +70,21 @@ pub(crate) fn new_member_id() -> u64 {
 }
 
 fn check_ranges(
-    cluster_cidr: IpNetwork,
-    service_cidr: IpNetwork,
+    cluster_cidr: FamilyRanges,
+    service_cidr: FamilyRanges,
     vip_pools: &[IpNetwork],
 ) -> anyhow::Result<()> {
-    let mut ranges = vec![
-        ("--cluster-cidr", cluster_cidr),
-        ("--service-cidr", service_cidr),
-    ];
-    ranges.extend(vip_pools.iter().map(|pool| ("--vip-pool", *pool)));
+    let families = |ranges: FamilyRanges| ranges.iter().map(|range| range.is_ipv4());
+    if !families(cluster_cidr).eq(families(service_cidr)) {
+        bail!(
+            "--service-cidr {service_cidr}: must be of the same families in the same order as \
+             --cluster-cidr {cluster_cidr}"
+        );
+    }
+    let cluster = cluster_cidr.iter().map(|range| ("--cluster-cidr", range));
+    let service = service_cidr.iter().map(|range| ("--service-cidr", range));
+    let pools = vip_pools.iter().map(|pool| ("--vip-pool", *pool));
+    let ranges: Vec<_> = cluster.chain(service).chain(pools).collect();
     for (index, (flag, range)) in ranges.iter().enumerate() {
         if range.network() != range.ip() {
             bail!(
@@ -92,10 +99,13 @@ fn check_ranges(
             }
         }
     }
-    if cluster_cidr.is_ipv4() && cluster_cidr.prefix() > 24 {
-        bail!(
-            "--cluster-cidr {cluster_cidr}: must be /24 or larger, as each node gets a /24 of it"
-        );
+    for range in cluster_cidr.iter() {
+        let node = fairlead_controllers::node_prefix(range);
+        if range.prefix() > node {
+            bail!(
+                "--cluster-cidr {range}: must be /{node} or larger, as each node gets a /{node} of it"
+            );
+        }
     }
     Ok(())
 }
@@ -118,10 +128,16 @@ mod tests {
             )
             .map_err(|error| error.to_string())
         };
-        assert_eq!(
-            check("10.244.0.0/16", "10.96.0.0/16", "198.18.100.0/24"),
-            Ok(())
-        );
+        for (cluster, service) in [
+            ("10.244.0.0/16", "10.96.0.0/16"),
+            ("2001:db8:a::/56", "2001:db8:b::/112"),
+            (
+                "10.244.0.0/16,2001:db8:a::/56",
+                "10.96.0.0/16,2001:db8:b::/112",
+            ),
+        ] {
+            assert_eq!(check(cluster, service, "198.18.100.0/24"), Ok(()));
+        }
         for (cluster, service, pool, expected) in [
             (
                 "10.244.0.0/16",
@@ -136,16 +152,34 @@ mod tests {
                 "--vip-pool 10.96.1.0/24 overlaps",
             ),
             (
-                "10.244.0.1/16",
+                "10.244.0.0/16",
                 "10.96.0.0/16",
-                "198.18.100.0/24",
-                "did you mean 10.244.0.0/16",
+                "198.18.100.1/24",
+                "--vip-pool 198.18.100.1/24: host bits are set; did you mean 198.18.100.0/24",
             ),
             (
                 "10.244.0.0/25",
                 "10.96.0.0/16",
                 "198.18.100.0/24",
                 "/24 or larger",
+            ),
+            (
+                "10.244.0.0/16,2001:db8:a::/72",
+                "10.96.0.0/16,2001:db8:b::/112",
+                "198.18.100.0/24",
+                "/64 or larger",
+            ),
+            (
+                "10.244.0.0/16,2001:db8:a::/56",
+                "10.96.0.0/16",
+                "198.18.100.0/24",
+                "same families",
+            ),
+            (
+                "2001:db8:a::/56,10.244.0.0/16",
+                "2001:db8:a:12::/112,10.96.0.0/16",
+                "198.18.100.0/24",
+                "--service-cidr 2001:db8:a:12::/112 overlaps --cluster-cidr 2001:db8:a::/56",
             ),
         ] {
             let error = check(cluster, service, pool).unwrap_err();

@@ -15,6 +15,7 @@ mod token;
 use std::{io::IsTerminal, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use fairlead_api::FamilyRanges;
 use ipnetwork::IpNetwork;
 use tracing_subscriber::EnvFilter;
 
@@ -62,14 +63,15 @@ struct Member {
 struct Init {
     #[command(flatten)]
     member: Member,
-    /// The range of all pods' addresses.
-    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
-    cluster_cidr: IpNetwork,
-    /// The range of ClusterIPs.
-    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
-    service_cidr: IpNetwork,
+    /// The range of all pods' addresses; for both families one of each, the family of Services
+    /// that name none first.
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR[,CIDR]")]
+    cluster_cidr: FamilyRanges,
+    /// The range of ClusterIPs, of the same families.
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR[,CIDR]")]
+    service_cidr: FamilyRanges,
     /// A range of addresses for Services of type LoadBalancer; may be given several times.
-    #[arg(long = "vip-pool", value_name = "CIDR")]
+    #[arg(long = "vip-pool", value_name = "CIDR", value_delimiter = ',')]
     vip_pools: Vec<IpNetwork>,
 }
 

@@ -200,7 +200,12 @@ fn store_config(
 fn publisher_config(config: &Config) -> anyhow::Result<fairlead_publisher::Config> {
     let parameters = Parameters {
         hash_seed: config.cluster.hash_seed_bytes()?.into(),
-        cluster_cidrs: vec![config.cluster.cluster_cidr.to_string()],
+        cluster_cidrs: config
+            .cluster
+            .cluster_cidr
+            .iter()
+            .map(|range| range.to_string())
+            .collect(),
         vxlan_port: VXLAN_PORT,
     };
     Ok(fairlead_publisher::Config {

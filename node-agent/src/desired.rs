@@ -25,7 +25,8 @@ pub(crate) enum Update {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Desired {
     pub(crate) generation: Generation,
-    pub(crate) pod_cidr: String,
+    /// Where pods get their addresses from, one range a family. Empty until allocated.
+    pub(crate) pod_cidrs: Vec<String>,
     /// What the dataplane has not taken yet.
     pub(crate) changes: Arc<Changes>,
     /// Another one after each change.
@@ -54,7 +55,7 @@ impl Desired {
         workload.upsert_objects(snapshot.objects);
         *self = Self {
             generation: Generation(snapshot.generation),
-            pod_cidr: snapshot.pod_cidr,
+            pod_cidrs: snapshot.pod_cidrs,
             changes: Arc::new(Changes::whole(snapshot.dataplane.unwrap_or_default())),
             workload: Arc::new(workload),
         };
@@ -81,8 +82,8 @@ impl Desired {
             workload.upsert_objects(delta.objects);
             self.workload = Arc::new(workload);
         }
-        if !delta.pod_cidr.is_empty() {
-            self.pod_cidr = delta.pod_cidr;
+        if !delta.pod_cidrs.is_empty() {
+            self.pod_cidrs = delta.pod_cidrs;
         }
         self.generation = Generation(delta.generation);
     }
@@ -157,7 +158,7 @@ mod tests {
     fn snapshot() -> Snapshot {
         Snapshot {
             generation: 7,
-            pod_cidr: "10.244.1.0/24".into(),
+            pod_cidrs: vec!["10.244.1.0/24".into()],
             dataplane: Some(DataplaneState {
                 parameters: Some(Parameters::default()),
                 services: vec![service(1, "a"), service(2, "b")],

@@ -12,6 +12,7 @@ use fairlead_api::error_chain;
 use fairlead_dataplane::Dataplane;
 use fairlead_pods::{Objects, Pods};
 use fairlead_proto::node::{Acknowledgement, NodeStatus};
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc};
@@ -70,10 +71,12 @@ impl Node {
 
     /// Whether the dataplane took it.
     async fn apply(&self, desired: &Desired) -> bool {
-        if let Ok(cidr) = desired.pod_cidr.parse()
-            && let Err(error) = self.dataplane.set_pod_cidr(cidr).await
+        let ranges = desired.pod_cidrs.iter().map(|cidr| cidr.parse());
+        let ranges: Vec<IpNetwork> = ranges.filter_map(Result::ok).collect();
+        if let Some(range) = ranges.iter().find(|range| range.is_ipv4())
+            && let Err(error) = self.dataplane.set_pod_cidr(*range).await
         {
-            tracing::error!(%cidr, error = error_chain(&error), "the dataplane refuses the pod range");
+            tracing::error!(%range, error = error_chain(&error), "the dataplane refuses the pod range");
         }
         let generation = desired.generation;
         let changes = Arc::clone(&desired.changes);
@@ -81,7 +84,7 @@ impl Node {
         let is_applied = applied.is_ok();
         let (acknowledgement, readiness) = match applied {
             Ok(_changes) => {
-                let readiness = if desired.pod_cidr.is_empty() {
+                let readiness = if desired.pod_cidrs.is_empty() {
                     Readiness::Starting
                 } else {
                     Readiness::Ready

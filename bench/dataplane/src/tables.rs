@@ -232,6 +232,7 @@ fn state() -> DataplaneState {
                 name: format!("node-{id}"),
                 id,
                 address: address(id).octets().to_vec().into(),
+                ..NodeAddress::default()
             })
             .collect(),
         routes: (1..=NODES)

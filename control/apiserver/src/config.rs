@@ -1,6 +1,6 @@
 use std::{net::TcpListener, sync::Arc};
 
-use ipnetwork::IpNetwork;
+use fairlead_api::FamilyRanges;
 
 use crate::FrontProxy;
 
@@ -13,7 +13,7 @@ pub struct Config {
     /// Who the client with a certificate is; anonymous, when the certificate is a stranger's.
     pub clients: Arc<fairlead_pki::Clients>,
     /// What ClusterIPs are allocated from.
-    pub service_cidr: IpNetwork,
+    pub service_cidr: FamilyRanges,
     /// What `/version` answers, as `1.37.0+fairlead-0.1.0`: the Kubernetes version whose API is
     /// spoken, then our own.
     pub version: String,

@@ -59,7 +59,7 @@ pub async fn serve(
     let api = Arc::new(Api {
         store,
         nodes,
-        service_addresses: AddressRange::new(config.service_cidr),
+        service_addresses: AddressRange::new(config.service_cidr.first()),
         documents: Documents::new(&config.version),
         front_proxy: config.front_proxy,
         stopping: stopping.clone(),

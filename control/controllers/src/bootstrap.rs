@@ -106,7 +106,7 @@ fn host(endpoint: &str) -> Option<IpAddr> {
 }
 
 async fn create_service(context: &Context) -> Result<(), WriteError> {
-    let Some(address) = first_address(context.config.service_cidr) else {
+    let Some(address) = first_address(context.config.service_cidr.first()) else {
         return Ok(());
     };
     // The same record the API server writes, so that nobody else is given the address.

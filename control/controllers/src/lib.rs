@@ -26,6 +26,7 @@ mod term;
 
 use std::time::Duration;
 
+use fairlead_api::FamilyRanges;
 use fairlead_store::Store;
 use ipnetwork::IpNetwork;
 use tracing::{info, warn};
@@ -36,12 +37,10 @@ const RESTART_WAIT: Duration = Duration::from_secs(1);
 /// What the operator decided about the cluster.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The range of all pod addresses.
-    pub cluster_cidr: IpNetwork,
-    /// The length of the prefix each node gets of it.
-    pub node_cidr_prefix: u8,
+    /// The range of all pod addresses. Each node gets a part of [`node_prefix`] bits.
+    pub cluster_cidr: FamilyRanges,
     /// The range of cluster IPs; its first address is the service `kubernetes`.
-    pub service_cidr: IpNetwork,
+    pub service_cidr: FamilyRanges,
     /// Where load balancer services get their addresses from.
     pub vip_pools: Vec<IpNetwork>,
     /// The port each member serves the API on.
@@ -55,13 +54,12 @@ pub struct Config {
 impl Config {
     /// Upstream's figures with these ranges.
     pub fn new(
-        cluster_cidr: IpNetwork,
-        service_cidr: IpNetwork,
+        cluster_cidr: FamilyRanges,
+        service_cidr: FamilyRanges,
         vip_pools: Vec<IpNetwork>,
     ) -> Self {
         Self {
             cluster_cidr,
-            node_cidr_prefix: if cluster_cidr.is_ipv4() { 24 } else { 64 },
             service_cidr,
             vip_pools,
             api_port: 6443,
@@ -69,6 +67,12 @@ impl Config {
             ended_pods_max: 12_500,
         }
     }
+}
+
+/// The length of the part of `range` that each node gets for its pods: 254 addresses of IPv4; of
+/// IPv6 the subnet everybody expects (RFC 4291 §2.5.1).
+pub fn node_prefix(range: IpNetwork) -> u8 {
+    if range.is_ipv4() { 24 } else { 64 }
 }
 
 /// Runs all controllers and the scheduler whenever this member leads, until `shutdown`. Loss of

@@ -1,12 +1,16 @@
-//! Each node's own part of the cluster's range of pod addresses.
+//! Each node's own part of the cluster's ranges of pod addresses, one of each family.
 
 use std::collections::BTreeSet;
 
+use fairlead_api::FamilyRanges;
 use fairlead_objects::{About, Cache, Change, Changed, EventType, Object, ObjectName, WriteError};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use k8s_openapi::api::core::v1::Node;
 
-use crate::controller::{Context, Controller, Outcome, everything};
+use crate::{
+    controller::{Context, Controller, Outcome, everything},
+    node_prefix,
+};
 
 /// The controller of nodes' pod ranges.
 pub(crate) struct PodCidrController;
@@ -25,10 +29,9 @@ impl Controller for PodCidrController {
     async fn reconcile(&self, context: &Context, _: &ObjectName) -> Result<Outcome, WriteError> {
         let cache = context.cache();
         let nodes: Vec<&Node> = cache.nodes.iter().map(|node| &**node).collect();
-        let (cluster, prefix) = (context.config.cluster_cidr, context.config.node_cidr_prefix);
         let mut outcome = Outcome::default();
-        for (name, range) in plan(&nodes, cluster, prefix) {
-            let Some(range) = range else {
+        for Part { node: name, ranges } in plan(&nodes, context.config.cluster_cidr) {
+            let Some(ranges) = ranges else {
                 if let Some(node) = cache.nodes.get(&name) {
                     let recorder = context.recorder.speaking_as("node-ipam-controller", None);
                     let message = format!("Node {name} status is now: CIDRNotAvailable");
@@ -45,8 +48,8 @@ impl Controller for PodCidrController {
             };
             let change = |node: &mut Node| {
                 let spec = node.spec.get_or_insert_default();
-                spec.pod_cidr = Some(range.to_string());
-                spec.pod_cidrs = Some(vec![range.to_string()]);
+                spec.pod_cidr = ranges.first().map(ToString::to_string);
+                spec.pod_cidrs = Some(ranges.iter().map(ToString::to_string).collect());
             };
             outcome.wrote(context.writer.update::<Node>(&name, None, change).await?);
         }
@@ -54,19 +57,56 @@ impl Controller for PodCidrController {
     }
 }
 
-fn range_of(node: &Node) -> Option<IpNetwork> {
-    node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok()
+/// What one node is given.
+#[derive(Debug, PartialEq)]
+struct Part {
+    node: ObjectName,
+    /// All the node's ranges from now on, in the cluster's order of families; `None` when one of
+    /// them cannot be had.
+    ranges: Option<Vec<IpNetwork>>,
 }
 
-/// A range for each node that has none; `None` when there is none left.
-fn plan(nodes: &[&Node], cluster: IpNetwork, prefix: u8) -> Vec<(ObjectName, Option<IpNetwork>)> {
-    let taken: BTreeSet<IpNetwork> = nodes.iter().filter_map(|node| range_of(node)).collect();
-    let mut free = ranges(cluster, prefix).filter(|range| !taken.contains(range));
-    nodes
-        .iter()
-        .filter(|node| range_of(node).is_none() && !node.is_terminating())
-        .map(|node| (node.object_name(), free.next()))
+/// The ranges a node has.
+fn ranges_of(node: &Node) -> Vec<IpNetwork> {
+    let Some(spec) = &node.spec else {
+        return Vec::new();
+    };
+    let both = spec.pod_cidrs.iter().flatten();
+    // The older field repeats the first.
+    let first = spec.pod_cidr.iter().filter(|_| spec.pod_cidrs.is_none());
+    both.chain(first)
+        .filter_map(|range| range.parse().ok())
         .collect()
+}
+
+/// Ranges for each node that lacks one of a family of the cluster. What a node has it keeps: its
+/// pods have their addresses from there.
+fn plan(nodes: &[&Node], cluster: FamilyRanges) -> Vec<Part> {
+    let taken: BTreeSet<IpNetwork> = nodes.iter().flat_map(|node| ranges_of(node)).collect();
+    let mut free: Vec<_> = cluster
+        .iter()
+        .map(|range| ranges(range, node_prefix(range)).filter(|part| !taken.contains(part)))
+        .collect();
+    let is_in_need = |node: &&&Node| {
+        let held = ranges_of(node);
+        let lacks = |range: IpNetwork| !held.iter().any(|part| part.is_ipv4() == range.is_ipv4());
+        cluster.iter().any(lacks) && !node.is_terminating()
+    };
+    let part = |node: &&Node| {
+        let held = ranges_of(node);
+        let of_families = cluster.iter().zip(&mut free).map(|(range, free)| {
+            let held = held
+                .iter()
+                .find(|part| part.is_ipv4() == range.is_ipv4())
+                .copied();
+            held.or_else(|| free.next())
+        });
+        Part {
+            node: node.object_name(),
+            ranges: of_families.collect(),
+        }
+    };
+    nodes.iter().filter(is_in_need).map(part).collect()
 }
 
 /// All ranges of a length within another, lowest first.
@@ -106,37 +146,66 @@ mod tests {
 
     use super::*;
 
-    fn node(name: &str, range: Option<&str>) -> Node {
-        serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"podCIDR": range}}))
-            .unwrap()
+    fn node(name: &str, ranges: &[&str]) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges},
+        }))
+        .unwrap()
+    }
+
+    /// What nodes that have `held` are given of `cluster`: "" when a range cannot be had.
+    fn given(cluster: &str, held: &[(&str, &[&str])]) -> Vec<(String, String)> {
+        let nodes: Vec<_> = held
+            .iter()
+            .map(|(name, ranges)| node(name, ranges))
+            .collect();
+        let text = |ranges: Vec<IpNetwork>| {
+            let texts: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+            texts.join(",")
+        };
+        plan(&nodes.iter().collect::<Vec<_>>(), cluster.parse().unwrap())
+            .into_iter()
+            .map(|part| (part.node.name, part.ranges.map(text).unwrap_or_default()))
+            .collect()
     }
 
     #[test]
     fn each_node_without_a_range_gets_the_lowest_free_one() {
-        let nodes = [
-            node("a", None),
-            node("b", Some("10.244.0.0/24")),
-            node("c", None),
+        let held: [(&str, &[&str]); 3] = [("a", &[]), ("b", &["10.244.0.0/24"]), ("c", &[])];
+        for (cluster, expected) in [
+            ("10.244.0.0/16", ["10.244.1.0/24", "10.244.2.0/24"]),
+            ("10.244.0.0/23", ["10.244.1.0/24", ""]),
+        ] {
+            let expected = ["a", "c"].into_iter().zip(expected);
+            let expected: Vec<_> = expected
+                .map(|(name, range)| (name.to_owned(), range.to_owned()))
+                .collect();
+            assert_eq!(given(cluster, &held), expected, "{cluster}");
+        }
+    }
+
+    #[test]
+    fn node_gets_a_range_of_each_family_and_keeps_the_one_it_has() {
+        let held: [(&str, &[&str]); 4] = [
+            ("new", &[]),
+            ("v4", &["10.244.0.0/24"]),
+            ("both", &["10.244.7.0/24", "2001:db8:a::/64"]),
+            ("last", &[]),
         ];
-        let nodes: Vec<_> = nodes.iter().collect();
-        let given = |cluster: &str, prefix| -> Vec<(String, Option<String>)> {
-            plan(&nodes, cluster.parse().unwrap(), prefix)
-                .into_iter()
-                .map(|(name, range)| (name.name, range.map(|range| range.to_string())))
-                .collect()
-        };
-        let some = |name: &str, range: &str| (name.to_owned(), Some(range.to_owned()));
-        assert_eq!(
-            given("10.244.0.0/16", 24),
-            [some("a", "10.244.1.0/24"), some("c", "10.244.2.0/24")]
-        );
-        assert_eq!(
-            given("10.244.0.0/23", 24),
-            [some("a", "10.244.1.0/24"), ("c".to_owned(), None)]
-        );
-        assert_eq!(
-            given("2001:db8::/48", 64),
-            [some("a", "2001:db8::/64"), some("c", "2001:db8:0:1::/64")]
-        );
+        let expected = [
+            ("new", "10.244.1.0/24,2001:db8:a:1::/64"),
+            ("v4", "10.244.0.0/24,2001:db8:a:2::/64"),
+            ("last", "10.244.2.0/24,2001:db8:a:3::/64"),
+        ];
+        let expected = expected.map(|(name, ranges)| (name.to_owned(), ranges.to_owned()));
+        assert_eq!(given("10.244.0.0/16,2001:db8:a::/56", &held), expected);
+    }
+
+    #[test]
+    fn node_that_cannot_have_both_gets_none() {
+        let held: [(&str, &[&str]); 2] = [("a", &["10.244.0.0/24", "2001:db8::/64"]), ("b", &[])];
+        let nothing = [("b".to_owned(), String::new())];
+        assert_eq!(given("10.244.0.0/16,2001:db8::/64", &held), nothing);
     }
 }

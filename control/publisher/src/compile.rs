@@ -89,9 +89,11 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
     }
     let nodes = input.cache.nodes.iter().filter_map(|node| {
         let name = node.object_name().name;
+        let (address, other) = internal_addresses(node)?;
         let address = node::NodeAddress {
             id: input.identities.node(&name)?,
-            address: octets(internal_address(node)?),
+            address: octets(address),
+            other_address: other.map(octets).unwrap_or_default(),
             name: name.clone(),
         };
         Some((name, address))
@@ -142,17 +144,17 @@ pub(crate) fn wanted(cache: &Cache) -> Wanted {
     {
         let name = service.object_name();
         let ports = wanted.services.entry(name.clone()).or_default();
-        for port in ports_of(service) {
-            let endpoints: BTreeSet<_> = endpoints(&slices, &name, port)
+        for (key, _) in port_keys(service) {
+            let endpoints: BTreeSet<_> = endpoints(&slices, &name, &key)
                 .map(|(address, number, _)| (address, number))
                 .collect();
-            ports.insert(port_key(port), endpoints);
+            ports.insert(key, endpoints);
         }
     }
     wanted.nodes = cache
         .nodes
         .iter()
-        .filter(|node| internal_address(node).is_some())
+        .filter(|node| internal_addresses(node).is_some())
         .map(|node| node.object_name().name)
         .collect();
     wanted
@@ -237,21 +239,35 @@ fn ports_of(service: &Service) -> &[ServicePort] {
         .unwrap_or_default()
 }
 
-fn port_key(port: &ServicePort) -> PortKey {
-    PortKey {
+/// The ports of a Service, each in the families it has addresses of.
+fn port_keys(service: &Service) -> Vec<(PortKey, &ServicePort)> {
+    let families: BTreeSet<bool> = frontend_addresses(service)
+        .iter()
+        .map(|(address, _)| address.is_ipv6())
+        .collect();
+    let of_port = |port: &ServicePort, is_ipv6| PortKey {
         name: port.name.clone().unwrap_or_default(),
         protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-    }
+        is_ipv6,
+    };
+    let ports = ports_of(service).iter();
+    ports
+        .flat_map(|port| {
+            families
+                .iter()
+                .map(move |is_ipv6| (of_port(port, *is_ipv6), port))
+        })
+        .collect()
 }
 
 /// The endpoints behind a port: address, port number, and whose they are. One address and port is
-/// one endpoint, however many slices name it.
+/// one endpoint, however many slices name it. They are of the port's family. Where none is, machines
+/// outside the cluster may be of the other: a tunnel takes packets of either to them.
 fn endpoints<'a>(
     slices: &Slices<'a>,
     service: &ObjectName,
-    port: &ServicePort,
+    key: &PortKey,
 ) -> impl Iterator<Item = (IpAddr, u16, &'a Endpoint)> {
-    let key = port_key(port);
     let mut found: BTreeMap<(IpAddr, u16), &Endpoint> = BTreeMap::new();
     for slice in slices.get(service).into_iter().flatten() {
         let number = slice.ports.iter().flatten().find_map(|candidate| {
@@ -269,7 +285,7 @@ fn endpoints<'a>(
             for address in endpoint
                 .addresses
                 .iter()
-                .filter_map(|address| address.parse().ok())
+                .filter_map(|address| address.parse::<IpAddr>().ok())
             {
                 let known = found.entry((address, number)).or_insert(endpoint);
                 if state == node::BackendState::Active {
@@ -278,6 +294,11 @@ fn endpoints<'a>(
             }
         }
     }
+    let is_own = |address: &IpAddr| address.is_ipv6() == key.is_ipv6;
+    let has_own = found.keys().any(|(address, _)| is_own(address));
+    found.retain(|(address, _), endpoint| {
+        is_own(address) || (!has_own && endpoint.node_name.is_none())
+    });
     found
         .into_iter()
         .map(|((address, number), endpoint)| (address, number, endpoint))
@@ -314,10 +335,9 @@ fn compile_service(
     if addresses.is_empty() {
         return Vec::new();
     }
-    ports_of(service)
-        .iter()
-        .filter_map(|port| {
-            let key = port_key(port);
+    port_keys(service)
+        .into_iter()
+        .filter_map(|(key, port)| {
             let protocol = match key.protocol.as_str() {
                 "TCP" => node::Protocol::Tcp,
                 "UDP" => node::Protocol::Udp,
@@ -326,7 +346,7 @@ fn compile_service(
             };
             let number = u32::try_from(port.port).ok()?;
             let backends =
-                endpoints(slices, &name, port).filter_map(|(address, number, endpoint)| {
+                endpoints(slices, &name, &key).filter_map(|(address, number, endpoint)| {
                     let target = endpoint
                         .target_ref
                         .as_ref()
@@ -353,6 +373,7 @@ fn compile_service(
                 vpc: DEFAULT_VPC,
                 frontends: addresses
                     .iter()
+                    .filter(|(address, _)| address.is_ipv6() == key.is_ipv6)
                     .map(|(address, scope)| node::Frontend {
                         address: octets(*address),
                         port: number,
@@ -376,11 +397,7 @@ fn compile_workload(
     pods: &mut HashMap<ObjectName, (Arc<Pod>, PublishedPod)>,
 ) -> Workload {
     let mut workload = Workload {
-        pod_cidr: node
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.pod_cidr.clone())
-            .unwrap_or_default(),
+        pod_cidrs: pod_cidrs(node),
         ..Workload::default()
     };
     for pod in input.cache.pods_on(name) {
@@ -417,25 +434,31 @@ fn published(pod: &Pod) -> PublishedPod {
     }
 }
 
-fn internal_address(node: &Node) -> Option<IpAddr> {
+/// Where a node is reached: the address it gave first, and that of the other family, if any.
+fn internal_addresses(node: &Node) -> Option<(IpAddr, Option<IpAddr>)> {
     let addresses = node.status.as_ref()?.addresses.as_deref()?;
-    let internal = addresses
+    let mut internal = addresses
         .iter()
-        .find(|address| address.type_ == "InternalIP")?;
-    internal.address.parse().ok()
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| address.address.parse::<IpAddr>().ok());
+    let first = internal.next()?;
+    let other = internal.find(|address| address.is_ipv4() != first.is_ipv4());
+    Some((first, other))
 }
 
-fn pod_cidrs(node: &Node) -> BTreeSet<String> {
+/// The ranges of a node's pods, as the node lists them.
+fn pod_cidrs(node: &Node) -> Vec<String> {
     let Some(spec) = &node.spec else {
-        return BTreeSet::new();
+        return Vec::new();
     };
-    spec.pod_cidrs
-        .iter()
-        .flatten()
-        .chain(&spec.pod_cidr)
-        .filter(|cidr| !cidr.is_empty())
-        .cloned()
-        .collect()
+    let listed = spec.pod_cidrs.clone().unwrap_or_default();
+    // The older field repeats the first.
+    let ranges = if listed.is_empty() {
+        spec.pod_cidr.iter().cloned().collect()
+    } else {
+        listed
+    };
+    ranges.into_iter().filter(|cidr| !cidr.is_empty()).collect()
 }
 
 fn octets(address: IpAddr) -> Bytes {

@@ -182,7 +182,7 @@ fn node_gets_its_own_pods_and_what_they_refer_to() {
         .map(|(kind, _, name)| (kind.as_str(), name.as_str()))
         .collect();
     assert_eq!(objects, [("ConfigMap", "settings")]);
-    assert_eq!(workload.pod_cidr, "10.244.0.0/24");
+    assert_eq!(workload.pod_cidrs, ["10.244.0.0/24"]);
     assert_eq!(compiled.of_node("unknown"), None);
 }
 
@@ -222,4 +222,116 @@ fn only_what_changed_is_compiled_anew() {
     );
     assert_ne!(changed.dataplane, before.dataplane);
     assert_eq!(memory.pods.len(), 1, "what is gone is forgotten");
+}
+
+#[test]
+fn each_family_of_a_dual_stack_service_has_its_own_backends() {
+    let mut cache = cluster();
+    set::<Service>(
+        &mut cache.services,
+        json!({
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "type": "LoadBalancer", "clusterIP": "10.96.0.7",
+                "clusterIPs": ["10.96.0.7", "2001:db8:b::7"],
+                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}],
+            },
+            "status": {"loadBalancer": {"ingress": [{"ip": "198.18.100.1"}, {"ip": "2001:db8:100::1"}]}},
+        }),
+    );
+    set::<EndpointSlice>(
+        &mut cache.endpoint_slices,
+        json!({
+            "metadata": {"name": "web-6", "namespace": "shop", "labels": {SERVICE_LABEL: "web"}},
+            "addressType": "IPv6",
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["2001:db8:a::2"], "nodeName": "n1"}],
+        }),
+    );
+    let compiled = compiled(&cache);
+    let found: Vec<_> = compiled
+        .dataplane
+        .services
+        .values()
+        .map(|service| {
+            let frontends = service.frontends.iter().map(|at| at.address.len());
+            let backends = service.backends.iter().map(|at| at.address.len());
+            (frontends.collect::<Vec<_>>(), backends.collect::<Vec<_>>())
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [(vec![4, 4], vec![4, 4]), (vec![16, 16], vec![16])],
+        "bytes of the addresses of frontends and backends"
+    );
+}
+
+#[test]
+fn machines_of_the_other_family_answer_only_where_there_are_none_of_the_same() {
+    let mut cache = Cache::default();
+    set::<Service>(
+        &mut cache.services,
+        json!({
+            "metadata": {"name": "lvs", "namespace": "shop"},
+            "spec": {
+                "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "2001:db8:b::7"],
+                "ports": [{"port": 80, "protocol": "TCP"}],
+            },
+        }),
+    );
+    let slice = |name: &str, family: &str, address: &str| {
+        json!({
+            "metadata": {"name": name, "namespace": "shop", "labels": {SERVICE_LABEL: "lvs"}},
+            "addressType": family,
+            "ports": [{"port": 80, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [address]}],
+        })
+    };
+    let backends = |cache: &Cache| -> Vec<Vec<String>> {
+        let services = compiled(cache).dataplane.services.clone();
+        let names = |service: &Arc<node::Service>| {
+            let backends = service.backends.iter();
+            backends.map(|backend| backend.name.clone()).collect()
+        };
+        services.values().map(names).collect()
+    };
+    set::<EndpointSlice>(
+        &mut cache.endpoint_slices,
+        slice("lvs-4", "IPv4", "192.0.2.7"),
+    );
+    assert_eq!(backends(&cache), [["192.0.2.7"], ["192.0.2.7"]]);
+    set::<EndpointSlice>(
+        &mut cache.endpoint_slices,
+        slice("lvs-6", "IPv6", "2001:db8::7"),
+    );
+    assert_eq!(backends(&cache), [["192.0.2.7"], ["2001:db8::7"]]);
+}
+
+#[test]
+fn node_of_two_addresses_is_encapsulated_for_at_the_first() {
+    let mut cache = Cache::default();
+    set::<Node>(
+        &mut cache.nodes,
+        json!({
+            "metadata": {"name": "n1"},
+            "spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24", "2001:db8:a::/64"]},
+            "status": {"addresses": [
+                {"type": "Hostname", "address": "n1"},
+                {"type": "InternalIP", "address": "2001:db8::101"},
+                {"type": "InternalIP", "address": "198.18.0.101"},
+            ]},
+        }),
+    );
+    let compiled = compiled(&cache);
+    let node = &compiled.dataplane.nodes["n1"];
+    assert_eq!((node.address.len(), node.other_address.len()), (16, 4));
+    let prefixes: Vec<_> = compiled
+        .dataplane
+        .routes
+        .keys()
+        .map(|(_, prefix)| prefix)
+        .collect();
+    assert_eq!(prefixes, ["10.244.0.0/24", "2001:db8:a::/64"]);
+    let ranges = &compiled.workloads["n1"].pod_cidrs;
+    assert_eq!(ranges[..], ["10.244.0.0/24", "2001:db8:a::/64"]);
 }

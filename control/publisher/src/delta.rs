@@ -25,7 +25,7 @@ pub(crate) fn snapshot(state: &NodeState) -> node::Snapshot {
         }),
         pods: state.workload.pods.values().map(pod).collect(),
         objects: state.workload.objects.iter().map(object).collect(),
-        pod_cidr: state.workload.pod_cidr.clone(),
+        pod_cidrs: state.workload.pod_cidrs.clone(),
     }
 }
 
@@ -81,8 +81,8 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
         delta.removed_objects = removed(&old.objects, &new.objects)
             .map(object_key)
             .collect();
-        if old.pod_cidr != new.pod_cidr {
-            delta.pod_cidr = new.pod_cidr.clone();
+        if old.pod_cidrs != new.pod_cidrs {
+            delta.pod_cidrs.clone_from(&new.pod_cidrs);
         }
     }
     let nothing = node::Delta {

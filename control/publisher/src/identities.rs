@@ -26,16 +26,19 @@ const NODE_MAX: u32 = (1 << 12) - 1;
 /// How many records one transaction writes at most.
 const BATCH_MAX: usize = 256;
 
-/// One port of a Service: its name and protocol.
+/// One port of a Service in one family: its name and protocol. A client of one family is answered
+/// by a backend of the same, so each has a table of its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PortKey {
     pub(crate) name: String,
     pub(crate) protocol: String,
+    pub(crate) is_ipv6: bool,
 }
 
 impl PortKey {
     fn text(&self) -> String {
-        format!("{}/{}", self.name, self.protocol)
+        let family = if self.is_ipv6 { "/IPv6" } else { "" };
+        format!("{}/{}{family}", self.name, self.protocol)
     }
 
     fn backend(&self, address: IpAddr, port: u16) -> String {
@@ -287,6 +290,7 @@ mod tests {
         PortKey {
             name: "http".to_owned(),
             protocol: "TCP".to_owned(),
+            is_ipv6: false,
         }
     }
 

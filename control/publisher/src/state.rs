@@ -46,8 +46,8 @@ pub(crate) struct Workload {
     pub(crate) pods: BTreeMap<PodKey, PublishedPod>,
     /// The ConfigMaps and Secrets they refer to, as JSON.
     pub(crate) objects: BTreeMap<ObjectKey, Bytes>,
-    /// The range it gives addresses from; empty until allocated.
-    pub(crate) pod_cidr: String,
+    /// The ranges it gives addresses from, one a family; empty until allocated.
+    pub(crate) pod_cidrs: Vec<String>,
 }
 
 /// The desired state of one node.

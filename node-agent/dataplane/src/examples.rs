@@ -31,6 +31,7 @@ pub(crate) fn state() -> DataplaneState {
                 name: format!("node-{id}"),
                 id,
                 address: vec![198, 18, 0, 100 + id as u8].into(),
+                ..NodeAddress::default()
             })
             .collect(),
         routes: (1..=3)

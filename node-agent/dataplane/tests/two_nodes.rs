@@ -229,6 +229,7 @@ fn state() -> DataplaneState {
                 name: format!("node-{id}"),
                 id,
                 address: vec![198, 18, 0, 100 + id as u8].into(),
+                ..NodeAddress::default()
             })
             .collect(),
         routes: (1..=2)

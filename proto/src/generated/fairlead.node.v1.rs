@@ -189,9 +189,10 @@ pub struct Snapshot {
     pub pods: ::prost::alloc::vec::Vec<Pod>,
     #[prost(message, repeated, tag = "4")]
     pub objects: ::prost::alloc::vec::Vec<Object>,
-    /// The range this node gives pod addresses from, "10.244.1.0/24". Empty until allocated.
-    #[prost(string, tag = "5")]
-    pub pod_cidr: ::prost::alloc::string::String,
+    /// The ranges this node gives pod addresses from, one of each family the cluster has, the primary
+    /// family's first: "10.244.1.0/24", "2001:db8:a:1::/64". Empty until allocated.
+    #[prost(string, repeated, tag = "5")]
+    pub pod_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A change from `base_generation`, which the agent must hold (acknowledged or in the queue).
 #[allow(clippy::all)]
@@ -222,9 +223,9 @@ pub struct Delta {
     pub objects: ::prost::alloc::vec::Vec<Object>,
     #[prost(message, repeated, tag = "12")]
     pub removed_objects: ::prost::alloc::vec::Vec<ObjectKey>,
-    /// Non-empty when it changed.
-    #[prost(string, tag = "13")]
-    pub pod_cidr: ::prost::alloc::string::String,
+    /// All of them, when one changed.
+    #[prost(string, repeated, tag = "13")]
+    pub pod_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "14")]
     pub announcements: ::prost::alloc::vec::Vec<Announcement>,
     /// Addresses, 4 or 16 bytes.
@@ -460,9 +461,13 @@ pub struct NodeAddress {
     /// Unique in the cluster, never 0.
     #[prost(uint32, tag = "2")]
     pub id: u32,
-    /// InternalIP, 4 or 16 bytes.
+    /// InternalIP, 4 or 16 bytes: where it takes encapsulated packets.
     #[prost(bytes = "bytes", tag = "3")]
     pub address: ::prost::bytes::Bytes,
+    /// Its InternalIP of the other family, if it has one. Pods and nodes speak to it there; no packet
+    /// is encapsulated for it.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub other_address: ::prost::bytes::Bytes,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

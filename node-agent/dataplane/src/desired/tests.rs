@@ -57,6 +57,7 @@ fn backend_of_an_unknown_node_is_elsewhere_until_the_node_is_known() {
         name: "node-9".to_owned(),
         id: 9,
         address: vec![198, 18, 0, 109].into(),
+        ..proto::NodeAddress::default()
     };
     let known = Changes {
         nodes: BTreeMap::from([("node-9".to_owned(), Some(node))]),

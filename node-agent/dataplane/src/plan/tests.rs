@@ -426,6 +426,7 @@ fn state_beyond_a_capacity_is_refused_by_name() {
             name: format!("node-{id}"),
             id,
             address: vec![198, 19, c, d].into(),
+            ..Default::default()
         }
     }));
     let refused = plan(
