@@ -88,6 +88,7 @@ pub use service::{
 pub use socket::{SocketKey, SocketOrigin};
 pub use stats::{BackendStats, DropSample, DropStats, SAMPLE_BYTES, ServiceDropKey, ServiceStats};
 pub use track::{
-    AffinityEntry, AffinityKey, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_OPENING,
-    FragmentKey, FragmentPorts, LoadEntry, NatEntry, SourceRangeKey, TrackEntry, UplinkEntry,
+    AffinityEntry, AffinityKey, ConflictEntry, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED,
+    FLOW_OPENING, FragmentKey, FragmentPorts, LoadEntry, NatEntry, SourceRangeKey, TrackEntry,
+    UplinkEntry,
 };

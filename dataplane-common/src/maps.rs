@@ -72,6 +72,8 @@ names! {
     LOADS "loads",
     /// Hash: ifindex (`u32`) → [`UplinkEntry`](crate::UplinkEntry).
     UPLINKS "uplinks",
+    /// LRU hash: [`Address`](crate::Address) of a VIP → [`ConflictEntry`](crate::ConflictEntry).
+    CONFLICTS "conflicts",
     /// Per-CPU array of [`BackendStats`](crate::BackendStats) by backend slot.
     BACKEND_STATS "backend_stats",
     /// Per-CPU hash: [`ServiceDropKey`](crate::ServiceDropKey) → `u64`.
@@ -125,6 +127,8 @@ pub const FRAGMENTS_MAX: u32 = 1 << 14;
 pub const SOURCE_RANGES_MAX: u32 = 1 << 16;
 /// Interfaces that packets for VIPs arrive on.
 pub const UPLINKS_MAX: u32 = 64;
+/// VIPs that somebody else announces too. About 100 bytes each, 100 KiB.
+pub const CONFLICTS_MAX: u32 = 1 << 10;
 /// Pairs of a service and a reason that are counted apart; what finds no room is counted by reason
 /// only.
 pub const SERVICE_DROPS_MAX: u32 = 1 << 13;

@@ -150,6 +150,19 @@ impl SourceRangeKey {
     pub const BITS: u32 = 160;
 }
 
+/// Who else announced a VIP that this node announces; `conflicts` finds it by the VIP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ConflictEntry {
+    /// `bpf_jiffies64` of the last announcement.
+    pub seen_jiffies: u64,
+    /// The address it was announced with.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub padding: u16,
+}
+map_struct!(ConflictEntry, 16);
+
 /// An interface that packets for VIPs arrive on; `uplinks` finds it by ifindex.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

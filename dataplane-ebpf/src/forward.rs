@@ -38,8 +38,8 @@ pub fn send_xdp(
         return pass_on(ctx, config, node);
     }
     let overhead = encap::overhead_to(node);
-    if node.mtu < packet.length + overhead && node.mtu != 0 {
-        return too_big::answer(ctx, packet, node.mtu.saturating_sub(overhead));
+    if node.mtu < packet.length + overhead && node.mtu > overhead {
+        return too_big::answer(ctx.ctx, packet.family, node.mtu - overhead).unpack();
     }
     let label = Label::backend(config, backend.id);
     encap::push_xdp(ctx, config, node, packet, pick.hash, label)?;

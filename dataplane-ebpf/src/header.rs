@@ -12,6 +12,11 @@ pub const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
 /// EtherType of ARP, network order.
 pub const ETHERTYPE_ARP_BE: u16 = 0x0806_u16.to_be();
 
+/// EtherType of a VLAN tag (IEEE 802.1Q), network order.
+pub const ETHERTYPE_VLAN_BE: u16 = 0x8100_u16.to_be();
+/// EtherType of a service VLAN tag (IEEE 802.1ad), network order.
+pub const ETHERTYPE_SERVICE_VLAN_BE: u16 = 0x88a8_u16.to_be();
+
 /// Offset of the network header.
 pub const NETWORK: usize = 14;
 /// Offset of the transport header behind an IPv4 header without options.
@@ -36,6 +41,31 @@ pub struct Ethernet {
     pub ethertype_be: u16,
 }
 header!(Ethernet, 14);
+
+/// ARP for IPv4 over Ethernet (RFC 826).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Arp {
+    pub hardware_be: u16,
+    pub protocol_be: u16,
+    /// Of a hardware and of a protocol address, in bytes.
+    pub lengths: [u8; 2],
+    pub operation_be: u16,
+    pub sender_mac: [u8; 6],
+    pub sender: u32,
+    pub target_mac: [u8; 6],
+    pub target: u32,
+}
+header!(Arp, 28);
+
+impl Arp {
+    /// Ethernet.
+    pub const HARDWARE_BE: u16 = 1_u16.to_be();
+    /// Of Ethernet and of IPv4.
+    pub const LENGTHS: [u8; 2] = [6, 4];
+    pub const REQUEST_BE: u16 = 1_u16.to_be();
+    pub const REPLY_BE: u16 = 2_u16.to_be();
+}
 
 /// IPv4 without options (RFC 791 §3.1).
 #[repr(C, packed(2))]
@@ -164,6 +194,49 @@ impl Icmp {
     pub const CHECKSUM: usize = 2;
     /// Offset of the identifier in the header.
     pub const IDENTIFIER: usize = 4;
+}
+
+/// What neighbour solicitations and advertisements begin with (RFC 4861 §4.3, §4.4).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Neighbour {
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: u16,
+    /// [`Self::SOLICITED`] and [`Self::OVERRIDE`] in an advertisement.
+    pub flags: u8,
+    pub reserved: [u8; 3],
+    pub target: [u32; 4],
+}
+header!(Neighbour, 24);
+
+impl Neighbour {
+    /// Kind of a solicitation.
+    pub const SOLICITATION: u8 = 135;
+    /// Kind of an advertisement.
+    pub const ADVERTISEMENT: u8 = 136;
+    /// It answers a solicitation.
+    pub const SOLICITED: u8 = 0x40;
+    /// It holds against what caches have.
+    pub const OVERRIDE: u8 = 0x20;
+}
+
+/// An option of neighbour discovery that holds a link-layer address of Ethernet (RFC 4861 §4.6.1).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct LinkAddress {
+    pub kind: u8,
+    /// In units of eight bytes.
+    pub length: u8,
+    pub mac: [u8; 6],
+}
+header!(LinkAddress, 8);
+
+impl LinkAddress {
+    /// Of who sends a solicitation.
+    pub const SOURCE: u8 = 1;
+    /// Of whom an advertisement is about.
+    pub const TARGET: u8 = 2;
 }
 
 /// VXLAN (RFC 7348 §5).

@@ -1,39 +1,68 @@
 //! XDP on an uplink: VIPs are balanced here, and everything else passes.
 
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use fairlead_dataplane_common::{Config, DropReason, checksum};
+use fairlead_dataplane_common::{DropReason, FlowKey, checksum};
 
 use crate::frame::{Frame, is_passed_on};
-use crate::header::{ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
+use crate::header::{
+    ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK,
+};
 use crate::parse::{Family, Packet, Shape};
-use crate::{encap, forward, lookup, parse, pick};
+use crate::verdict::Packed;
+use crate::vlan::{self, Tags};
+use crate::{announce, encap, forward, lookup, parse, pick};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
 #[inline(always)]
 pub fn balance(ctx: &XdpContext) -> Result<u32, DropReason> {
-    let ethernet: *mut Ethernet = ctx.header(0)?;
-    // SAFETY: in bounds, as `header` has checked.
-    match unsafe { (*ethernet).ethertype_be } {
+    let mut ethertype_be = ethertype(ctx)?;
+    let mut tags = Tags::NONE;
+    if ethertype_be != ETHERTYPE_IPV4_BE && vlan::is_tag(ethertype_be) {
+        tags = vlan::take_off(ctx.ctx);
+        ethertype_be = ethertype(ctx)?;
+    }
+    let action = match ethertype_be {
         ETHERTYPE_IPV4_BE => dispatch(ctx, &parse::ipv4(ctx, 0)?),
         ETHERTYPE_IPV6_BE => dispatch(ctx, &parse::ipv6(ctx, 0)?),
+        ETHERTYPE_ARP_BE => announce::arp(ctx.ctx).unpack(),
         _ => Ok(XDP_PASS),
+    }?;
+    if tags != Tags::NONE && !vlan::put_back(ctx.ctx, tags) {
+        return Err(DropReason::RewriteFailed);
     }
+    Ok(action)
+}
+
+#[inline(always)]
+fn ethertype(ctx: &XdpContext) -> Result<u16, DropReason> {
+    let ethernet: *mut Ethernet = ctx.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    Ok(unsafe { (*ethernet).ethertype_be })
 }
 
 /// Compiled once for each family, so that no packet pays for the other.
 #[inline(always)]
 fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
+    let flow = match packet.shape {
+        Shape::Ports => packet.flow,
+        Shape::Discovery => return announce::discovery(ctx.ctx).unpack(),
+        _ => {
+            let mut flow = FlowKey::default();
+            match without_ports(ctx.ctx, packet.family, &mut flow).unpack()? {
+                BALANCE => flow,
+                action => return Ok(action),
+            }
+        }
+    };
     let config = lookup::config()?;
-    if packet.shape != Shape::Ports {
-        return without_ports(ctx, config, packet);
-    }
-    let Some(frontend) = lookup::external(config, &packet.flow) else {
+    let Some(frontend) = lookup::external(config, &flow) else {
         return Ok(XDP_PASS);
     };
-    let pick = pick::pick(config, frontend, &packet.flow)?;
+    let pick = pick::pick(config, frontend, &flow)?;
     forward::send_xdp(ctx, config, packet, &pick)
 }
 
@@ -54,28 +83,50 @@ pub fn restore(ctx: &XdpContext) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// What cannot be balanced: passed unless it is for a VIP, which the stack knows nothing of and
-/// would only route back to where it came from.
+/// No action of XDP but of [`without_ports`]: the packet is for a service, by the flow that was found.
+const BALANCE: u32 = u32::MAX;
+
+/// What does not show its ports. If it belongs to a flow all the same, that goes to `flow`. What
+/// cannot be balanced is passed unless it is for a VIP, which the stack knows nothing of and would
+/// only route back to where it came from.
+#[inline(never)]
+fn without_ports(ctx: *mut xdp_md, family: Family, flow: &mut FlowKey) -> Packed {
+    let ctx = XdpContext::new(ctx);
+    let packet = match family {
+        Family::V4 => parse::ipv4(&ctx, 0),
+        Family::V6 => parse::ipv6(&ctx, 0),
+    };
+    packet
+        .and_then(|packet| try_without_ports(&ctx, &packet, flow))
+        .into()
+}
+
 #[inline(always)]
-fn without_ports(ctx: &XdpContext, config: &Config, packet: &Packet) -> Result<u32, DropReason> {
+fn try_without_ports(
+    ctx: &XdpContext,
+    packet: &Packet,
+    flow: &mut FlowKey,
+) -> Result<u32, DropReason> {
+    let config = lookup::config()?;
     if !lookup::is_vip(config, packet.flow.vpc, packet.flow.destination) {
         return Ok(XDP_PASS);
     }
     match packet.shape {
         Shape::EchoRequest => answer_echo(ctx, packet.family),
         Shape::Error => {
-            let flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
-            let frontend = lookup::external(config, &flow).ok_or(DropReason::ForeignError)?;
-            if flow.destination != packet.flow.destination {
+            *flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
+            if flow.destination != packet.flow.destination
+                || lookup::external(config, flow).is_none()
+            {
                 return Err(DropReason::ForeignError);
             }
-            let pick = pick::pick(config, frontend, &flow)?;
-            forward::send_xdp(ctx, config, packet, &pick)
+            Ok(BALANCE)
         }
-        Shape::Discovery => Ok(XDP_PASS),
         Shape::Fragment => Err(DropReason::Fragment),
         Shape::Options => Err(DropReason::IpOptions),
-        Shape::Ports | Shape::EchoReply | Shape::Other => Err(DropReason::UnsupportedProtocol),
+        Shape::Ports | Shape::EchoReply | Shape::Discovery | Shape::Other => {
+            Err(DropReason::UnsupportedProtocol)
+        }
     }
 }
 

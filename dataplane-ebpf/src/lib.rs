@@ -5,13 +5,18 @@
 //! packet is for, and `forward` how it gets there; `encap` and `rewrite` change packets; `ingress`, `uplink`, `pod` and `socket` are the ways through, one a hook;
 //! `verdict` is the one exit that counts drops.
 //!
-//! Every function is inlined into its program: a call costs as much as the lookup it would wrap.
+//! What every packet meets is inlined into its program: a call costs as much as the lookup it would
+//! wrap. What few meet is not (`#[inline(never)]`): the verifier grants 512 bytes of stack to a
+//! program and all it calls, and the compiler gives everything inlined a place of its own. Such a
+//! function gets the context only, and reads the packet again.
+//!
 //! Nothing here knows where a table's content comes from; see `dataplane-common` for the layouts.
 
 #![no_std]
 #![feature(asm_experimental_arch)]
 #![warn(missing_docs)]
 
+mod announce;
 mod encap;
 mod forward;
 mod frame;
@@ -19,6 +24,7 @@ mod header;
 pub mod ingress;
 mod lookup;
 pub mod maps;
+mod mss;
 mod parse;
 mod pick;
 pub mod pod;
@@ -30,5 +36,6 @@ mod stats;
 mod too_big;
 pub mod uplink;
 pub mod verdict;
+mod vlan;
 
 pub use parse::Family;

@@ -4,16 +4,17 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use fairlead_dataplane_common::maps::{
-    AFFINITY_MAX, BACKENDS_MAX, COUNTERS_MAX, DROP_REASONS_MAX, FLOWS_MAX, FRAGMENTS_MAX,
-    FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NODES_MAX, PODS_MAX, REPLIES_MAX, ROUTES_MAX,
-    SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX, SOURCE_RANGES_MAX, UPLINKS_MAX,
-    VPCS_MAX,
+    AFFINITY_MAX, BACKENDS_MAX, CONFLICTS_MAX, COUNTERS_MAX, DROP_REASONS_MAX, FLOWS_MAX,
+    FRAGMENTS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NODES_MAX, PODS_MAX, REPLIES_MAX,
+    ROUTES_MAX, SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX, SOURCE_RANGES_MAX,
+    UPLINKS_MAX, VPCS_MAX,
 };
 use fairlead_dataplane_common::{
-    Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, DropSample, DropStats,
-    EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey, FragmentPorts, FrontendBucket,
-    LoadEntry, Meta, NatEntry, NodeEntry, PodEntry, RouteEntry, RouteKey, ServiceDropKey,
-    ServiceEntry, ServiceStats, SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
+    Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
+    DropSample, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey,
+    FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, PodEntry, RouteEntry,
+    RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey, SocketOrigin, SourceRangeKey,
+    TrackEntry, UplinkEntry,
 };
 
 /// The node's parameters.
@@ -126,6 +127,11 @@ pub static LOADS: Array<LoadEntry> = Array::with_max_entries(BACKENDS_MAX, 0);
 #[map(name = "uplinks")]
 pub static UPLINKS: HashMap<u32, UplinkEntry> =
     HashMap::with_max_entries(UPLINKS_MAX, BPF_F_NO_PREALLOC);
+
+/// A VIP that this node announces to who else announced it.
+#[map(name = "conflicts")]
+pub static CONFLICTS: LruHashMap<Address, ConflictEntry> =
+    LruHashMap::with_max_entries(CONFLICTS_MAX, 0);
 
 /// Backend slot to counters.
 #[map(name = "backend_stats")]

@@ -48,7 +48,7 @@ fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, Dro
     }
     let config = lookup::config()?;
     if packet.shape == Shape::Ports {
-        reply::translate(ctx, &mut packet)?;
+        reply::translate(ctx, config, &mut packet)?;
     } else if packet.shape == Shape::Error
         && let Some(flow) = parse::quoted(ctx, &packet)?
     {

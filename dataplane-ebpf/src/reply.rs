@@ -4,13 +4,15 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
-use fairlead_dataplane_common::{BackendEntry, DropReason, EndpointEntry, FlowEntry, FlowKey};
+use fairlead_dataplane_common::{
+    BackendEntry, Config, DropReason, EndpointEntry, FlowEntry, FlowKey, protocol,
+};
 
 use crate::frame::Frame;
-use crate::lookup;
 use crate::maps::REPLIES;
 use crate::parse::Packet;
 use crate::rewrite::{self, End, Peer};
+use crate::{lookup, mss, vlan};
 
 /// Delivers a client's packet to a backend on this node, and remembers as whom it answers.
 #[inline(always)]
@@ -62,6 +64,7 @@ pub fn deliver_error(
 /// host's stack.
 #[inline(always)]
 pub fn hand_over(ctx: &TcContext, endpoint: &EndpointEntry) -> Result<i32, DropReason> {
+    vlan::discard(ctx)?;
     ctx.store(0, &endpoint.mac, 0)
         .map_err(|_| DropReason::RewriteFailed)?;
     // SAFETY: takes numbers only.
@@ -70,7 +73,7 @@ pub fn hand_over(ctx: &TcContext, endpoint: &EndpointEntry) -> Result<i32, DropR
 
 /// Puts the VIP in place of the pod that answers, if it does answer a client of a VIP.
 #[inline(always)]
-pub fn translate(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
+pub fn translate(ctx: &TcContext, config: &Config, packet: &mut Packet) -> Result<(), DropReason> {
     let key = packet.flow;
     let Some(entry) = REPLIES.get_ptr_mut(&key) else {
         return Ok(());
@@ -87,6 +90,12 @@ pub fn translate(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason>
     rewrite::replace(ctx, packet, End::Source, vip)?;
     packet.flow.source = vip.address;
     packet.flow.source_port_be = vip.port_be;
+    if packet.flow.protocol == protocol::TCP
+        && mss::is_announced(ctx, packet.family)?
+        && let Some(limit) = mss::limit(config, packet.family)
+    {
+        mss::clamp_skb(ctx, packet.family, limit)?;
+    }
     Ok(())
 }
 

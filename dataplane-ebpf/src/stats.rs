@@ -1,6 +1,17 @@
 //! Counting what a service sees.
 
-use crate::maps::SERVICE_STATS;
+use fairlead_dataplane_common::Counter;
+
+use crate::maps::{COUNTERS, SERVICE_STATS};
+
+/// Counts one of `counter`.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(count) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
+        unsafe { *count += 1 }
+    }
+}
 
 /// Counts a packet of `bytes` for the service in `slot`; `opens` if it begins a connection.
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! The answer to a packet that does not fit the way to its backend: ICMP "fragmentation needed" (RFC
 //! 1191) or ICMPv6 "packet too big" (RFC 8201), in the VIP's name.
 
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use core::mem;
@@ -8,8 +9,9 @@ use fairlead_dataplane_common::{DropReason, checksum, protocol};
 
 use crate::frame::{Frame, OnWire};
 use crate::header::{Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
-use crate::ingress;
 use crate::parse::{Family, Packet, Shape};
+use crate::verdict::Packed;
+use crate::{ingress, parse};
 
 /// Hops that the answer may take.
 const TTL: u8 = 64;
@@ -42,16 +44,14 @@ unsafe impl<Ip: OnWire> OnWire for Error<Ip> {}
 
 /// Turns a packet into the error that says that `mtu` bytes would have fitted, and sends it back.
 /// IPv4 that may be fragmented is dropped: a tunnel's ends do not fragment.
-#[inline(always)]
-pub fn answer(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropReason> {
-    // RFC 1122 §3.2.2, RFC 4443 §2.4: never an error about an error.
-    if packet.shape == Shape::Error {
-        return Err(DropReason::TooBig);
+#[inline(never)]
+pub fn answer(ctx: *mut xdp_md, family: Family, mtu: u32) -> Packed {
+    let ctx = &XdpContext::new(ctx);
+    match family {
+        Family::V4 => parse::ipv4(ctx, 0).and_then(|packet| answer_v4(ctx, &packet, mtu)),
+        Family::V6 => parse::ipv6(ctx, 0).and_then(|packet| answer_v6(ctx, &packet, mtu)),
     }
-    match packet.family {
-        Family::V4 => answer_v4(ctx, packet, mtu),
-        Family::V6 => answer_v6(ctx, packet, mtu),
-    }
+    .into()
 }
 
 #[inline(always)]
@@ -63,6 +63,7 @@ fn answer_v4(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropRea
     if unsafe { (*ip).fragment_be } & Ipv4::DONT_FRAGMENT_BE == 0 {
         return Err(DropReason::TooBig);
     }
+    refuse_errors(packet)?;
     let flow = &packet.flow;
     let mut ip = Ipv4 {
         version_and_length: Ipv4::PLAIN,
@@ -90,6 +91,7 @@ fn answer_v4(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropRea
 #[inline(always)]
 fn answer_v6(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropReason> {
     const LENGTH: usize = mem::size_of::<Icmp>() + mem::size_of::<Quote<QUOTE_V6>>();
+    refuse_errors(packet)?;
     let flow = &packet.flow;
     let ip = Ipv6 {
         version_class_label_be: (6_u32 << 28).to_be(),
@@ -106,6 +108,15 @@ fn answer_v6(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropRea
         + u64::from(u32::from(protocol::ICMPV6).to_be());
     let icmp = icmp(Icmp::V6_PACKET_TOO_BIG, 0, mtu);
     replace::<Ipv6, QUOTE_V6>(ctx, ip, icmp, pseudo)
+}
+
+/// RFC 1122 §3.2.2, RFC 4443 §2.4: never an error about an error.
+#[inline(always)]
+fn refuse_errors(packet: &Packet) -> Result<(), DropReason> {
+    if packet.shape == Shape::Error {
+        return Err(DropReason::TooBig);
+    }
+    Ok(())
 }
 
 /// The MTU is the message's second word; in IPv4 its upper half is unused, and zero.

@@ -16,6 +16,7 @@ use crate::frame::{Frame, pull};
 use crate::header::{Ethernet, Udp, Vxlan};
 use crate::maps::VPCS;
 use crate::parse::{Family, HEADERS, Packet, Shape};
+use crate::vlan::{self, Outer};
 use crate::{forward, lookup, parse, pick, reply, snat};
 
 /// Bytes of the headers this side looks at, the outer ones included.
@@ -25,11 +26,20 @@ const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
 #[inline(always)]
 pub fn receive(ctx: &TcContext) -> Result<i32, DropReason> {
     pull(ctx, ALL_HEADERS)?;
-    match family(ctx)? {
+    let mut outer = Outer::NONE;
+    if vlan::is_tag(ethertype(ctx)?) {
+        outer = vlan::pop(ctx.skb.skb);
+        pull(ctx, ALL_HEADERS)?;
+    }
+    let action = match Family::of(ethertype(ctx)?) {
         Some(Family::V4) => accept(ctx, &parse::ipv4(ctx, 0)?),
         Some(Family::V6) => accept(ctx, &parse::ipv6(ctx, 0)?),
         None => Ok(TC_ACT_OK),
+    }?;
+    if outer != Outer::NONE && !vlan::push(ctx.skb.skb, outer, action) {
+        return Err(DropReason::RewriteFailed);
     }
+    Ok(action)
 }
 
 #[inline(always)]
@@ -54,7 +64,7 @@ fn accept(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
 #[inline(always)]
 pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
     pull(ctx, HEADERS)?;
-    match family(ctx)? {
+    match Family::of(ethertype(ctx)?) {
         Some(Family::V4) => leave(ctx, &parse::ipv4(ctx, 0)?),
         Some(Family::V6) => leave(ctx, &parse::ipv6(ctx, 0)?),
         None => Ok(TC_ACT_OK),
@@ -201,10 +211,10 @@ fn arrive(
 }
 
 #[inline(always)]
-fn family(ctx: &TcContext) -> Result<Option<Family>, DropReason> {
+fn ethertype(ctx: &TcContext) -> Result<u16, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    Ok(Family::of(unsafe { (*ethernet).ethertype_be }))
+    Ok(unsafe { (*ethernet).ethertype_be })
 }
 
 /// Whether `address` is in the range of the pods here.

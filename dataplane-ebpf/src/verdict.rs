@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::bindings::xdp_action::XDP_DROP;
 use aya_ebpf::programs::{TcContext, XdpContext};
+use core::mem;
 use fairlead_dataplane_common::DropReason;
 
 use crate::frame::Frame;
@@ -12,6 +13,38 @@ use crate::maps::DROPS;
 pub const SOCKET_PROCEED: i32 = 1;
 /// Refuses it; the caller has set the error.
 const SOCKET_REFUSE: i32 = 0;
+
+/// A result in one register: what a function that is not inlined returns, because it cannot return
+/// two.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Packed(u64);
+
+/// Set in a [`Packed`] that holds a reason.
+const IS_REASON: u64 = 1 << 32;
+
+impl From<Result<u32, DropReason>> for Packed {
+    #[inline(always)]
+    fn from(result: Result<u32, DropReason>) -> Self {
+        match result {
+            Ok(value) => Self(value as u64),
+            Err(reason) => Self(IS_REASON | reason as u64),
+        }
+    }
+}
+
+impl Packed {
+    /// The result again.
+    #[inline(always)]
+    pub fn unpack(self) -> Result<u32, DropReason> {
+        let value = self.0 as u32;
+        if self.0 & IS_REASON == 0 {
+            return Ok(value);
+        }
+        // SAFETY: made of a `DropReason`, by `from`.
+        Err(unsafe { mem::transmute::<u32, DropReason>(value) })
+    }
+}
 
 /// The XDP action that `result` asks for.
 #[inline(always)]

@@ -15,10 +15,11 @@ use aya::programs::{Program, ProgramError, ProgramInfo};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use fairlead_dataplane_common::maps;
 use fairlead_dataplane_common::{
-    Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, DropSample, DropStats,
-    EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey, FragmentPorts, FrontendBucket,
-    LoadEntry, Meta, NatEntry, NodeEntry, PodEntry, RouteEntry, RouteKey, ServiceDropKey,
-    ServiceEntry, ServiceStats, SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
+    Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
+    DropSample, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey,
+    FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, PodEntry, RouteEntry,
+    RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey, SocketOrigin, SourceRangeKey,
+    TrackEntry, UplinkEntry,
 };
 
 use crate::links::{self, Hook, Links};
@@ -309,6 +310,7 @@ pub struct Tables {
     pub turns: Array<MapData, u32>,
     pub loads: Slots<LoadEntry>,
     pub uplinks: HashMap<MapData, u32, UplinkEntry>,
+    pub conflicts: HashMap<MapData, Address, ConflictEntry>,
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
     pub service_drops: PerCpuHashMap<MapData, ServiceDropKey, u64>,
     pub drop_samples: Array<MapData, DropSample>,
@@ -345,6 +347,7 @@ impl Tables {
             turns: open(ebpf, maps::TURNS, maps::SERVICES_MAX)?,
             loads: Slots::take(ebpf, maps::LOADS, maps::BACKENDS_MAX)?,
             uplinks: open(ebpf, maps::UPLINKS, maps::UPLINKS_MAX)?,
+            conflicts: open(ebpf, maps::CONFLICTS, maps::CONFLICTS_MAX)?,
             backend_stats: open(ebpf, maps::BACKEND_STATS, maps::BACKENDS_MAX)?,
             service_drops: open(ebpf, maps::SERVICE_DROPS, maps::SERVICE_DROPS_MAX)?,
             drop_samples: open(ebpf, maps::DROP_SAMPLES, maps::DROP_REASONS_MAX)?,

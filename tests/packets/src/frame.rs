@@ -53,6 +53,19 @@ pub fn tcp(source: Peer, destination: Peer, flags: u8, payload: &[u8]) -> Vec<u8
     transport(source.0, destination.0, protocol::TCP, segment, 16)
 }
 
+/// A TCP packet without data whose header has these options, whole words of them.
+pub fn tcp_with_options(source: Peer, destination: Peer, flags: u8, options: &[u8]) -> Vec<u8> {
+    assert_eq!(options.len() % 4, 0, "options are padded");
+    let mut segment = Vec::with_capacity(20 + options.len());
+    segment.extend(source.1.to_be_bytes());
+    segment.extend(destination.1.to_be_bytes());
+    let words = 5 + options.len() as u8 / 4;
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, words << 4, flags]);
+    segment.extend([0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(options);
+    transport(source.0, destination.0, protocol::TCP, segment, 16)
+}
+
 /// A UDP datagram with its checksum.
 pub fn udp(source: Peer, destination: Peer, payload: &[u8]) -> Vec<u8> {
     let mut segment = Vec::with_capacity(8 + payload.len());
@@ -88,6 +101,20 @@ pub fn icmp_error(
     let check = !checksum::sum(&message);
     message[2..4].copy_from_slice(&check.to_ne_bytes());
     ipv4(source, destination, protocol::ICMP, &message)
+}
+
+/// An ARP packet (RFC 826) of this operation: who has `target`, asks `sender` at `mac`.
+pub fn arp(operation: u8, mac: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend(mac);
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, operation]);
+    frame.extend(mac);
+    frame.extend(sender.octets());
+    frame.extend([0; 6]);
+    frame.extend(target.octets());
+    // Ethernet's shortest frame.
+    frame.resize(60, 0);
+    frame
 }
 
 /// An IPv4 packet in an Ethernet frame from the router.

@@ -26,6 +26,17 @@ pub fn tcp(source: Peer, destination: Peer, flags: u8, payload: &[u8]) -> Vec<u8
     transport(source.0, destination.0, protocol::TCP, segment, 16)
 }
 
+/// A TCP packet without data whose header has these options, whole words of them.
+pub fn tcp_with_options(source: Peer, destination: Peer, flags: u8, options: &[u8]) -> Vec<u8> {
+    assert_eq!(options.len() % 4, 0, "options are padded");
+    let mut segment = ports(source, destination);
+    let words = 5 + options.len() as u8 / 4;
+    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, words << 4, flags]);
+    segment.extend([0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(options);
+    transport(source.0, destination.0, protocol::TCP, segment, 16)
+}
+
 /// A UDP datagram.
 pub fn udp(source: Peer, destination: Peer, payload: &[u8]) -> Vec<u8> {
     let mut segment = ports(source, destination);

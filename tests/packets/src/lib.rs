@@ -6,6 +6,7 @@
 
 pub mod frame;
 pub mod frame_v6;
+mod segment;
 mod world;
 
 pub use world::{
