@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balancing;
 pub mod decode;
 pub mod discovery;
 mod error_chain;

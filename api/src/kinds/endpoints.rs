@@ -3,7 +3,7 @@ use serde_json::Value;
 
 use super::columns::{AGE, NAME, column, first_three, list, number, or_none, text};
 use super::defaults::{items, set};
-use super::validation::{metadata, port};
+use super::validation::{ip, metadata, port, special_ip};
 use super::{PLAIN, through};
 use crate::names;
 use crate::resource::{Column, Resource};
@@ -64,7 +64,20 @@ fn validate(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(new, old, names::dns_1123_subdomain);
     for (position, subset) in list(new, "/subsets").iter().enumerate() {
         let at = format!("subsets[{position}]");
-        for (position, declared) in list(subset, "/ports").iter().enumerate() {
+        for key in ["addresses", "notReadyAddresses"] {
+            for (position, address) in list(subset, &format!("/{key}")).iter().enumerate() {
+                let field = format!("{at}.{key}[{position}].ip");
+                let given = text(address, "/ip");
+                let error = ip(given, &field).or_else(|| special_ip(given, &field));
+                errors.extend(error);
+            }
+        }
+        let ports = list(subset, "/ports");
+        for (position, declared) in ports.iter().enumerate() {
+            if ports.len() > 1 && text(declared, "/name").is_empty() {
+                let field = format!("{at}.ports[{position}].name");
+                errors.push(FieldError::required(field, ""));
+            }
             let field = format!("{at}.ports[{position}].port");
             errors.extend(port(number(declared, "/port"), &field));
         }

@@ -1,3 +1,4 @@
+mod addresses;
 mod validation;
 
 use k8s_openapi::api::core::v1::Service;
@@ -82,7 +83,7 @@ fn ports(service: &Value) -> Value {
 /// How long a client stays with a pod under `sessionAffinity: ClientIP`: three hours.
 const AFFINITY_S: i64 = 10_800;
 
-/// Source: `SetDefaults_Service`, and what upstream's allocator sets beside the address.
+/// Source: `SetDefaults_Service`. Address families are chosen with the addresses.
 fn default(service: &mut Value) {
     let Some(spec) = object(service, "spec") else {
         return;
@@ -93,7 +94,10 @@ fn default(service: &mut Value) {
         set(spec, "sessionAffinityConfig", json!({}));
         let config = &mut spec["sessionAffinityConfig"];
         set(config, "clientIP", json!({}));
-        set_number(&mut config["clientIP"], "timeoutSeconds", AFFINITY_S);
+        let client = &mut config["clientIP"];
+        if client["timeoutSeconds"].is_null() {
+            set_number(client, "timeoutSeconds", AFFINITY_S);
+        }
     }
     for port in items(spec, "ports") {
         set(port, "protocol", "TCP");
@@ -110,14 +114,11 @@ fn default(service: &mut Value) {
         return;
     }
     set(spec, "internalTrafficPolicy", "Cluster");
-    set(spec, "ipFamilies", json!(["IPv4"]));
-    set(spec, "ipFamilyPolicy", "SingleStack");
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+    if validation::is_externally_accessible(spec) {
         set(spec, "externalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
-        // Unlike upstream: addresses are served without node ports, so none are taken.
-        set(spec, "allocateLoadBalancerNodePorts", false);
+        set(spec, "allocateLoadBalancerNodePorts", true);
     }
     if let Some(address) = spec["clusterIP"].as_str().filter(|ip| !ip.is_empty()) {
         let addresses = json!([address]);

@@ -3,6 +3,7 @@
 //! Source: `k8s.io/apimachinery/pkg/api/validation` and `k8s.io/kubernetes/pkg/apis/core/validation`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -147,6 +148,53 @@ pub(super) fn immutable(
 pub(super) fn not_negative(object: &Value, pointer: &str, field: &str) -> Option<FieldError> {
     let number = object.pointer(pointer).and_then(Value::as_i64)?;
     (number < 0).then(|| FieldError::invalid(field, number, NOT_NEGATIVE))
+}
+
+/// Refuses text that is no IP address.
+pub(super) fn ip(given: &str, field: &str) -> Option<FieldError> {
+    let rule = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+    let is_address = given.parse::<IpAddr>().is_ok();
+    (!is_address).then(|| FieldError::invalid(field, given, rule))
+}
+
+/// Refuses text that is no range of addresses.
+pub(super) fn cidr(given: &str, field: &str) -> Option<FieldError> {
+    let rule = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let is_range = given.split_once('/').is_some_and(|(address, prefix)| {
+        let bits_max = match address.parse() {
+            Ok(IpAddr::V4(_)) => 32,
+            Ok(IpAddr::V6(_)) => 128,
+            Err(_) => return false,
+        };
+        prefix.parse::<u8>().is_ok_and(|bits| bits <= bits_max)
+    });
+    (!is_range).then(|| FieldError::invalid(field, given, rule))
+}
+
+/// Refuses an address that stands for no single machine that others reach.
+///
+/// Source: `ValidateEndpointIP`.
+pub(super) fn special_ip(given: &str, field: &str) -> Option<FieldError> {
+    let address: IpAddr = given.parse().ok()?;
+    let (is_link_local, is_link_local_multicast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (
+            v6.is_unicast_link_local(),
+            v6.segments()[0] & 0xff0f == 0xff02,
+        ),
+    };
+    let rule = if address.is_unspecified() {
+        format!("may not be unspecified ({given:?})")
+    } else if address.is_loopback() {
+        "may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned()
+    } else if is_link_local {
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned()
+    } else if is_link_local_multicast {
+        "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned()
+    } else {
+        return None;
+    };
+    Some(FieldError::invalid(field, given, &rule))
 }
 
 /// Refuses a number that is no port.

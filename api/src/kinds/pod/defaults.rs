@@ -8,6 +8,11 @@ const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralCo
 /// 0644.
 const FILE_MODE: i64 = 420;
 const TOKEN_LIFETIME_S: i64 = 3600;
+const ABSENCES: [&str; 2] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+];
+const ABSENCE_TOLERATED_S: i64 = 300;
 
 /// A pod of its own: what templates get, and what only makes sense once it is a pod.
 pub(super) fn pod(pod: &mut Value) {
@@ -16,11 +21,39 @@ pub(super) fn pod(pod: &mut Value) {
     };
     pod_spec(spec);
     set(spec, "enableServiceLinks", true);
+    set(spec, "serviceAccountName", "default");
+    set(spec, "serviceAccount", "default");
+    tolerate_absence(spec);
     for list in ["containers", "initContainers"] {
         items(spec, list).for_each(requests_from_limits);
     }
     if let Some(status) = object(pod, "status") {
         set(status, "phase", "Pending");
+    }
+}
+
+/// A pod that says nothing about it stays on a node that does not answer for five minutes.
+///
+/// Source: the admission plugin `DefaultTolerationSeconds`.
+fn tolerate_absence(spec: &mut Value) {
+    for key in ABSENCES {
+        let tolerations = spec["tolerations"].as_array();
+        let is_covered = tolerations.into_iter().flatten().any(|toleration| {
+            let is_for = |field: &str, wanted: &str| match toleration[field].as_str() {
+                None | Some("") => true,
+                Some(given) => given == wanted,
+            };
+            is_for("key", key) && is_for("effect", "NoExecute")
+        });
+        if !is_covered {
+            set(spec, "tolerations", json!([]));
+            if let Some(tolerations) = spec["tolerations"].as_array_mut() {
+                tolerations.push(json!({
+                    "key": key, "operator": "Exists", "effect": "NoExecute",
+                    "tolerationSeconds": ABSENCE_TOLERATED_S,
+                }));
+            }
+        }
     }
 }
 
@@ -199,6 +232,16 @@ mod tests {
                 "restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
                 "schedulerName": "default-scheduler", "terminationGracePeriodSeconds": 30,
                 "securityContext": {}, "enableServiceLinks": true,
+                "tolerations": [
+                    {
+                        "key": "node.kubernetes.io/not-ready", "operator": "Exists",
+                        "effect": "NoExecute", "tolerationSeconds": 300,
+                    },
+                    {
+                        "key": "node.kubernetes.io/unreachable", "operator": "Exists",
+                        "effect": "NoExecute", "tolerationSeconds": 300,
+                    },
+                ],
             }, "status": { "phase": "Pending" } })
         );
     }
@@ -211,6 +254,34 @@ mod tests {
         pod(&mut given);
         assert_eq!(given["spec"]["terminationGracePeriodSeconds"], 0);
         assert_eq!(given["spec"]["enableServiceLinks"], false);
+    }
+
+    #[test]
+    fn pod_has_an_account_and_tolerates_absence_for_five_minutes_unless_it_says() {
+        let seconds = |tolerations: Value| {
+            let mut given = json!({ "spec": { "containers": [], "tolerations": tolerations } });
+            pod(&mut given);
+            assert_eq!(given["spec"]["serviceAccountName"], "default");
+            let tolerations = given["spec"]["tolerations"].as_array().cloned();
+            tolerations
+                .into_iter()
+                .flatten()
+                .map(|toleration| toleration["tolerationSeconds"].as_i64())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(seconds(Value::Null), [Some(300), Some(300)]);
+        let not_ready = json!({
+            "key": "node.kubernetes.io/not-ready", "operator": "Exists",
+            "effect": "NoExecute", "tolerationSeconds": 5,
+        });
+        assert_eq!(seconds(json!([not_ready])), [Some(5), Some(300)]);
+        let schedules_only =
+            json!({ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" });
+        assert_eq!(
+            seconds(json!([schedules_only])),
+            [None, Some(300), Some(300)]
+        );
+        assert_eq!(seconds(json!([{ "operator": "Exists" }])), [None]);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::containers;
+use crate::balancing::weight_of_pod;
 use crate::kinds::columns::{list, text};
-use crate::kinds::validation::{labels, metadata, not_negative, one_of};
+use crate::kinds::validation::{label_map, labels, metadata, not_negative, one_of};
 use crate::names;
 use crate::status::FieldError;
 
@@ -16,6 +17,8 @@ const MUTABLE: &str = "pod updates may not change fields other than `spec.contai
 pub(super) fn pod(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(new, old, names::dns_1123_subdomain);
     errors.extend(pod_spec(&new["spec"], "spec"));
+    let annotations = label_map(new, "/metadata/annotations");
+    errors.extend(weight_of_pod(Some(&annotations)).1);
     if let Some(old) = old {
         errors.extend(update(&new["spec"], &old["spec"]));
     }
