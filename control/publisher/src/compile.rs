@@ -17,14 +17,13 @@ use k8s_openapi::api::{
 use serde_json::Value;
 
 use crate::{
+    balancing,
     identities::{Identities, PortKey, Wanted},
     references,
     state::{Compiled, Dataplane, ObjectKey, PublishedPod, Workload},
 };
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const SCHEDULER_ANNOTATION: &str = "net.fairlead.io/scheduler";
-const FORWARDING_ANNOTATION: &str = "net.fairlead.io/forwarding";
 
 /// The one VPC there is so far.
 const DEFAULT_VPC: u32 = 0;
@@ -215,6 +214,8 @@ fn frontend_addresses(service: &Service) -> Vec<(IpAddr, node::FrontendScope)> {
         external.extend(
             ingress
                 .iter()
+                // Packets for others of the load balancer's are to pass through it.
+                .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
                 .filter_map(|ingress| ingress.ip.as_ref())
                 .filter_map(parsed),
         );
@@ -304,7 +305,8 @@ fn endpoints<'a>(
         .map(|((address, number), endpoint)| (address, number, endpoint))
 }
 
-/// Ready ones take new connections; those that end but still serve keep the ones they have.
+/// Ready ones take new connections; those that end but still serve keep the ones they have, unless
+/// there is nobody else.
 fn backend_state(endpoint: &Endpoint) -> Option<node::BackendState> {
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     let is_ready = conditions.ready.unwrap_or(true);
@@ -325,16 +327,12 @@ fn compile_service(
 ) -> Vec<node::Service> {
     let name = service.object_name();
     let addresses = frontend_addresses(service);
-    let annotation = |key: &str, default: &str| {
-        let annotations = service.metadata.annotations.as_ref();
-        annotations
-            .and_then(|all| all.get(key))
-            .cloned()
-            .unwrap_or_else(|| default.to_owned())
-    };
     if addresses.is_empty() {
         return Vec::new();
     }
+    let settings = balancing::settings(service);
+    let own = slices.get(&name).map_or(&[][..], Vec::as_slice);
+    let weights = balancing::weights(service, own);
     port_keys(service)
         .into_iter()
         .filter_map(|(key, port)| {
@@ -356,12 +354,13 @@ fn compile_service(
                         address: octets(address),
                         port: u32::from(number),
                         node: endpoint.node_name.clone().unwrap_or_default(),
-                        weight: 1,
+                        weight: weights.get(&address).copied().unwrap_or(1),
                         state: backend_state(endpoint)?.into(),
                         name: target.unwrap_or_else(|| address.to_string()),
                     })
                 });
             let mut backends: Vec<_> = backends.collect();
+            balancing::settle_states(&mut backends);
             // Every node builds its tables from this order.
             backends.sort_by_key(|backend| backend.id);
             Some(node::Service {
@@ -381,9 +380,8 @@ fn compile_service(
                     })
                     .collect(),
                 backends,
-                scheduler: annotation(SCHEDULER_ANNOTATION, "maglev"),
-                forwarding: annotation(FORWARDING_ANNOTATION, "auto"),
-                ..node::Service::default()
+                node_port: balancing::node_port(service, port),
+                ..settings.clone()
             })
         })
         .collect()

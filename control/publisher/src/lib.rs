@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod balancing;
 mod compile;
 mod delta;
 mod identities;
