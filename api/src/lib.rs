@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balancing;
+pub mod claims;
 pub mod decode;
 pub mod discovery;
 mod error_chain;

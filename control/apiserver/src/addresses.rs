@@ -1,13 +1,9 @@
-//! Choosing free numbers: addresses of the service network, and node ports. What is taken is kept
-//! in the store, one key each, written in the same transaction as the Service that holds it.
+//! Choosing free numbers: addresses of the service network, and node ports.
 
 use std::net::IpAddr;
 
-use fairlead_api::{Index, RevisionedBytes};
-use fairlead_store::{Expect, Key, Op, Snapshot};
 use ipnetwork::IpNetwork;
 use rand::RngExt;
-use serde::{Deserialize, Serialize};
 
 /// At most so many addresses of a range are used: with IPv6 a range has more than anybody needs,
 /// and a search must end.
@@ -79,6 +75,66 @@ impl AddressRange {
     }
 }
 
+/// The addresses that may be given out: of one family, or of each one range.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceRanges(Vec<AddressRange>);
+
+impl ServiceRanges {
+    /// Ranges of different families; the first is for Services that name no family.
+    pub(crate) fn new(networks: impl IntoIterator<Item = IpNetwork>) -> Self {
+        Self(networks.into_iter().map(AddressRange::new).collect())
+    }
+
+    pub(crate) fn of(&self, family: Family) -> Option<&AddressRange> {
+        self.0
+            .iter()
+            .find(|range| Family::of(range.network.ip()) == family)
+    }
+
+    /// The families there are, the default first.
+    pub(crate) fn families(&self) -> Vec<Family> {
+        let networks = self.0.iter().map(|range| range.network.ip());
+        networks.map(Family::of).collect()
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+
+    /// The family Kubernetes calls so.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::V4, Self::V6]
+            .into_iter()
+            .find(|family| family.as_str() == name)
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
 /// The ports that nodes may open for Services.
 pub(crate) const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 
@@ -101,64 +157,6 @@ fn choose(count: u128, band: u128, taken: impl Fn(u128) -> bool) -> Option<u128>
         .chain(band..start)
         .chain(0..band)
         .find(|&index| !taken(index))
-}
-
-/// Something that one Service at a time may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Claim {
-    Address(IpAddr),
-    NodePort(u16),
-}
-
-/// The Service that holds a claim: the value at the claim's key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Holder {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-}
-
-impl Claim {
-    fn key(self) -> Key {
-        Key::raw(match self {
-            Self::Address(address) => format!("/registry/ranges/serviceips/{address}"),
-            Self::NodePort(port) => format!("/registry/ranges/servicenodeports/{port}"),
-        })
-    }
-
-    /// Who holds it, and the condition that this is still so.
-    pub(crate) fn holder(self, snapshot: &Snapshot) -> Option<(Holder, Expect)> {
-        let entry = snapshot.get(&self.key())?;
-        let holder = serde_json::from_slice(&entry.value).ok()?;
-        Some((holder, Expect::Revision(entry.revision)))
-    }
-
-    /// Takes it for a Service, on the condition that nothing changed since it was looked up.
-    pub(crate) fn take(self, holder: &Holder, expect: Expect) -> Op {
-        let holder = serde_json::to_string(holder).expect("two texts always serialise");
-        let members = holder.trim_start_matches('{');
-        Op::Put {
-            key: self.key(),
-            expect,
-            value: RevisionedBytes {
-                head: r#"{"resourceVersion":""#.into(),
-                tail: format!(r#"",{members}"#).into(),
-            },
-            index: Index::default().into(),
-        }
-    }
-
-    /// Gives it back.
-    pub(crate) fn release(self) -> Op {
-        Op::Delete {
-            key: self.key(),
-            expect: Expect::Any,
-        }
-    }
-
-    /// Whether a key belongs to a claim.
-    pub(crate) fn is_claim(key: &Key) -> bool {
-        key.as_str().starts_with("/registry/ranges/")
-    }
 }
 
 #[cfg(test)]
@@ -221,20 +219,5 @@ mod tests {
         assert!(NODE_PORTS.contains(&choose_node_port(|_| false).unwrap()));
         assert_eq!(choose_node_port(|_| true), None);
         assert_eq!(choose_node_port(|port| port != 30_007), Some(30_007));
-    }
-
-    #[test]
-    fn claim_is_kept_as_json_that_names_its_holder() {
-        let holder = Holder {
-            namespace: "shop".to_owned(),
-            name: "web".to_owned(),
-        };
-        let Op::Put { value, .. } = Claim::NodePort(30_080).take(&holder, Expect::Absent) else {
-            panic!("a claim is taken by writing it");
-        };
-        let stamped = value.stamp(fairlead_api::Revision(7));
-        assert_eq!(serde_json::from_slice::<Holder>(&stamped).unwrap(), holder);
-        let whole: serde_json::Value = serde_json::from_slice(&stamped).unwrap();
-        assert_eq!(whole["resourceVersion"], "7");
     }
 }

@@ -4,14 +4,14 @@ use fairlead_api::status::Status;
 use fairlead_store::{CommitError, Member, Snapshot, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::{FrontProxy, Nodes, addresses::AddressRange, discovery::Documents};
+use crate::{FrontProxy, Nodes, addresses::ServiceRanges, discovery::Documents};
 
 /// What every request works with.
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) nodes: Arc<dyn Nodes>,
     /// Where ClusterIPs come from.
-    pub(crate) service_addresses: AddressRange,
+    pub(crate) service_addresses: ServiceRanges,
     /// Discovery, OpenAPI and version, rendered once.
     pub(crate) documents: Documents,
     /// How to ask the leader in a client's stead.

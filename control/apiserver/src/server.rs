@@ -16,7 +16,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{Config, Nodes, addresses::AddressRange, api::Api, discovery::Documents, router};
+use crate::{Config, Nodes, addresses::ServiceRanges, api::Api, discovery::Documents, router};
 
 /// A client that does not finish its handshake by then is cut off.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ pub async fn serve(
     let api = Arc::new(Api {
         store,
         nodes,
-        service_addresses: AddressRange::new(config.service_cidr.first()),
+        service_addresses: ServiceRanges::new(config.service_cidr.iter()),
         documents: Documents::new(&config.version),
         front_proxy: config.front_proxy,
         stopping: stopping.clone(),

@@ -2,7 +2,7 @@
 //! based on has changed.
 
 use fairlead_api::{
-    object,
+    claims, object,
     resource::Resource,
     status::{FieldError, Status},
 };
@@ -12,7 +12,6 @@ use rand::RngExt;
 use serde_json::{Value, json};
 
 use crate::{
-    addresses::Claim,
     api::{Api, unavailable},
     metadata, namespaces, pods,
     request::Request,
@@ -133,7 +132,7 @@ pub(crate) async fn create(
             return Err(Status::already_exists(resource, &name));
         }
         admit_new(&subject, &mut object)?;
-        let claims = if subject.is_core("Service") {
+        let allocated = if subject.is_core("Service") {
             services::allocate(
                 &snapshot,
                 &api.service_addresses,
@@ -154,7 +153,7 @@ pub(crate) async fn create(
             value: encoded.bytes,
             index: encoded.index,
         });
-        transaction.ops.extend(claims);
+        transaction.ops.extend(allocated);
         match api.store.commit(transaction).await {
             Ok(committed) => return Ok(Outcome::Stored(first_entry(committed.entries))),
             Err(CommitError::Conflict { key, .. }) if key == subject.key() && !generated => {
@@ -292,7 +291,7 @@ async fn is_current(api: &Api, subject: &Subject<'_>, entry: &Entry) -> Result<b
 fn first_entry(entries: Vec<Option<Entry>>) -> Entry {
     let entry = entries.into_iter().next().flatten();
     let entry = entry.expect("the first operation writes or deletes an entry that exists");
-    debug_assert!(!Claim::is_claim(&entry.key));
+    debug_assert!(!claims::Claim::is_key(entry.key.as_str()));
     entry
 }
 

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
-use fairlead_api::{Index, RevisionedBytes};
+use fairlead_api::{
+    Index,
+    claims::{Claim, Holder},
+};
 use fairlead_objects::{ObjectName, WriteError};
 use fairlead_store::{Expect, Key, Op};
 use ipnetwork::IpNetwork;
@@ -110,16 +113,17 @@ async fn create_service(context: &Context) -> Result<(), WriteError> {
         return Ok(());
     };
     // The same record the API server writes, so that nobody else is given the address.
-    let holder = r#"","namespace":"default","name":"kubernetes"}"#;
+    let holder = Holder {
+        namespace: "default".to_owned(),
+        name: "kubernetes".to_owned(),
+    };
     let held = Op::Put {
-        key: Key::raw(format!("/registry/ranges/serviceips/{address}")),
+        key: Key::raw(Claim::Address(address).key()),
         expect: Expect::Any,
-        value: RevisionedBytes {
-            head: b"{\"resourceVersion\":\"".to_vec().into(),
-            tail: holder.as_bytes().to_vec().into(),
-        },
+        value: holder.encode(),
         index: Index::default().into(),
     };
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let service = Service {
         metadata: ObjectMeta {
             name: Some("kubernetes".to_owned()),
@@ -135,6 +139,8 @@ async fn create_service(context: &Context) -> Result<(), WriteError> {
             type_: Some("ClusterIP".to_owned()),
             cluster_ip: Some(address.to_string()),
             cluster_ips: Some(vec![address.to_string()]),
+            ip_families: Some(vec![family.to_owned()]),
+            ip_family_policy: Some("SingleStack".to_owned()),
             ports: Some(vec![ServicePort {
                 name: Some("https".to_owned()),
                 protocol: Some("TCP".to_owned()),

@@ -1,9 +1,7 @@
 //! What deleting an object means: marking it until something else has happened, or removing it and
 //! what it holds.
 
-use std::collections::BTreeSet;
-
-use fairlead_api::resource::Resource;
+use fairlead_api::{claims::Claim, resource::Resource};
 use fairlead_store::{Expect, Key, Op};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -103,27 +101,11 @@ pub(crate) fn held_claims(resource: &Resource, value: &Value) -> Vec<Op> {
     if resource.kind != "Service" || !resource.group.is_empty() {
         return Vec::new();
     }
-    let spec = &value["spec"];
-    let addresses = spec["clusterIPs"].as_array().into_iter().flatten();
-    let addresses = addresses
-        .chain([&spec["clusterIP"]])
-        .filter_map(Value::as_str)
-        .filter(|address| !address.is_empty() && *address != "None")
-        .map(|address| format!("/registry/ranges/serviceips/{address}"));
-    let ports = spec["ports"].as_array().into_iter().flatten();
-    let ports = ports
-        .map(|port| &port["nodePort"])
-        .chain([&spec["healthCheckNodePort"]])
-        .filter_map(Value::as_u64)
-        .filter(|port| *port != 0)
-        .map(|port| format!("/registry/ranges/servicenodeports/{port}"));
-    let keys: BTreeSet<String> = addresses.chain(ports).collect();
-    keys.into_iter()
-        .map(|key| Op::Delete {
-            key: Key::raw(key),
-            expect: Expect::Any,
-        })
-        .collect()
+    let release = |claim: &Claim| Op::Delete {
+        key: Key::raw(claim.key()),
+        expect: Expect::Any,
+    };
+    Claim::of_service(value).iter().map(release).collect()
 }
 
 #[cfg(test)]
@@ -223,7 +205,7 @@ mod tests {
             keys,
             [
                 "/registry/ranges/serviceips/10.96.0.7",
-                "/registry/ranges/servicenodeports/30080"
+                "/registry/ranges/servicenodeports/TCP/30080"
             ]
         );
     }

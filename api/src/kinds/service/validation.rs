@@ -9,7 +9,7 @@ use super::addresses;
 use crate::balancing::Balancing;
 use crate::kinds::columns::{list, number, text};
 use crate::kinds::validation::{
-    cidr, ip, label_map, labels, metadata, one_of, port, port_or_name, special_ip,
+    IMMUTABLE, cidr, ip, label_map, labels, metadata, one_of, port, port_or_name, special_ip,
 };
 use crate::names;
 use crate::status::FieldError;
@@ -64,6 +64,7 @@ pub(super) fn service(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     if let Some(old) = old {
         errors.extend(addresses::update(spec, &old["spec"]));
         errors.extend(load_balancer_class_update(spec, &old["spec"]));
+        errors.extend(health_check_update(spec, &old["spec"]));
     }
     errors
 }
@@ -262,6 +263,16 @@ fn load_balancer_class_update(new: &Value, old: &Value) -> Option<FieldError> {
         new[key].clone(),
         "may not change once set",
     ))
+}
+
+/// Balancers outside are configured with it.
+fn health_check_update(new: &Value, old: &Value) -> Option<FieldError> {
+    let field = "spec.healthCheckNodePort";
+    let (before, after) = (&old["healthCheckNodePort"], &new["healthCheckNodePort"]);
+    if before.is_null() || after.is_null() || before == after {
+        return None;
+    }
+    Some(FieldError::invalid(field, after.clone(), IMMUTABLE))
 }
 
 fn external_traffic(spec: &Value) -> Vec<FieldError> {

@@ -106,8 +106,7 @@ async fn headless_and_external_services_have_no_address() {
 async fn node_ports_are_allocated_kept_and_released() {
     let server = Server::start().await;
     let client = server.admin();
-    let asking = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true});
-    let first = created(&client, "a", asking).await;
+    let first = created(&client, "a", json!({"type": "LoadBalancer"})).await;
     let port = first["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
     assert!((30_000..=32_767).contains(&port));
     let same = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
@@ -136,7 +135,8 @@ async fn node_ports_are_allocated_kept_and_released() {
     assert_eq!(next.expect(200)["spec"]["ports"][0].get("nodePort"), None);
     created(&client, "b", same).await;
 
-    let without = created(&client, "c", json!({"type": "LoadBalancer"})).await;
+    let asking_none = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false});
+    let without = created(&client, "c", asking_none).await;
     assert_eq!(without["spec"]["ports"][0].get("nodePort"), None);
     let low = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]});
     let status = client.post(SERVICES, &service("d", low)).await.expect(422);
@@ -156,7 +156,105 @@ async fn replacement_without_an_address_keeps_it() {
     let next = client.put(&path, &again).await.expect(200);
     assert_eq!(next["spec"]["clusterIP"], first["spec"]["clusterIP"]);
     let moved = json!({"spec": {"clusterIP": "10.96.0.77"}});
-    client.patch(&path, "merge", &moved).await.expect(422);
+    let status = client.patch(&path, "merge", &moved).await.expect(422);
+    assert_eq!(
+        cause(&status),
+        r#"Invalid value: ["10.96.0.77"]: may not change once set"#
+    );
+    assert_eq!(
+        status["details"]["causes"][0]["field"],
+        "spec.clusterIPs[0]"
+    );
+}
+
+#[tokio::test]
+async fn node_port_is_held_by_protocol_and_shared_by_the_protocols_of_one_port() {
+    let server = Server::start().await;
+    let client = server.admin();
+    let ports = |tcp: Value, udp: Value| {
+        json!({"type": "NodePort", "ports": [
+            {"name": "t", "port": 53, "protocol": "TCP", "nodePort": tcp},
+            {"name": "u", "port": 53, "protocol": "UDP", "nodePort": udp},
+        ]})
+    };
+    let both = created(&client, "a", ports(Value::Null, Value::Null)).await;
+    let ports_of = &both["spec"]["ports"];
+    assert_eq!(ports_of[0]["nodePort"], ports_of[1]["nodePort"]);
+    created(&client, "b", ports(30_053.into(), 30_054.into())).await;
+    created(&client, "c", ports(30_054.into(), 30_053.into())).await;
+    let status = client
+        .post(SERVICES, &service("d", ports(30_055.into(), 30_054.into())))
+        .await
+        .expect(422);
+    assert_eq!(
+        status["details"]["causes"][0]["field"],
+        "spec.ports[1].nodePort"
+    );
+    client.get(&format!("{SERVICES}/d")).await.expect(404);
+    client.delete(&format!("{SERVICES}/b")).await.expect(200);
+    created(&client, "d", ports(30_055.into(), 30_054.into())).await;
+}
+
+#[tokio::test]
+async fn local_load_balancer_gets_a_health_check_port_for_as_long_as_it_is_one() {
+    let server = Server::start().await;
+    let client = server.admin();
+    let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local"});
+    let first = created(&client, "a", local.clone()).await;
+    let port = first["spec"]["healthCheckNodePort"].as_u64().unwrap();
+    assert!((30_000..=32_767).contains(&port));
+    let path = format!("{SERVICES}/a");
+    let again = client.put(&path, &service("a", local.clone())).await;
+    assert_eq!(again.expect(200)["spec"]["healthCheckNodePort"], port);
+    let moved = json!({"spec": {"healthCheckNodePort": 31_999}});
+    let status = client.patch(&path, "merge", &moved).await.expect(422);
+    assert!(cause(&status).ends_with("field is immutable"), "{status}");
+
+    let mut asking = local;
+    asking["healthCheckNodePort"] = port.into();
+    let status = client
+        .post(SERVICES, &service("b", asking.clone()))
+        .await
+        .expect(422);
+    assert_eq!(
+        status["details"]["causes"][0]["field"],
+        "spec.healthCheckNodePort"
+    );
+    let open = json!({"spec": {"externalTrafficPolicy": "Cluster"}});
+    let next = client.patch(&path, "merge", &open).await.expect(200);
+    assert_eq!(next["spec"].get("healthCheckNodePort"), None);
+    created(&client, "b", asking).await;
+}
+
+#[tokio::test]
+async fn wrong_annotation_is_refused_by_its_name() {
+    let server = Server::start().await;
+    let client = server.admin();
+    created(&client, "a", json!({})).await;
+    let patch = json!({"metadata": {"annotations": {"net.fairlead.io/scheduler": "fastest"}}});
+    let status = client
+        .patch(&format!("{SERVICES}/a"), "merge", &patch)
+        .await
+        .expect(422);
+    assert_eq!(
+        status["details"]["causes"][0]["field"],
+        "metadata.annotations[net.fairlead.io/scheduler]"
+    );
+}
+
+#[tokio::test]
+async fn family_that_the_cluster_does_not_have_is_refused() {
+    let server = Server::start().await;
+    let client = server.admin();
+    let single = created(&client, "a", json!({"ipFamilyPolicy": "PreferDualStack"})).await;
+    assert_eq!(single["spec"]["ipFamilies"], json!(["IPv4"]));
+    let dual = json!({"ipFamilyPolicy": "RequireDualStack"});
+    let status = client.post(SERVICES, &service("b", dual)).await.expect(422);
+    assert_eq!(
+        status["message"],
+        "Service \"b\" is invalid: spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": \
+         this cluster is not configured for dual-stack services"
+    );
 }
 
 #[tokio::test]
