@@ -274,3 +274,42 @@ async fn services_created_at_once_get_different_addresses() {
         assert!(addresses.insert(address.await.unwrap()));
     }
 }
+
+#[tokio::test]
+async fn service_gains_and_gives_back_its_second_family() {
+    let server = with_service_cidr("10.96.0.0/16,2001:db8:b::/112").await;
+    let client = server.admin();
+    let path = format!("{SERVICES}/a");
+    let first = created(&client, "a", json!({})).await;
+    assert_eq!(first["spec"]["ipFamilies"], json!(["IPv4"]));
+    let primary = first["spec"]["clusterIP"].clone();
+
+    let dual = json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}});
+    let next = client.patch(&path, "merge", &dual).await.expect(200);
+    assert_eq!(next["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert_eq!(next["spec"]["clusterIPs"][0], primary);
+    let second = next["spec"]["clusterIPs"][1].as_str().unwrap().to_owned();
+    assert!(second.starts_with("2001:db8:b::"), "{second}");
+
+    let taken = json!({"clusterIP": second});
+    client
+        .post(SERVICES, &service("b", taken.clone()))
+        .await
+        .expect(422);
+    let single = json!({"spec": {"ipFamilyPolicy": "SingleStack"}});
+    let next = client.patch(&path, "merge", &single).await.expect(200);
+    assert_eq!(next["spec"]["clusterIPs"], json!([primary]));
+    let other = created(&client, "b", taken).await;
+    assert_eq!(other["spec"]["ipFamilies"], json!(["IPv6"]));
+
+    let wrong =
+        json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ipFamilies": ["IPv6"]});
+    let status = client
+        .post(SERVICES, &service("c", wrong))
+        .await
+        .expect(422);
+    assert_eq!(
+        status["details"]["causes"][0]["field"],
+        "spec.clusterIPs[0]"
+    );
+}
