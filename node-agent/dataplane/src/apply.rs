@@ -10,7 +10,7 @@ use aya::maps::{HashMap as HashTable, MapData, MapError, PerCpuValues};
 use fairlead_api::Generation;
 use fairlead_dataplane_common::{
     Address, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FrontendKey, Meta,
-    PodEntry, RouteKey, ServiceEntry, ServiceStats, maps as names,
+    PodEntry, RouteKey, ServiceEntry, ServiceStats, UplinkEntry, maps as names,
 };
 
 use crate::action::Action;
@@ -96,7 +96,7 @@ impl Tables {
         for (slot, entry) in used(&self.nodes, names::NODES, 0, names::NODES_MAX, |node| {
             node.id != 0
         })? {
-            observed.nodes.insert(slot, entry);
+            observed.record(&Action::WriteNode { slot, entry });
         }
         for bank in [0, 1] {
             let first = ServiceEntry::index(bank as u32, 0);
@@ -220,6 +220,25 @@ impl Tables {
                     .map_err(Error::of("write", names::META))
             }
         }
+    }
+
+    /// Says which interfaces are uplinks, and what they are like.
+    pub fn set_uplinks(&mut self, uplinks: &BTreeMap<u32, UplinkEntry>) -> Result<(), Error> {
+        let held = self.known_uplinks()?;
+        for interface in held.keys().filter(|held| !uplinks.contains_key(held)) {
+            remove(&mut self.uplinks, names::UPLINKS, interface)?;
+        }
+        for (interface, entry) in uplinks {
+            if held.get(interface) != Some(entry) {
+                insert(&mut self.uplinks, names::UPLINKS, *interface, *entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The interfaces that the programs know as uplinks.
+    pub fn known_uplinks(&self) -> Result<BTreeMap<u32, UplinkEntry>, Error> {
+        collect(self.uplinks.iter(), names::UPLINKS)
     }
 
     /// Lets packets reach a pod, and lets it send.

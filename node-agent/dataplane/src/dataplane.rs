@@ -22,6 +22,7 @@ use crate::netlink::Netlink;
 use crate::pod_network::{self, ENCAPSULATION_BYTES, PodNetwork};
 use crate::state::State;
 use crate::sys;
+use crate::uplinks;
 use crate::view;
 
 /// How often the maps are read anew and compared with what they should hold.
@@ -74,6 +75,7 @@ pub struct Dataplane {
     pod_changes: tokio::sync::Mutex<()>,
     nodes: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     neighbours: JoinHandle<()>,
+    uplinks: JoinHandle<()>,
     resync: JoinHandle<()>,
 }
 
@@ -88,6 +90,7 @@ impl fmt::Debug for Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.neighbours.abort();
+        self.uplinks.abort();
         self.resync.abort();
     }
 }
@@ -116,6 +119,7 @@ impl Dataplane {
         };
         let mut state = State::read(loaded, local)?;
         state.refresh_local()?;
+        state.set_uplinks(&uplinks::read(&netlink, &config.uplinks).await?)?;
         recover_pods(&pods, &mut state).await?;
 
         let known = state
@@ -126,6 +130,8 @@ impl Dataplane {
             .collect();
         let (nodes, wanted) = watch::channel(Arc::new(known));
         let state = Arc::new(Mutex::new(state));
+        let uplinks = follow_uplinks(netlink.clone(), config.uplinks.clone(), Arc::clone(&state));
+        let uplinks = tokio::spawn(uplinks);
         let neighbours = tokio::spawn(follow_neighbours(netlink, wanted, Arc::clone(&state)));
         let resync = tokio::spawn(keep_in_sync(Arc::clone(&state)));
         let pod_changes = tokio::sync::Mutex::new(());
@@ -136,6 +142,7 @@ impl Dataplane {
             pod_changes,
             nodes,
             neighbours,
+            uplinks,
             resync,
         })
     }
@@ -148,7 +155,8 @@ impl Dataplane {
         changes: Arc<Changes>,
         generation: Generation,
     ) -> Result<Applied, Error> {
-        let concerns_nodes = changes.is_whole || !changes.nodes.is_empty();
+        let concerns_nodes =
+            changes.is_whole || !changes.nodes.is_empty() || !changes.services.is_empty();
         let own = self.config.node_name.clone();
         // Populating tables is work for the processor, and a first state has thousands.
         let actions = self
@@ -258,10 +266,13 @@ impl Dataplane {
         with_state(Arc::clone(&self.state), work).await
     }
 
-    /// Has the ways to the nodes of the state in force looked for.
+    /// Has the ways to the nodes and real servers of the state in force looked for.
     fn follow_nodes(&self) {
         let desired = self.state().desired.clone().unwrap_or_default();
-        let addresses: BTreeSet<IpAddr> = desired.other_nodes().map(|node| node.address).collect();
+        let servers = desired.servers.keys().copied();
+        let nodes = desired.other_nodes().map(|node| node.address);
+        let addresses: BTreeSet<IpAddr> = nodes.chain(servers).collect();
+        self.state().retain_ways(&addresses);
         self.nodes.send_if_modified(|known| {
             let changed = **known != addresses;
             *known = Arc::new(addresses);
@@ -347,6 +358,18 @@ async fn recover_pods(pods: &PodNetwork, state: &mut State) -> Result<(), Error>
         pods.raise(pod).await?;
     }
     Ok(())
+}
+
+async fn follow_uplinks(netlink: Netlink, names: Vec<String>, state: Arc<Mutex<State>>) {
+    let followed = uplinks::follow(netlink, names, |uplinks| {
+        if let Err(error) = lock(&state).set_uplinks(&uplinks) {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "what the uplinks are like could not be written");
+        }
+    });
+    if let Err(error) = followed.await {
+        tracing::error!(%error, "changes of the uplinks are not followed any more");
+    }
 }
 
 async fn follow_neighbours(netlink: Netlink, wanted: neighbours::Wanted, state: Arc<Mutex<State>>) {

@@ -48,6 +48,8 @@ pub struct Desired {
     pub node_ports: OrdMap<NodePortAt, ServiceId>,
     /// Whose the backends of all services are.
     pub backends: OrdMap<BackendId, ServiceId>,
+    /// Machines outside the cluster that are backends, and of how many services' ports.
+    pub servers: OrdMap<IpAddr, u32>,
     /// Which node answers for a VIP on its segment.
     pub announcements: OrdMap<IpAddr, NodeName>,
     /// How many services and routes each network has.
@@ -93,6 +95,8 @@ pub struct Touched {
     pub frontends: BTreeSet<FrontendAt>,
     /// Their node ports before and after.
     pub node_ports: BTreeSet<NodePortAt>,
+    /// The machines outside the cluster that are their backends, before and after.
+    pub servers: BTreeSet<IpAddr>,
     /// VIPs whose announcements changed.
     pub addresses: BTreeSet<(VpcId, IpAddr)>,
 }
@@ -103,6 +107,7 @@ impl Touched {
         self.backends.extend(service.backends.keys());
         self.frontends.extend(service.places());
         self.node_ports.extend(service.node_port_places());
+        self.servers.extend(service.servers());
     }
 }
 
@@ -122,7 +127,9 @@ pub enum Place<'a> {
     Here,
     /// On another node.
     Node(&'a Node),
-    /// Outside the cluster, or on a node whose address is not known: reached by routing only.
+    /// A machine outside the cluster, at this address.
+    Server(IpAddr),
+    /// On a node whose address is not known, or outside in a network of a tenant's: not reached.
     Elsewhere,
 }
 
@@ -164,6 +171,7 @@ impl Desired {
         match self.nodes.get(&backend.node) {
             Some(node) if node.id == self.node_id => Place::Here,
             Some(node) => Place::Node(node),
+            None if backend.is_outside() => Place::Server(backend.address),
             None => Place::Elsewhere,
         }
     }
@@ -362,6 +370,9 @@ impl Desired {
                 ));
             }
         }
+        for server in service.servers() {
+            count_up(&mut self.servers, server);
+        }
         Ok(())
     }
 
@@ -378,6 +389,9 @@ impl Desired {
         }
         for backend in service.backends.keys() {
             self.backends.remove(backend);
+        }
+        for server in service.servers() {
+            count_down(&mut self.servers, server);
         }
     }
 }

@@ -38,6 +38,7 @@ pub mod pod_network;
 pub mod slot_map;
 mod state;
 mod sys;
+mod uplinks;
 pub mod view;
 
 pub use action::Action;

@@ -17,20 +17,21 @@ pub struct Local {
     pub uplink: u32,
     /// Of the uplinks.
     pub mtu: u32,
-    /// The ways to other nodes, as far as they are known; by the node's address.
+    /// The ways to other nodes and to machines outside the cluster, as far as they are known; by
+    /// their addresses.
     pub ways: HashMap<IpAddr, Way>,
 }
 
-/// The way to another node.
+/// The way to another node, or to a machine outside the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     /// The uplink it is reached by.
     pub interface: u32,
-    /// Of the uplink.
+    /// The largest packet it takes: of the route, else of the uplink.
     pub mtu: u32,
     /// Whom frames go to; `None` while the neighbour does not answer.
     pub mac: Option<Mac>,
-    /// Whether that is the node itself, on the uplink's segment, and not a router.
+    /// Whether that is the machine itself, on the uplink's segment, and not a router.
     pub direct: bool,
 }
 

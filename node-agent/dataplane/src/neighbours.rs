@@ -1,11 +1,12 @@
-//! The way to every other node: which uplink, and whose Ethernet address frames carry.
+//! The way to every other node and real server: which uplink, and whose Ethernet address frames
+//! carry.
 //!
 //! XDP forwards without asking the stack, so it needs the next hop's address beforehand, and the
 //! stack never learns from XDP's packets that the neighbour is alive. Therefore the routing table
-//! is asked for each node's next hop, a datagram to the discard port makes the stack resolve it
+//! is asked for each one's next hop, a datagram to the discard port makes the stack resolve it
 //! and confirm it again when it goes stale, and every change of the neighbour table is followed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use crate::local::Way;
-use crate::netlink::{self, Netlink, NextHop};
+use crate::netlink::{self, Neighbour, Netlink, NextHop};
 
 /// How often routes are looked up again and stale neighbours confirmed: well below the kernel's
 /// `gc_stale_time` of 60 s, after which it may forget them.
@@ -24,7 +25,7 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// RFC 863.
 const DISCARD_PORT: u16 = 9;
 
-/// The addresses of all other nodes, as they change.
+/// The addresses of all other nodes and real servers, as they change.
 pub(crate) type Wanted = watch::Receiver<Arc<BTreeSet<IpAddr>>>;
 
 /// Finds the ways to the wanted addresses and tells `found` of each, again whenever it may have
@@ -35,108 +36,115 @@ pub(crate) async fn follow(
     found: impl Fn(IpAddr, Way) + Send,
 ) -> std::io::Result<()> {
     let mut changes = netlink::neighbour_changes()?;
+    let mut links = netlink::link_changes()?;
     let mut refresh = tokio::time::interval(REFRESH);
     refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // A socket on the namespace this was started in, whatever thread it is polled from.
     let probe = Probe::open()?;
-    let mut hops: HashMap<NextHop, Target> = HashMap::new();
+    let mut routes = Routes::default();
     loop {
-        tokio::select! {
-            changed = wanted.changed() => if changed.is_err() { return Ok(()) },
-            _ = refresh.tick() => {}
+        let is_anew = tokio::select! {
+            changed = wanted.changed() => match changed {
+                Ok(()) => false,
+                Err(_) => return Ok(()),
+            },
+            _ = refresh.tick() => true,
+            _ = links.next() => true,
             change = changes.next() => {
                 let Some(neighbour) = change else {
                     return Err(std::io::Error::other("the neighbour socket was closed"));
                 };
-                if let Some(target) = hops.get(&neighbour.hop) {
-                    target.tell(&neighbour.hop, neighbour.mac, &found);
+                if let Some(behind) = routes.behind.get(&neighbour.hop) {
+                    tell(behind, &neighbour.hop, neighbour.mac, &found);
                 }
                 continue;
             }
-        }
-        let nodes = Arc::clone(&wanted.borrow_and_update());
-        match look_up(&netlink, &nodes).await {
-            Ok(fresh) => hops = fresh,
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "looking up ways failed"
-                );
-                continue;
-            }
-        }
-        let table = match netlink.neighbours().await {
-            Ok(table) => table,
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "reading neighbours failed"
-                );
+        };
+        let addresses = Arc::clone(&wanted.borrow_and_update());
+        let before = if is_anew { Routes::default() } else { routes };
+        let looked_up = before.look_up(&netlink, &addresses).await;
+        let table = netlink.neighbours().await;
+        let (fresh, table) = match (looked_up, table) {
+            (Ok(fresh), Ok(table)) => (fresh, table),
+            (Err(error), _) | (_, Err(error)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "looking up ways failed");
+                routes = Routes::default();
                 continue;
             }
         };
-        for (hop, target) in &hops {
-            let known = table.iter().find(|neighbour| neighbour.hop == *hop);
-            target.tell(hop, known.and_then(|neighbour| neighbour.mac), &found);
-            if !known.is_some_and(|neighbour| neighbour.fresh)
-                && let Some(node) = target.nodes.first()
+        routes = fresh;
+        let table: HashMap<NextHop, Neighbour> =
+            table.into_iter().map(|entry| (entry.hop, entry)).collect();
+        for (hop, behind) in &routes.behind {
+            let known = table.get(hop);
+            tell(behind, hop, known.and_then(|entry| entry.mac), &found);
+            if !known.is_some_and(|entry| entry.fresh)
+                && let Some((address, _)) = behind.first_key_value()
             {
-                probe.send(*node);
+                probe.send(*address);
             }
         }
     }
 }
 
-/// The nodes behind a next hop.
-struct Target {
-    nodes: Vec<IpAddr>,
-    mtu: u32,
+/// Which next hop each address has.
+#[derive(Default)]
+struct Routes {
+    /// The addresses behind each next hop, and the MTUs on the way there.
+    behind: HashMap<NextHop, BTreeMap<IpAddr, u32>>,
 }
 
-impl Target {
-    fn tell(&self, hop: &NextHop, mac: Option<netlink::Mac>, found: &impl Fn(IpAddr, Way)) {
-        for node in &self.nodes {
-            found(
-                *node,
-                Way {
-                    interface: hop.interface,
-                    mtu: self.mtu,
-                    mac,
-                    direct: hop.address == *node,
-                },
-            );
+impl Routes {
+    /// Those of `wanted`: as they were where they are known, else as the kernel says.
+    async fn look_up(
+        mut self,
+        netlink: &Netlink,
+        wanted: &BTreeSet<IpAddr>,
+    ) -> Result<Self, netlink::Error> {
+        self.behind.retain(|_, behind| {
+            behind.retain(|address, _| wanted.contains(address));
+            !behind.is_empty()
+        });
+        let known: BTreeSet<IpAddr> = self
+            .behind
+            .values()
+            .flat_map(|b| b.keys().copied())
+            .collect();
+        let links = netlink.links().await?;
+        let mtus: HashMap<u32, u32> = links.iter().map(|link| (link.index, link.mtu)).collect();
+        for address in wanted.difference(&known) {
+            match netlink.next_hop(*address).await {
+                Ok((hop, mtu)) => {
+                    let of_link = mtus.get(&hop.interface).copied().unwrap_or_default();
+                    let mtu = mtu.map_or(of_link, |mtu| mtu.min(of_link));
+                    self.behind.entry(hop).or_default().insert(*address, mtu);
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(%address, error, "no route to a node or real server");
+                }
+            }
         }
+        Ok(self)
     }
 }
 
-async fn look_up(
-    netlink: &Netlink,
-    nodes: &BTreeSet<IpAddr>,
-) -> Result<HashMap<NextHop, Target>, netlink::Error> {
-    let mtus: HashMap<u32, u32> = netlink
-        .links()
-        .await?
-        .into_iter()
-        .map(|link| (link.index, link.mtu))
-        .collect();
-    let mut hops: HashMap<NextHop, Target> = HashMap::new();
-    for node in nodes {
-        match netlink.next_hop(*node).await {
-            Ok(hop) => {
-                let mtu = mtus.get(&hop.interface).copied().unwrap_or_default();
-                let target = hops.entry(hop).or_insert(Target {
-                    nodes: Vec::new(),
-                    mtu,
-                });
-                target.nodes.push(*node);
-            }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(%node, error, "no route to a node");
-            }
-        }
+fn tell(
+    behind: &BTreeMap<IpAddr, u32>,
+    hop: &NextHop,
+    mac: Option<netlink::Mac>,
+    found: &impl Fn(IpAddr, Way),
+) {
+    for (address, mtu) in behind {
+        let way = Way {
+            interface: hop.interface,
+            mtu: *mtu,
+            mac,
+            direct: hop.address == *address,
+        };
+        found(*address, way);
     }
-    Ok(hops)
 }
 
 /// Sends datagrams that make the stack resolve and confirm a neighbour.

@@ -208,8 +208,8 @@ impl Netlink {
             .collect())
     }
 
-    /// Which way packets for `address` go.
-    pub async fn next_hop(&self, address: IpAddr) -> Result<NextHop, Error> {
+    /// Which way packets for `address` go, and the route's own MTU if it has one.
+    pub async fn next_hop(&self, address: IpAddr) -> Result<(NextHop, Option<u32>), Error> {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         let query = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(address, prefix)
@@ -226,6 +226,7 @@ impl Netlink {
             interface: 0,
             address,
         };
+        let mut mtu = None;
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Oif(interface) => hop.interface = *interface,
@@ -235,11 +236,12 @@ impl Netlink {
                 RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => {
                     hop.address = IpAddr::V6(*gateway);
                 }
+                RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
                 // What else a route tells does not change where the packet goes next.
                 _ => {}
             }
         }
-        Ok(hop)
+        Ok((hop, mtu))
     }
 
     /// Makes a permanent neighbour entry, or replaces what there is.
@@ -340,10 +342,7 @@ impl Route {
                     route.source = Some(IpAddr::V4(*source));
                 }
                 RouteAttribute::Metrics(metrics) => {
-                    route.mtu = metrics.iter().find_map(|metric| match metric {
-                        RouteMetric::Mtu(mtu) => Some(*mtu),
-                        _ => None,
-                    });
+                    route.mtu = mtu_of(metrics);
                 }
                 // Table, preference and cache information are the kernel's defaults.
                 _ => {}
@@ -376,6 +375,25 @@ pub fn neighbour_changes() -> Result<impl Stream<Item = Neighbour> + Unpin, std:
         };
         std::future::ready(change)
     })))
+}
+
+/// Tells of changes of links: their addresses, their MTUs, whether they are up. Which one is not
+/// told: who asks reads them anew. Ends only when the socket fails.
+pub fn link_changes() -> Result<impl Stream<Item = ()> + Unpin, std::io::Error> {
+    let (connection, handle, messages) =
+        rtnetlink::new_multicast_connection(&[MulticastGroup::Link])?;
+    tokio::spawn(connection);
+    Ok(Box::pin(messages.map(move |_| {
+        // Held for as long as the stream: the connection ends with its last handle.
+        let _open = &handle;
+    })))
+}
+
+fn mtu_of(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 fn link(message: LinkMessage) -> Link {

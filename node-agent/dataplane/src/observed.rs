@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, NodeEntry, RouteEntry, ServiceEntry, maps,
+    Address, BackendEntry, Config, NODE_SERVER, NodeEntry, RouteEntry, ServiceEntry, maps,
 };
 
 use crate::action::Action;
@@ -29,6 +29,8 @@ pub struct Observed {
     pub backend_ids: HashMap<u32, u32>,
     /// `nodes` by slot.
     pub nodes: SlotMap<NodeEntry>,
+    /// The slots of `nodes` that hold machines outside the cluster, by their addresses.
+    pub servers: BTreeMap<Address, u32>,
     /// `node_addresses`: address → slot.
     pub node_addresses: BTreeMap<Address, u32>,
     /// `routes`.
@@ -58,6 +60,7 @@ impl Default for Observed {
             backends: SlotMap::new(maps::BACKENDS_MAX),
             backend_ids: HashMap::new(),
             nodes: SlotMap::new(maps::NODES_MAX),
+            servers: BTreeMap::new(),
             node_addresses: BTreeMap::new(),
             routes: BTreeMap::new(),
             vpcs: BTreeSet::new(),
@@ -171,15 +174,26 @@ impl Observed {
         }
     }
 
+    fn set_node(&mut self, slot: u32, entry: NodeEntry) {
+        let before = if entry.id == 0 {
+            self.nodes.remove(slot)
+        } else {
+            self.nodes.insert(slot, entry)
+        };
+        if let Some(before) = before
+            && self.servers.get(&before.address) == Some(&slot)
+        {
+            self.servers.remove(&before.address);
+        }
+        if entry.flags & NODE_SERVER != 0 {
+            self.servers.insert(entry.address, slot);
+        }
+    }
+
     /// Notes an action that was executed.
     pub fn record(&mut self, action: &Action) {
         match action {
-            Action::WriteNode { slot, entry } if entry.id == 0 => {
-                self.nodes.remove(*slot);
-            }
-            Action::WriteNode { slot, entry } => {
-                self.nodes.insert(*slot, *entry);
-            }
+            Action::WriteNode { slot, entry } => self.set_node(*slot, *entry),
             Action::SetNodeAddress { address, slot } => {
                 self.node_addresses.insert(*address, *slot);
             }

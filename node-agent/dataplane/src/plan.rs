@@ -12,14 +12,16 @@
 //! what that state alone referred to is removed, and the bank that was left is brought level
 //! ([`Observed::level`]), so that the next change is written to a copy of what is in force.
 
+mod nodes;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use fairlead_api::{BackendId, Generation, ServiceId, VpcId};
 use fairlead_dataplane_common::{
-    Address, BACKEND_ACTIVE, BACKEND_DRAINING, BackendEntry, Config, FRONTEND_ADDRESS,
+    BACKEND_ACTIVE, BACKEND_DRAINING, BACKEND_SERVER, BackendEntry, Config, FRONTEND_ADDRESS,
     FRONTEND_ANNOUNCED, FRONTEND_CLUSTER, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FRONTEND_USED,
-    FrontendEntry, FrontendKey, NODE_LOCAL, NodeEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS,
+    FrontendEntry, FrontendKey, NODE_LOCAL, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS,
     ROUTE_UNREACHABLE, RouteEntry, RouteKey, SERVICE_DR, ServiceEntry, maps,
 };
 use ipnetwork::IpNetwork;
@@ -27,7 +29,7 @@ use ipnetwork::IpNetwork;
 use crate::action::Action;
 use crate::cuckoo;
 use crate::desired::{
-    Backend, DEFAULT_NETWORK, Desired, FrontendAt, Node, Place, Scope, Service, Touched,
+    Backend, DEFAULT_NETWORK, Desired, FrontendAt, Place, Scope, Service, Touched,
 };
 use crate::local::Local;
 use crate::lut;
@@ -89,6 +91,8 @@ pub fn plan(
         observed,
         plan: Plan::default(),
         node_slots: HashMap::new(),
+        server_slots: HashMap::new(),
+        free_nodes: Box::new(observed.nodes.free()),
         backend_slots: HashMap::new(),
         services: BTreeMap::new(),
         lut: observed.lut().clone(),
@@ -105,6 +109,7 @@ pub fn plan(
         Scope::Services(touched) => touched,
     };
     planner.plan_networks();
+    planner.plan_servers(&touched.servers)?;
     planner.plan_backends(&touched.backends)?;
     planner.plan_services(&touched.services)?;
     let frontends = planner.plan_frontends(touched)?;
@@ -128,6 +133,10 @@ struct Planner<'a> {
     plan: Plan,
     /// Node id → slot, of those that were planned.
     node_slots: HashMap<u32, u32>,
+    /// Of the machines outside the cluster that were planned and are wanted.
+    server_slots: HashMap<IpAddr, u32>,
+    /// Slots of `nodes` that nobody has yet.
+    free_nodes: Box<dyn Iterator<Item = u32> + 'a>,
     /// Of the backends that were planned and are wanted.
     backend_slots: HashMap<BackendId, u32>,
     /// Elements of the bank that become others.
@@ -139,7 +148,8 @@ impl Planner<'_> {
     fn check_capacities(&self) -> Result<(), Full> {
         let desired = self.desired;
         // Slot 0 of each array stands for something else: this node, no backend, a VIP itself.
-        Full::check("nodes", desired.nodes.len(), maps::NODES_MAX)?;
+        let nodes = desired.nodes.len() + desired.servers.len();
+        Full::check("nodes and real servers", nodes, maps::NODES_MAX)?;
         Full::check("backends", desired.backends.len(), maps::BACKENDS_MAX - 1)?;
         let services = desired.services.len();
         Full::check("service ports", services, maps::SERVICES_MAX - 1)?;
@@ -175,62 +185,14 @@ impl Planner<'_> {
                 .collect(),
             frontends: frontends.chain(desired.frontends.keys().copied()).collect(),
             node_ports: desired.node_ports.keys().copied().collect(),
+            servers: observed
+                .servers
+                .keys()
+                .map(|&address| address.into())
+                .chain(desired.servers.keys().copied())
+                .collect(),
             addresses: addresses.chain(desired.vips.keys().copied()).collect(),
         }
-    }
-
-    fn plan_nodes(&mut self) -> Result<(), Full> {
-        let held: BTreeMap<u32, u32> = self
-            .observed
-            .nodes
-            .iter()
-            .map(|(slot, entry)| (entry.id, slot))
-            .collect();
-        let mut free = self.observed.nodes.free();
-        let mut addresses = BTreeMap::new();
-        for node in self.desired.other_nodes() {
-            let slot = held.get(&node.id).copied().or_else(|| free.next());
-            // Those that leave hold their slots until they have left.
-            let slot = slot.ok_or(Full {
-                what: "nodes",
-                wanted: self.observed.nodes.count() as u64 + 1,
-                capacity: u64::from(maps::NODES_MAX - 1),
-            })?;
-            let before = self.observed.nodes.get(slot);
-            let entry = self.local.node_entry(node.id, node.address, before);
-            if before != Some(&entry) {
-                self.plan.enter.push(Action::WriteNode { slot, entry });
-            }
-            self.node_slots.insert(node.id, slot);
-            addresses.insert(Address::from(node.address), slot);
-        }
-        for (&address, &slot) in &addresses {
-            if self.observed.node_addresses.get(&address) != Some(&slot) {
-                self.plan
-                    .enter
-                    .push(Action::SetNodeAddress { address, slot });
-            }
-        }
-        for &address in self.observed.node_addresses.keys() {
-            if !addresses.contains_key(&address) {
-                self.plan.leave.push(Action::RemoveNodeAddress { address });
-            }
-        }
-        for (slot, before) in self.observed.nodes.iter() {
-            if self.node_slots.get(&before.id) != Some(&slot) {
-                let entry = NodeEntry::default();
-                self.plan.leave.push(Action::WriteNode { slot, entry });
-            }
-        }
-        Ok(())
-    }
-
-    fn node_slot(&self, node: &Node) -> u32 {
-        let address = Address::from(node.address);
-        let planned = self.node_slots.get(&node.id);
-        *planned
-            .or_else(|| self.observed.node_addresses.get(&address))
-            .expect("a change of services alone follows a plan that has written all nodes")
     }
 
     fn plan_backends(&mut self, touched: &BTreeSet<BackendId>) -> Result<(), Full> {
@@ -291,6 +253,7 @@ impl Planner<'_> {
             node: match self.desired.place(backend) {
                 Place::Here => NODE_LOCAL,
                 Place::Node(node) => self.node_slot(node),
+                Place::Server(address) => self.server_slot(address),
                 Place::Elsewhere => NODE_ELSEWHERE,
             },
             vpc: service.vpc.0,
@@ -300,7 +263,10 @@ impl Planner<'_> {
             } else {
                 BACKEND_ACTIVE
             },
-            flags: 0,
+            flags: match self.desired.place(backend) {
+                Place::Server(_) => BACKEND_SERVER,
+                Place::Here | Place::Node(_) | Place::Elsewhere => 0,
+            },
         }
     }
 

@@ -1,8 +1,10 @@
 //! What the agent knows and the maps hold, under one lock: who changes a map records it here.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use fairlead_api::{Generation, NodeName};
+use fairlead_dataplane_common::{NODE_SERVER, UplinkEntry};
 use ipnetwork::IpNetwork;
 
 use crate::Error;
@@ -154,29 +156,45 @@ impl State {
         }
     }
 
-    /// Notes the way to another node, and lets the programs use it.
-    pub(crate) fn set_way(&mut self, node: IpAddr, way: Way) -> Result<(), Error> {
-        if self.local.ways.insert(node, way) == Some(way) {
+    /// Notes the way to another node or a real server, and lets the programs use it.
+    pub(crate) fn set_way(&mut self, to: IpAddr, way: Way) -> Result<(), Error> {
+        if self.local.ways.insert(to, way) == Some(way) {
             return Ok(());
         }
-        let actions: Vec<Action> = self
-            .observed
-            .nodes
-            .iter()
-            .filter(|(_, entry)| entry.address == node.into())
-            .map(|(slot, before)| Action::WriteNode {
-                slot,
-                entry: self.local.node_entry(before.id, node, Some(before)),
-            })
-            .filter(|action| {
-                !matches!(action, Action::WriteNode { slot, entry }
-                    if self.observed.nodes.get(*slot) == Some(entry))
-            })
-            .collect();
+        let address = to.into();
+        let observed = &self.observed;
+        let slots = [
+            observed.node_addresses.get(&address),
+            observed.servers.get(&address),
+        ];
+        let mut actions = Vec::new();
+        for &slot in slots.into_iter().flatten() {
+            let Some(before) = observed.nodes.get(slot) else {
+                continue;
+            };
+            let mut entry = self.local.node_entry(before.id, to, Some(before));
+            entry.flags |= before.flags & NODE_SERVER;
+            if entry != *before {
+                actions.push(Action::WriteNode { slot, entry });
+            }
+        }
         if !actions.is_empty() {
-            tracing::info!(%node, resolved = way.mac.is_some(), "way to a node changed");
+            tracing::info!(%to, resolved = way.mac.is_some(), "way changed");
         }
         self.execute(&actions)
+    }
+
+    /// Lets the programs know the uplinks, and forget those that are none any more.
+    pub(crate) fn set_uplinks(
+        &mut self,
+        uplinks: &BTreeMap<u32, UplinkEntry>,
+    ) -> Result<(), Error> {
+        Ok(self.loaded.tables.set_uplinks(uplinks)?)
+    }
+
+    /// Forgets ways to machines that are nobody's backend any more.
+    pub(crate) fn retain_ways(&mut self, wanted: &BTreeSet<IpAddr>) {
+        self.local.ways.retain(|to, _| wanted.contains(to));
     }
 
     /// Writes this node's own facts where they differ from what the last agent wrote.

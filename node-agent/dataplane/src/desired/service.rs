@@ -10,7 +10,7 @@ use fairlead_proto::node::{self as proto, BackendState, FrontendScope, Protocol}
 use ipnetwork::IpNetwork;
 
 use super::field::{Invalid, address, invalid, network, nonzero, optional_port, port, vpc};
-use super::{FrontendAt, NodePortAt};
+use super::{DEFAULT_NETWORK, FrontendAt, NodePortAt};
 use crate::forwarding::Forwarding;
 
 /// One port of a service.
@@ -239,6 +239,14 @@ impl Service {
         self.frontends
             .iter()
             .map(|at| (self.vpc, at.address, self.protocol, at.port))
+    }
+
+    /// The machines outside the cluster that it forwards to. Those of a tenant's network are out of
+    /// this node's reach.
+    pub(super) fn servers(&self) -> BTreeSet<IpAddr> {
+        let is_reachable = |backend: &&Backend| self.vpc == DEFAULT_NETWORK && backend.is_outside();
+        let outside = self.backends.values().filter(is_reachable);
+        outside.map(|backend| backend.address).collect()
     }
 
     /// Its node port, at addresses of the families that its frontends have.

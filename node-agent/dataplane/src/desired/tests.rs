@@ -37,7 +37,7 @@ fn whole_state_is_converted() {
         .map(|backend| match desired.place(backend) {
             Place::Here => Some(1),
             Place::Node(node) => Some(node.id),
-            Place::Elsewhere => None,
+            Place::Server(_) | Place::Elsewhere => None,
         })
         .collect();
     assert_eq!(nodes, [Some(1), Some(2), Some(3)]);

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use fairlead_dataplane_common::NODE_RESOLVED;
+use fairlead_dataplane_common::{Address, NODE_RESOLVED, NodeEntry};
 use fairlead_proto::node::{self as proto, BackendState, DataplaneState};
 
 use super::*;
@@ -436,7 +436,7 @@ fn state_beyond_a_capacity_is_refused_by_name() {
         &Observed::default(),
         Generation(1),
     );
-    assert_eq!(refused.unwrap_err().what, "nodes");
+    assert_eq!(refused.unwrap_err().what, "nodes and real servers");
 }
 
 #[test]

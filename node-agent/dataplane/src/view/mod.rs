@@ -6,7 +6,7 @@ mod network;
 mod services;
 mod status;
 
-use fairlead_dataplane_common::{Address, NODE_LOCAL, protocol};
+use fairlead_dataplane_common::{Address, NODE_LOCAL, NODE_SERVER, protocol};
 use serde_json::Value;
 
 use crate::Error;
@@ -53,7 +53,8 @@ pub(crate) fn render(
     }
 }
 
-/// The name of the node in `slot`; its id where the name is not known yet.
+/// The name of the node in `slot`; its id where the name is not known yet. A machine outside the
+/// cluster has none.
 fn node_name(state: &State, slot: u32) -> Value {
     if slot == NODE_LOCAL {
         return "local".into();
@@ -61,6 +62,9 @@ fn node_name(state: &State, slot: u32) -> Value {
     let Some(entry) = state.observed.nodes.get(slot) else {
         return Value::Null;
     };
+    if entry.flags & NODE_SERVER != 0 {
+        return Value::Null;
+    }
     let named = state
         .desired
         .as_ref()

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use fairlead_dataplane_common::{
-    NODE_ADJACENT, NODE_LOCAL, NODE_RESOLVED, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, RouteKey,
+    NODE_ADJACENT, NODE_LOCAL, NODE_RESOLVED, NODE_SERVER, ROUTE_LOCAL, ROUTE_NODE_HOST,
+    ROUTE_PODS, RouteKey,
 };
 use serde_json::{Value, json};
 
@@ -39,6 +40,7 @@ pub(super) fn nodes(state: &State) -> Value {
             "name": node_name(state, slot),
             "address": IpAddr::from(entry.address),
             "resolved": resolved,
+            "isServer": entry.flags & NODE_SERVER != 0,
             "adjacent": entry.flags & NODE_ADJACENT != 0,
             "mac": resolved.then(|| mac_text(entry.mac)),
             "interface": entry.ifindex,

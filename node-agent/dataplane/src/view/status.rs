@@ -3,7 +3,7 @@
 use fairlead_dataplane_common::{DropReason, NODE_RESOLVED, maps};
 use serde_json::{Value, json};
 
-use super::Node;
+use super::{Node, mac_text};
 use crate::Error;
 use crate::observed::range_of;
 use crate::state::State;
@@ -25,6 +25,10 @@ pub(super) fn status(state: &State, node: &Node<'_>) -> Result<Value, Error> {
         .values()
         .filter(|n| n.flags & NODE_RESOLVED != 0)
         .count();
+    let uplinks = state.loaded.tables.known_uplinks()?;
+    let uplinks = uplinks.iter().map(|(interface, entry)| {
+        json!({ "interface": interface, "mac": mac_text(entry.mac), "mtu": entry.mtu })
+    });
     let usage = |used: usize, capacity: u32| json!({ "used": used, "capacity": capacity });
     Ok(json!({
         "node": node.name,
@@ -36,6 +40,7 @@ pub(super) fn status(state: &State, node: &Node<'_>) -> Result<Value, Error> {
         "bank": bank,
         "schemaVersion": maps::SCHEMA_VERSION,
         "attachments": node.attachments,
+        "uplinks": uplinks.collect::<Vec<_>>(),
         "nodesResolved": resolved,
         "drops": drops,
         "maps": {

@@ -1,0 +1,91 @@
+//! Machines outside the cluster, and the uplinks that lead there, as the kernel's tables change.
+
+use std::time::Duration;
+
+use super::*;
+
+/// Waits until `holds` of the view's rows.
+async fn until(dataplane: &Dataplane, view: &str, holds: impl Fn(&Value) -> bool) {
+    let deadline = Deadline::seconds(30);
+    loop {
+        let rows = dataplane.view(view, &json!({})).unwrap();
+        if holds(&rows) {
+            return;
+        }
+        assert!(!deadline.has_passed(), "{view}: {rows}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn with_server(server: [u8; 4]) -> DataplaneState {
+    let mut state = state();
+    let backend = &mut state.services[0].backends[1];
+    backend.address = server.to_vec().into();
+    backend.node = String::new();
+    state
+}
+
+#[test]
+fn servers_have_their_own_address_or_that_of_the_router_and_the_mtu_of_the_route() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let (host, peer) = (&fixture.host, &fixture.peer);
+    peer.ip("link set eth0 address 02:00:00:00:00:02").unwrap();
+    peer.ip("address add 198.18.0.21/24 dev eth0").unwrap();
+    peer.ip("address add 192.0.2.21/32 dev lo").unwrap();
+    host.ip("route add 192.0.2.0/24 via 198.18.0.102 mtu lock 1400")
+        .unwrap();
+    let known = |rows: &Value, server: &str, adjacent: bool, mtu: u32| {
+        rows.as_array().unwrap().iter().any(|row| {
+            row["address"] == server
+                && row["isServer"] == true
+                && row["mac"] == "02:00:00:00:00:02"
+                && row["adjacent"] == adjacent
+                && row["mtu"] == mtu
+        })
+    };
+    fixture.agent(async |config| {
+        let dataplane = Dataplane::open(config).await.unwrap();
+        let near = whole(&with_server([198, 18, 0, 21]));
+        dataplane.apply(near, Generation(5)).await.unwrap();
+        until(&dataplane, "nodes", |rows| {
+            known(rows, "198.18.0.21", true, 1500)
+        })
+        .await;
+        let far = whole(&with_server([192, 0, 2, 21]));
+        dataplane.apply(far, Generation(6)).await.unwrap();
+        until(&dataplane, "nodes", |rows| {
+            known(rows, "192.0.2.21", false, 1400)
+        })
+        .await;
+        dataplane.settle().await.unwrap();
+        let rows = rows(&dataplane, "nodes");
+        assert!(rows.iter().all(|row| row["address"] != "198.18.0.21"));
+    });
+}
+
+#[test]
+fn programs_know_an_uplink_by_the_address_and_size_it_has_now() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let host = &fixture.host;
+    let like = |mac: &'static str, mtu: u32| {
+        move |status: &Value| {
+            let uplink = &status["uplinks"][0];
+            uplink["mac"] == mac && uplink["mtu"] == mtu
+        }
+    };
+    host.ip("link set eth0 address 02:00:00:00:00:01").unwrap();
+    fixture.agent(async |config| {
+        let dataplane = Dataplane::open(config).await.unwrap();
+        let status = dataplane.view("status", &json!({})).unwrap();
+        assert!(like("02:00:00:00:00:01", 1500)(&status), "{status}");
+        host.ip("link set eth0 address 02:00:00:00:00:11 mtu 1400")
+            .unwrap();
+        until(&dataplane, "status", like("02:00:00:00:00:11", 1400)).await;
+    });
+}
