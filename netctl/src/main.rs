@@ -6,16 +6,19 @@
 mod backends;
 mod drops;
 mod flows;
+mod hex;
 mod nodes;
+mod output;
 mod services;
 mod source;
 mod table;
+mod trace;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{source::Source, table::Output};
+use crate::{output::Output, source::Source};
 
 /// Look into Fairlead's packet path.
 ///
@@ -64,6 +67,9 @@ enum Command {
     Status,
     /// Dropped packets, by reason.
     Drop,
+    /// What would become of a packet, and why: runs it through the programs of a node without
+    /// changing anything.
+    Trace(trace::Packet),
 }
 
 #[derive(Subcommand)]
@@ -136,7 +142,9 @@ async fn main() -> ExitCode {
 
 async fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
     let source = Source::new(global.kubeconfig, global.socket, global.node)?;
+    let output = global.output;
     let rows = match command {
+        Command::Trace(packet) => return trace::run(&source, &packet, output).await,
         Command::Service(ServiceCommand::Ls) => services::list(&source).await?,
         Command::Service(ServiceCommand::Show { service }) => {
             services::show(&source, &service).await?
@@ -149,5 +157,5 @@ async fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
         Command::Status => nodes::status(&source).await?,
         Command::Drop => drops::list(&source).await?,
     };
-    rows.print(global.output)
+    rows.print(output)
 }

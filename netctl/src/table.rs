@@ -1,23 +1,8 @@
-//! Output: columns for people, documents for programs.
+//! Objects, and the columns that people read them in.
 
-use std::io::{self, Write};
-
-use anyhow::Context;
-use clap::ValueEnum;
 use serde_json::Value;
 
-/// The form of an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    /// Aligned columns.
-    Table,
-    /// With more of them.
-    Wide,
-    /// A JSON array of objects.
-    Json,
-    /// The same in YAML.
-    Yaml,
-}
+use crate::output::{self, Output};
 
 /// One column: its heading, and the field it shows.
 pub(crate) struct Column {
@@ -65,61 +50,56 @@ impl Rows {
         }
     }
 
-    pub(crate) fn print(&self, output: Output) -> anyhow::Result<()> {
-        let text = match output {
-            Output::Json => format!("{}\n", serde_json::to_string_pretty(&self.objects)?),
-            Output::Yaml => serde_yaml_ng::to_string(&self.objects).context("cannot write YAML")?,
-            Output::Table | Output::Wide if self.objects.is_empty() => {
-                eprintln!("{}", self.empty);
-                return Ok(());
-            }
-            Output::Table | Output::Wide => self.table(output == Output::Wide),
-        };
-        match io::stdout().write_all(text.as_bytes()) {
-            // The reader, as `head`, has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            outcome => outcome.context("cannot write the answer"),
+    pub(crate) fn print(self, output: Output) -> anyhow::Result<()> {
+        if !output.is_for_people() {
+            return output::document(output, &Value::Array(self.objects));
         }
+        if self.objects.is_empty() {
+            eprintln!("{}", self.empty);
+            return Ok(());
+        }
+        let is_wide = output == Output::Wide;
+        output::write(&table(self.columns, &self.objects, is_wide))
     }
+}
 
-    fn table(&self, all: bool) -> String {
-        let columns: Vec<&Column> = self
-            .columns
+/// The objects as lines, aligned; `all` shows the wide columns too.
+pub(crate) fn table(columns: &[Column], objects: &[Value], all: bool) -> String {
+    let columns: Vec<&Column> = columns
+        .iter()
+        .filter(|column| all || !column.wide)
+        .collect();
+    let mut lines = vec![
+        columns
             .iter()
-            .filter(|column| all || !column.wide)
-            .collect();
-        let mut lines = vec![
-            columns
+            .map(|column| column.heading.to_owned())
+            .collect(),
+    ];
+    lines.extend(objects.iter().map(|object| {
+        columns
+            .iter()
+            .map(|column| cell(&object[column.field]))
+            .collect::<Vec<_>>()
+    }));
+    let widths: Vec<usize> = (0..columns.len())
+        .map(|index| {
+            lines
                 .iter()
-                .map(|column| column.heading.to_owned())
-                .collect(),
-        ];
-        lines.extend(self.objects.iter().map(|object| {
-            columns
-                .iter()
-                .map(|column| cell(&object[column.field]))
-                .collect::<Vec<_>>()
-        }));
-        let widths: Vec<usize> = (0..columns.len())
-            .map(|index| {
-                lines
-                    .iter()
-                    .map(|line| line[index].chars().count())
-                    .max()
-                    .unwrap_or(0)
-            })
-            .collect();
-        let mut text = String::new();
-        for line in lines {
-            let mut row = String::new();
-            for (cell, width) in line.iter().zip(&widths) {
-                row.push_str(&format!("{cell:<width$}   "));
-            }
-            text.push_str(row.trim_end());
-            text.push('\n');
+                .map(|line| line[index].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    let mut text = String::new();
+    for line in lines {
+        let mut row = String::new();
+        for (cell, width) in line.iter().zip(&widths) {
+            row.push_str(&format!("{cell:<width$}   "));
         }
-        text
+        text.push_str(row.trim_end());
+        text.push('\n');
     }
+    text
 }
 
 fn cell(value: &Value) -> String {
@@ -149,13 +129,12 @@ mod tests {
             json!({"name": "a-long-name", "id": 1, "nodes": ["x", "y"]}),
             json!({"name": "b", "id": 20}),
         ];
-        let rows = Rows::new(COLUMNS, objects, "none");
         assert_eq!(
-            rows.table(false),
+            table(COLUMNS, &objects, false),
             "NAME          NODES\na-long-name   x,y\nb             -\n"
         );
         assert_eq!(
-            rows.table(true),
+            table(COLUMNS, &objects, true),
             "NAME          ID   NODES\na-long-name   1    x,y\nb             20   -\n"
         );
     }

@@ -14,6 +14,7 @@ mod run;
 mod session;
 mod socket;
 mod tunnel;
+mod view;
 mod work;
 
 use std::{

@@ -11,6 +11,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixListener;
 
+use crate::view;
+
 /// Binds the socket, readable by its owner alone; one left by an agent that died is replaced.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
@@ -34,8 +36,8 @@ pub(crate) async fn serve(listener: UnixListener, dataplane: Arc<Dataplane>) {
         };
         let dataplane = Arc::clone(&dataplane);
         let service = service_fn(move |request| {
-            let answer = answer(&dataplane, &request);
-            async move { Ok::<_, Infallible>(answer) }
+            let dataplane = Arc::clone(&dataplane);
+            async move { Ok::<_, Infallible>(answer(dataplane, &request).await) }
         });
         tokio::spawn(
             hyper::server::conn::http1::Builder::new()
@@ -44,17 +46,15 @@ pub(crate) async fn serve(listener: UnixListener, dataplane: Arc<Dataplane>) {
     }
 }
 
-fn answer(dataplane: &Dataplane, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let view = request.uri().path().trim_start_matches('/');
-    let (code, body) = match dataplane.view(view, &parameters(request.uri().query())) {
+async fn answer(dataplane: Arc<Dataplane>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let view = request.uri().path().trim_start_matches('/').to_owned();
+    let parameters = parameters(request.uri().query());
+    let (code, body) = match view::of(dataplane, view, parameters).await {
         Ok(body) => (StatusCode::OK, body),
-        Err(error) => {
-            let message = fairlead_api::error_chain(&error);
-            (
-                StatusCode::BAD_REQUEST,
-                json!({"reason": "BadRequest", "message": message}),
-            )
-        }
+        Err(message) => (
+            StatusCode::BAD_REQUEST,
+            json!({"reason": "BadRequest", "message": message}),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = code;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::work::Node;
+use crate::{view, work::Node};
 
 /// What `netctl` asks for.
 #[derive(Deserialize)]
@@ -77,10 +77,8 @@ async fn answer(
         }
         "query" => {
             let query: Query = serde_json::from_slice(&open.request_json).map_err(malformed)?;
-            let view = node
-                .dataplane
-                .view(&query.view, &query.params)
-                .map_err(|error| fairlead_api::error_chain(&error))?;
+            let dataplane = Arc::clone(&node.dataplane);
+            let view = view::of(dataplane, query.view, query.params).await?;
             // An error means that the asker is gone.
             let _asker_gone = send(sender, Bytes::from(view.to_string())).await;
             Ok(())

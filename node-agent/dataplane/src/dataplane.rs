@@ -15,13 +15,16 @@ use tokio::time::MissedTickBehavior;
 use crate::Error;
 use crate::apply::PodEntries;
 use crate::changes::Changes;
-use crate::loader::{Loaded, Place};
+use crate::links;
+use crate::loader::{self, Loaded, Place, Tables};
 use crate::local::Local;
 use crate::neighbours;
 use crate::netlink::Netlink;
+use crate::object;
 use crate::pod_network::{self, ENCAPSULATION_BYTES, PodNetwork};
 use crate::state::State;
 use crate::sys;
+use crate::trace::{self, Packet, Uplink};
 use crate::uplinks;
 use crate::view;
 
@@ -234,17 +237,57 @@ impl Dataplane {
         Ok(self.pods.remove(pod_uid, netns).await?)
     }
 
-    /// What the maps hold, as JSON; the views are [`view::NAMES`].
+    /// What the maps hold, as JSON; the views are [`view::NAMES`]. Beside them there is `trace`:
+    /// what would become of a packet. Takes time: nothing for a thread that others wait for.
     pub fn view(&self, view: &str, params: &Value) -> Result<Value, Error> {
-        let node = view::Node {
+        if view == "trace" {
+            return self.trace(params);
+        }
+        view::render(&self.state(), &self.node(), view, params)
+    }
+
+    /// Runs the packet that `params` describe through a second instance of the programs.
+    fn trace(&self, params: &Value) -> Result<Value, Error> {
+        let packet = Packet::parse(params).map_err(trace::Error::Request)?;
+        let object = object::embedded().map_err(loader::Error::Object)?;
+        let pins = self.config.place().pins().join("maps");
+        // Maps are opened once more, so that nobody waits for the lock while programs load.
+        let live = Tables::open(object, &pins)?;
+        let uplink = self.uplink(&live, params)?;
+        let trace = trace::trace(object, &pins, &live, &packet, uplink)?;
+        let state = self.state();
+        let attached = state.loaded.attached_tags(uplink.ifindex)?;
+        view::trace(&state, &self.node(), &live, &trace, &attached)
+    }
+
+    /// The uplink that `params` name, or the first.
+    fn uplink(&self, live: &Tables, params: &Value) -> Result<Uplink, Error> {
+        /// Of nobody: for an uplink whose address is not known.
+        const UNKNOWN: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
+        let name = params.get("interface").and_then(Value::as_str);
+        let name = match name.or(self.config.uplinks.first().map(String::as_str)) {
+            Some(name) if self.config.uplinks.iter().any(|uplink| uplink == name) => name,
+            Some(name) => {
+                return Err(Error::NoUplink {
+                    name: name.to_owned(),
+                });
+            }
+            None => return Err(Error::NoUplinks),
+        };
+        let ifindex = links::interface_index(name).map_err(loader::Error::Link)?;
+        let mac = live.uplinks.get(&ifindex, 0).map_or(UNKNOWN, |up| up.mac);
+        Ok(Uplink { ifindex, mac })
+    }
+
+    fn node(&self) -> view::Node<'_> {
+        view::Node {
             name: self.config.node_name.as_str(),
             attachments: json!({
                 "uplinks": self.config.uplinks,
                 "cgroup": self.config.cgroup,
                 "pins": self.config.place().pins(),
             }),
-        };
-        view::render(&self.state(), &node, view, params)
+        }
     }
 
     /// Detaches every program and removes every pin, link, route and record of the node: what

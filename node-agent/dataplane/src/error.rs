@@ -63,11 +63,14 @@ pub enum Error {
         source: std::io::Error,
     },
     /// There is no view of this name.
-    #[error("there is no view \"{name}\"; there are {}", crate::view::NAMES.join(", "))]
+    #[error("there is no view \"{name}\"; there are {}, and trace", crate::view::NAMES.join(", "))]
     NoView {
         /// As asked.
         name: String,
     },
+    /// A packet could not be traced.
+    #[error("trace a packet")]
+    Trace(#[from] crate::trace::Error),
     /// The blocking part of an operation panicked.
     #[error("applying the state panicked")]
     Panicked,

@@ -17,6 +17,7 @@ mod apply;
 mod changes;
 pub mod cuckoo;
 mod dataplane;
+pub mod decode;
 pub mod desired;
 mod error;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub mod pod_network;
 pub mod slot_map;
 mod state;
 mod sys;
+pub mod trace;
 mod uplinks;
 pub mod view;
 

@@ -138,6 +138,18 @@ impl Links {
         Self { directory }
     }
 
+    /// The tag of the program that is attached at a hook, if one of ours is.
+    pub fn program_tag(&self, hook: &Hook<'_>) -> Result<Option<[u8; 8]>, Error> {
+        let path = self.directory.join(hook.file_name());
+        let Some(link) = sys::pinned(&path).map_err(of("open", &path))? else {
+            return Ok(None);
+        };
+        let program =
+            sys::linked_program(link.as_fd()).map_err(of("ask for the program of", &path))?;
+        let tag = sys::program_tag(program.as_fd()).map_err(of("ask for the program of", &path))?;
+        Ok(Some(tag))
+    }
+
     /// Puts `program` at `hook`: into the pinned link, if there is one, else by a new one.
     pub fn attach(&self, hook: &Hook<'_>, program: BorrowedFd<'_>) -> Result<(), Error> {
         let path = self.directory.join(hook.file_name());

@@ -186,6 +186,14 @@ impl Loaded {
         Ok(self.links.detach(&Hook::Pod { ifindex })?)
     }
 
+    /// The tags of the programs that are attached to an uplink: what XDP runs, and TC on arrival.
+    pub fn attached_tags(&self, ifindex: u32) -> Result<[Option<[u8; 8]>; 2], Error> {
+        Ok([
+            self.links.program_tag(&Hook::Xdp { ifindex })?,
+            self.links.program_tag(&Hook::Ingress { ifindex })?,
+        ])
+    }
+
     /// The programs, to be run on packets of one's own.
     pub fn programs_mut(&mut self) -> &mut Programs {
         &mut self.programs
@@ -219,15 +227,7 @@ impl Programs {
     /// Loads the programs of `object` over the maps pinned in the directory `pins`, which are
     /// created as needed; without one, over new maps that vanish with the handles.
     pub fn load(object: &[u8], pins: Option<&Path>) -> Result<(Self, Tables), Error> {
-        let mut loader = EbpfLoader::new();
-        if let Some(pins) = pins {
-            for name in maps::ALL {
-                loader.map_pin_path(name, pins.join(name));
-            }
-        }
-        let mut ebpf = loader
-            .load(object)
-            .map_err(|error| Error::Load(Box::new(error)))?;
+        let mut ebpf = open_object(object, pins)?;
         for name in PROGRAMS {
             let program = ebpf.program_mut(name).ok_or(Error::Absent { name })?;
             load(program).map_err(|source| Error::Program {
@@ -319,7 +319,26 @@ pub struct Tables {
     pub drops: PerCpuArray<MapData, DropStats>,
 }
 
+/// Opens the maps of an object: those pinned in the directory `pins`, or new ones.
+fn open_object(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    if let Some(pins) = pins {
+        for name in maps::ALL {
+            loader.map_pin_path(name, pins.join(name));
+        }
+    }
+    loader
+        .load(object)
+        .map_err(|error| Error::Load(Box::new(error)))
+}
+
 impl Tables {
+    /// Opens the maps pinned in the directory `pins` once more, for who looks at them beside their
+    /// owner. Loads no program.
+    pub fn open(object: &[u8], pins: &Path) -> Result<Self, Error> {
+        Self::take(&mut open_object(object, Some(pins))?)
+    }
+
     fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             config: open(ebpf, maps::CONFIG, 1)?,

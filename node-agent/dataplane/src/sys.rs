@@ -47,6 +47,8 @@ pub(crate) const XDP_DRIVER: u32 = 1 << 2;
 
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
+const PROG_GET_FD_BY_ID: libc::c_long = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -152,6 +154,72 @@ pub(crate) fn attached(target: Target<'_>, attach_type: u32) -> io::Result<Vec<u
     unsafe { bpf_mut(PROG_QUERY, &mut attributes) }?;
     ids.truncate(attributes.count as usize);
     Ok(ids)
+}
+
+/// Asks the kernel about an object. `T` is the beginning of the info of its kind.
+///
+/// # Safety
+/// `T` is made of integers only: the kernel writes all of it.
+unsafe fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    #[repr(C)]
+    struct Attributes {
+        object: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut found = T::default();
+    let mut attributes = Attributes {
+        object: object.as_raw_fd() as u32,
+        length: mem::size_of::<T>() as u32,
+        info: (&raw mut found) as u64,
+    };
+    // SAFETY: the layout is `bpf_attr.info`; the kernel writes `length` bytes to `found`, which
+    // outlives the call.
+    unsafe { bpf_mut(OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+    Ok(found)
+}
+
+/// The tag of a program: a hash of its instructions, without which maps they name.
+pub(crate) fn program_tag(program: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
+    /// `struct bpf_prog_info`, its beginning.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        tag: [u8; 8],
+    }
+    // SAFETY: integers only.
+    Ok(unsafe { info::<Info>(program) }?.tag)
+}
+
+/// The program that a link has attached.
+pub(crate) fn linked_program(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// `struct bpf_link_info`, its beginning.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+    }
+    #[repr(C)]
+    struct Attributes {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+    // SAFETY: integers only.
+    let id = unsafe { info::<Info>(link) }?.program;
+    let attributes = Attributes {
+        id,
+        next: 0,
+        flags: 0,
+    };
+    // SAFETY: the layout is `bpf_attr`'s of BPF_*_GET_FD_BY_ID, without pointers.
+    let fd = unsafe { bpf(PROG_GET_FD_BY_ID, &attributes) }?;
+    // SAFETY: the kernel has just made the descriptor, nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
 #[repr(C)]

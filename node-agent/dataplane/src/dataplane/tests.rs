@@ -12,6 +12,8 @@ use fairlead_proto::node::DataplaneState;
 use testbed::{Deadline, NetNs, NetNsHandle, skip_without_root};
 
 use super::*;
+mod views;
+
 use crate::examples::{backend, own, reaches, service, state};
 use crate::netns;
 

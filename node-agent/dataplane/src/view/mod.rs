@@ -5,6 +5,9 @@ mod flows;
 mod network;
 mod services;
 mod status;
+mod trace;
+
+pub(crate) use trace::trace;
 
 use fairlead_dataplane_common::{Address, NODE_LOCAL, NODE_SERVER, protocol};
 use serde_json::Value;
@@ -85,9 +88,4 @@ fn protocol_name(number: u8) -> Value {
         protocol::ICMPV6 => "ICMPv6".into(),
         other => other.into(),
     }
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }

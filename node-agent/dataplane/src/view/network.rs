@@ -8,8 +8,9 @@ use fairlead_dataplane_common::{
 };
 use serde_json::{Value, json};
 
-use super::{mac_text, node_name};
+use super::node_name;
 use crate::Error;
+use crate::decode::mac_text;
 use crate::state::State;
 
 pub(super) fn routes(state: &State) -> Value {

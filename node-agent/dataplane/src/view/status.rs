@@ -3,8 +3,9 @@
 use fairlead_dataplane_common::{DropReason, NODE_RESOLVED, maps};
 use serde_json::{Value, json};
 
-use super::{Node, mac_text};
+use super::Node;
 use crate::Error;
+use crate::decode::mac_text;
 use crate::observed::range_of;
 use crate::state::State;
 

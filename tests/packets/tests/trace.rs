@@ -1,0 +1,322 @@
+//! Traces: what is said to become of a packet is what becomes of it, and saying so changes nothing.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fmt::Debug;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use aya::Pod;
+use aya::maps::{HashMap, MapData, PerCpuArray};
+use fairlead_dataplane::loader::{self, Tables};
+use fairlead_dataplane::trace::explain::{self, Names};
+use fairlead_dataplane::trace::{self, Packet, Trace, Uplink};
+use fairlead_dataplane::{object, trace as traces};
+use fairlead_dataplane_common::{DropReason, maps, protocol};
+use packet_tests::frame::OWN_MAC;
+use packet_tests::{VIP, VIP_V6, Verdict, World, is_root_missing};
+use serde_json::{Value, json};
+
+const UPLINK: Uplink = Uplink {
+    ifindex: 1,
+    mac: OWN_MAC,
+};
+
+/// A directory of the bpffs, removed with what is pinned there.
+struct Pins(PathBuf);
+
+impl Pins {
+    fn new() -> Self {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("trace-test-{}-{count}", std::process::id());
+        let path = Path::new("/sys/fs/bpf").join(name);
+        loader::mount(&path).expect("a bpffs is mounted");
+        Self(path)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // What is left of it is found by its name.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A world whose maps are pinned, with TCP 91 passed on by dr to node 2; nothing if the test has to
+/// be skipped.
+fn world() -> Option<(World, Pins)> {
+    if is_root_missing() {
+        return None;
+    }
+    let object = object::embedded().expect("the object is built before the packet tests run");
+    let pins = Pins::new();
+    let mut world = World::load(object, Some(&pins.0));
+    world.set_adjacent(1, true);
+    for (vip, backend) in [(VIP.into(), 2), (VIP_V6.into(), 12)] {
+        let slot = world.add_service_at(vip, protocol::TCP, 91, &[backend]);
+        world.allow_dr(slot, &[]);
+    }
+    Some((world, pins))
+}
+
+fn trace(world: &World, pins: &Pins, params: &Value) -> Trace {
+    let packet = Packet::parse(params).expect("a packet");
+    let object = object::embedded().expect("the object");
+    trace::trace(object, &pins.0, &world.tables, &packet, UPLINK).expect("a trace")
+}
+
+struct Nameless;
+
+impl Names for Nameless {
+    fn service(&self, _: u32) -> Option<String> {
+        None
+    }
+
+    fn backend(&self, _: u32) -> Option<String> {
+        None
+    }
+
+    fn node(&self, _: u32) -> Option<String> {
+        None
+    }
+}
+
+/// The sentences of a trace, by subject.
+fn sentences(world: &World, trace: &Trace) -> Vec<(String, String)> {
+    let explained =
+        explain::explain(&world.tables, &Nameless, trace, &[None, None]).expect("an explanation");
+    let lines = explained["explanation"].as_array().expect("sentences");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    lines
+        .iter()
+        .map(|line| (text(&line["subject"]), text(&line["text"])))
+        .collect()
+}
+
+/// One of each kind: what is balanced, in both families and all modes, what is dropped, what is
+/// answered, and what is none of ours.
+fn packets() -> Vec<Value> {
+    let v4 = |to: &str, protocol: &str, flags: &str| {
+        json!({
+            "from": "198.18.1.10:40000", "to": to, "protocol": protocol, "flags": flags,
+        })
+    };
+    let v6 = |to: &str, protocol: &str, flags: &str| {
+        json!({
+            "from": "[2001:db8:1::10]:40000", "to": to, "protocol": protocol, "flags": flags,
+        })
+    };
+    let mut tagged = v4("198.18.100.1:82", "tcp", "syn");
+    tagged["vlan"] = 100.into();
+    let mut large = v4("198.18.100.1:82", "tcp", "ack");
+    large["size"] = 1500.into();
+    vec![
+        v4("198.18.100.1:80", "tcp", "syn"),
+        v4("198.18.100.1:80", "tcp", "ack"),
+        v4("198.18.100.1:81", "tcp", "syn"),
+        v4("198.18.100.1:82", "tcp", "fin"),
+        v4("198.18.100.1:83", "tcp", "syn"),
+        v4("198.18.100.1:84", "tcp", "syn"),
+        v4("198.18.100.1:85", "tcp", "rst"),
+        v4("198.18.100.1:91", "tcp", "ack"),
+        v4("198.18.100.1:53", "udp", ""),
+        v4("198.18.100.1:54", "udp", ""),
+        v4("198.18.100.1", "icmp", ""),
+        v4("192.0.2.1:80", "tcp", "syn"),
+        v6("[2001:db8:100::1]:82", "tcp", "syn"),
+        v6("[2001:db8:100::1]:81", "tcp", "ack"),
+        v6("[2001:db8:100::1]:91", "tcp", "syn"),
+        v6("[2001:db8:100::1]", "icmp", ""),
+        tagged,
+        large,
+    ]
+}
+
+#[test]
+fn trace_predicts_what_the_attached_programs_do() {
+    let Some((mut world, pins)) = world() else {
+        return;
+    };
+    for params in packets() {
+        let predicted = trace(&world, &pins, &params);
+        let mut frame = predicted.frame.clone();
+        for step in &predicted.outcome.steps {
+            let outcome = world.run(step.program, &frame);
+            let verdict = match outcome.verdict {
+                Verdict::Pass => traces::Verdict::Pass,
+                Verdict::Transmit => traces::Verdict::Transmit,
+                Verdict::Redirect => traces::Verdict::Redirect,
+                Verdict::Drop(reason) => traces::Verdict::Drop(Some(reason)),
+            };
+            assert_eq!(verdict, step.verdict, "{} of {params}", step.program);
+            assert_eq!(outcome.frame, step.frame, "{} of {params}", step.program);
+            frame = outcome.frame;
+        }
+        let last = predicted.outcome.steps.last().expect("a program has run");
+        let is_over = last.verdict != traces::Verdict::Pass || last.program == "tc_uplink_in";
+        assert!(is_over, "{params} was not followed to its end");
+    }
+}
+
+#[test]
+fn trace_changes_no_map_and_moves_no_counter() {
+    let Some((mut world, pins)) = world() else {
+        return;
+    };
+    // There is something to change: flows, counters and samples.
+    for params in packets() {
+        let frame = Packet::parse(&params).expect("a packet").frame(OWN_MAC);
+        if world.run("xdp_ingress", &frame).verdict == Verdict::Pass {
+            world.run("tc_uplink_in", &frame);
+        }
+    }
+    let before = contents(&world.tables);
+    for params in packets() {
+        trace(&world, &pins, &params);
+    }
+    for (before, after) in before.iter().zip(contents(&world.tables)) {
+        assert_eq!(*before, after);
+    }
+}
+
+#[test]
+fn explanation_tells_each_decision_and_its_reason() {
+    let Some((world, pins)) = world() else {
+        return;
+    };
+    let told = |to: &str, flags: &str| {
+        let params = json!({"from": "198.18.1.10:40000", "to": to, "flags": flags});
+        let trace = trace(&world, &pins, &params);
+        (sentences(&world, &trace), trace)
+    };
+    let has = |sentences: &[(String, String)], subject: &str, text: &str| {
+        assert!(
+            sentences
+                .iter()
+                .any(|(about, said)| about == subject && said.contains(text)),
+            "{subject}: {text} is not in {sentences:#?}"
+        );
+    };
+    let (sentences, _) = told("198.18.100.1:82", "syn");
+    has(&sentences, "frontend", "198.18.100.1:82 is a VIP's");
+    has(
+        &sentences,
+        "slot",
+        "of 251, which is stable and names backend 102",
+    );
+    has(&sentences, "backend", "the slot says so");
+    has(
+        &sentences,
+        "forwarding",
+        "tun (VXLAN): the service asks for tun",
+    );
+    has(&sentences, "verdict", "sent to the backend");
+
+    let (sentences, _) = told("198.18.100.1:91", "ack");
+    has(&sentences, "verdict", "by the interface it came in by");
+
+    let (sentences, _) = told("198.18.100.1:81", "syn");
+    has(&sentences, "backend", "10.244.1.10:8080, here");
+    has(
+        &sentences,
+        "forwarding",
+        "local: the backend is on this node",
+    );
+    has(&sentences, "reply", "would leave as from 198.18.100.1:81");
+
+    let (sentences, trace) = told("198.18.100.1:84", "syn");
+    has(&sentences, "slot", "the service has no backend");
+    has(&sentences, "verdict", "dropped, NoBackend");
+    let reason = Some(DropReason::NoBackend);
+    assert_eq!(trace.outcome.verdict(), traces::Verdict::Drop(reason));
+
+    let (sentences, _) = told("198.18.100.1:85", "syn");
+    has(&sentences, "frontend", "no service answers at this port");
+
+    let (sentences, _) = told("192.0.2.1:80", "syn");
+    has(&sentences, "frontend", "no VIP of this node");
+    has(&sentences, "verdict", "left to the node's own stack");
+}
+
+/// A fingerprint of what every map holds, by its name.
+fn contents(tables: &Tables) -> Vec<(&'static str, u64)> {
+    let large = |count: u32| count as usize;
+    vec![
+        ("config", of(&tables.config.get(&0, 0))),
+        ("meta", of(&tables.meta.get(&0, 0))),
+        (
+            "frontends",
+            of(&tables.frontends.read(0, large(2 * maps::FRONTEND_BUCKETS))),
+        ),
+        (
+            "services",
+            of(&tables.services.read(0, large(2 * maps::SERVICES_MAX))),
+        ),
+        ("lut", of(&tables.lut.read_mapped(0, 1 << 16))),
+        (
+            "backends",
+            of(&tables.backends.read(0, large(maps::BACKENDS_MAX))),
+        ),
+        ("backend_ids", of_entries(&tables.backend_ids)),
+        ("nodes", of(&tables.nodes.read(0, large(maps::NODES_MAX)))),
+        ("node_addresses", of_entries(&tables.node_addresses)),
+        ("endpoints", of_entries(&tables.endpoints)),
+        ("pods", of_entries(&tables.pods)),
+        (
+            "routes",
+            of(&tables.routes.iter().collect::<Vec<_>>().len()),
+        ),
+        ("vpcs", of_entries(&tables.vpcs)),
+        ("replies", of_entries(&tables.replies)),
+        ("snat_out", of_entries(&tables.snat_out)),
+        ("snat_in", of_entries(&tables.snat_in)),
+        ("socket_origins", of_entries(&tables.socket_origins)),
+        ("flows", of_entries(&tables.flows)),
+        ("nat", of_entries(&tables.nat)),
+        ("affinity", of_entries(&tables.affinity)),
+        ("fragments", of_entries(&tables.fragments)),
+        ("uplinks", of_entries(&tables.uplinks)),
+        ("turns", of(&tables.turns.iter().collect::<Vec<_>>())),
+        (
+            "loads",
+            of(&tables.loads.read(0, large(maps::BACKENDS_MAX))),
+        ),
+        ("backend_stats", of_counters(&tables.backend_stats, 64)),
+        ("service_stats", of_counters(&tables.service_stats, 64)),
+        ("drops", of_counters(&tables.drops, maps::DROP_REASONS_MAX)),
+        (
+            "counters",
+            of_counters(&tables.counters, maps::COUNTERS_MAX),
+        ),
+        (
+            "drop_samples",
+            of(&tables.drop_samples.iter().collect::<Vec<_>>()),
+        ),
+        ("service_drops", {
+            let entries = tables.service_drops.iter();
+            of(&entries
+                .map(|entry| entry.map(|(key, values)| (key, values.to_vec())))
+                .collect::<Vec<_>>())
+        }),
+    ]
+}
+
+fn of(value: &impl Debug) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    format!("{value:?}").hash(&mut hasher);
+    hasher.finish()
+}
+
+fn of_entries<K: Pod + Debug + Eq + Hash, V: Pod + Debug>(map: &HashMap<MapData, K, V>) -> u64 {
+    let mut entries: Vec<String> = map.iter().map(|entry| format!("{entry:?}")).collect();
+    entries.sort_unstable();
+    of(&entries)
+}
+
+fn of_counters<V: Pod + Debug>(map: &PerCpuArray<MapData, V>, count: u32) -> u64 {
+    let values: Vec<_> = (0..count)
+        .map(|index| map.get(&index, 0).map(|values| values.to_vec()))
+        .collect();
+    of(&values)
+}
