@@ -140,7 +140,8 @@ fn write<T: OnWire>(ctx: &XdpContext, headers: Outer<T>) -> Result<(), DropReaso
 
 /// Encapsulates an skb and sends it by the uplink towards the node; the stack resolves neighbours.
 ///
-/// A packet the stack has not segmented yet stays so: each segment gets the outer headers.
+/// A packet the stack has not segmented yet stays so: each segment gets the outer headers. Any other
+/// has to fit with them: nothing behind this place would fragment it, or tell.
 #[inline(always)]
 pub fn send_skb(
     ctx: &TcContext,
@@ -150,6 +151,12 @@ pub fn send_skb(
     hash: u32,
     label: Label,
 ) -> Result<i32, DropReason> {
+    // SAFETY: the context is the program's own.
+    let is_segmented_later = unsafe { (*ctx.skb.skb).gso_size } != 0;
+    let length = packet.length + overhead_to(node);
+    if !is_segmented_later && node.mtu != 0 && node.mtu < length {
+        return Err(DropReason::TooBig);
+    }
     if node.is_v4() {
         let outer = outer_v4(config, node, packet, hash, label);
         make_room(ctx, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, outer)?;

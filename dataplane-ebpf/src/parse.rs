@@ -127,19 +127,24 @@ pub fn ipv4<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
         opens: false,
     };
     if ip.version_and_length != Ipv4::PLAIN {
-        if ip.version_and_length >> 4 != 4 || ip.version_and_length & 0xf < 5 {
+        let words = u32::from(ip.version_and_length & 0xf);
+        if ip.version_and_length >> 4 != 4 || words < 5 || length < 4 * words {
             return Err(DropReason::Malformed);
         }
         packet.shape = Shape::Options;
         return Ok(packet);
     }
     if ip.fragment_be & Ipv4::FRAGMENT_BE != 0 {
+        if length < HEADER {
+            return Err(DropReason::Malformed);
+        }
         packet.shape = Shape::Fragment;
         return Ok(packet);
     }
     match ip.protocol {
         protocol::TCP | protocol::UDP => ports(frame, &mut packet, HEADER)?,
         protocol::ICMP => icmp(frame, &mut packet)?,
+        _ if length < HEADER => return Err(DropReason::Malformed),
         _ => {}
     }
     Ok(packet)
@@ -221,6 +226,10 @@ fn icmp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason> {
     let icmp: *mut Icmp = frame.header(packet.family.transport())?;
     // SAFETY: in bounds, as `header` has checked, and any bytes are an `Icmp`.
     let icmp = unsafe { *icmp };
+    // What is in the frame beyond the packet is Ethernet's padding.
+    if packet.length < (packet.family.transport() - NETWORK + size_of::<Icmp>()) as u32 {
+        return Err(DropReason::Malformed);
+    }
     packet.shape = match (packet.family, icmp.kind, icmp.code) {
         (Family::V4, Icmp::ECHO_REQUEST, 0) | (Family::V6, Icmp::V6_ECHO_REQUEST, 0) => {
             Shape::EchoRequest
@@ -249,6 +258,11 @@ fn icmp<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason> {
 #[inline(always)]
 pub fn quoted<F: Frame>(frame: &F, packet: &Packet) -> Result<Option<FlowKey>, DropReason> {
     let network = packet.family.transport() + size_of::<Icmp>();
+    // RFC 792, RFC 4443 §2.4: the quoted header and eight bytes behind it at least.
+    let end = packet.family.quoted_transport() + size_of::<Udp>();
+    if packet.length < (end - NETWORK) as u32 {
+        return Err(DropReason::Malformed);
+    }
     let (source, destination, protocol) = match packet.family {
         Family::V4 => {
             let ip: *mut Ipv4 = frame.header(network)?;
@@ -269,6 +283,9 @@ pub fn quoted<F: Frame>(frame: &F, packet: &Packet) -> Result<Option<FlowKey>, D
             let ip: *mut Ipv6 = frame.header(network)?;
             // SAFETY: as above.
             let ip = unsafe { *ip };
+            if u32::from_be(ip.version_class_label_be) >> 28 != 6 {
+                return Ok(None);
+            }
             let (source, destination) = (ip.source, ip.destination);
             (
                 Address { words: source },

@@ -150,14 +150,18 @@ fn decapsulate(ctx: &TcContext, config: &Config, outer: &Packet) -> Result<i32, 
     if vni != 0 && VPCS.get_ptr(vni).is_none() {
         return Err(DropReason::UnknownVni);
     }
+    let room = outer
+        .length
+        .saturating_sub(encap::overhead(outer.family) as u32);
+    strip(ctx, outer.family, family)?;
     match family {
         Family::V4 => {
-            strip(ctx, outer.family, family)?;
-            arrive(ctx, config, &parse::ipv4(ctx, vni)?, inner.destination)
+            let packet = parse::ipv4(ctx, vni)?;
+            arrive(ctx, config, &packet, room, inner.destination)
         }
         Family::V6 => {
-            strip(ctx, outer.family, family)?;
-            arrive(ctx, config, &parse::ipv6(ctx, vni)?, inner.destination)
+            let packet = parse::ipv6(ctx, vni)?;
+            arrive(ctx, config, &packet, room, inner.destination)
         }
     }
 }
@@ -180,14 +184,19 @@ fn strip(ctx: &TcContext, outer: Family, inner: Family) -> Result<(), DropReason
     encap::set_ethertype(ctx, outer, inner)
 }
 
-/// A packet that was encapsulated for `named`, without its outer headers.
+/// A packet that was encapsulated for `named` in an outer one that had `room` for it, without its outer
+/// headers.
 #[inline(always)]
 fn arrive(
     ctx: &TcContext,
     config: &Config,
     packet: &Packet,
+    room: u32,
     named: [u8; 6],
 ) -> Result<i32, DropReason> {
+    if packet.length > room {
+        return Err(DropReason::Malformed);
+    }
     let flow = &packet.flow;
     if let Some(id) = mac::backend_of(named) {
         let backend = lookup::named_backend(id).ok_or(DropReason::UnknownBackend)?;
