@@ -1,0 +1,235 @@
+//! The services that random packets meet: one for each thing that a service may ask for, in both
+//! families; and what the checks know of them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use fairlead_dataplane_common::{
+    LUT_MOVING, LUT_SETTLING, LoadEntry, SCHEDULER_NEVER_QUEUE, SCHEDULER_SHORTEST_EXPECTED_DELAY,
+    SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_DR,
+    SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN, SERVICE_LEAST_LOAD, SERVICE_NAT,
+    SERVICE_SCHEDULER_SHIFT, SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, SERVICE_TRACK,
+    ServiceEntry,
+};
+use packet_tests::{
+    NODE_2, NODE_2_MAC, NODE_3, POD_1, POD_1_V6, POD_2, POD_2_V6, POD_3, VIP, VIP_V6, World,
+};
+
+use crate::packet::{TCP, UDP};
+
+/// Who has a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// This node.
+    Here,
+    /// Another node: its address, and where frames for it go.
+    Node { address: IpAddr, mac: [u8; 6] },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backend {
+    pub(crate) id: u32,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) holder: Holder,
+}
+
+/// Address, protocol and port.
+pub(crate) type Frontend = (IpAddr, u8, u16);
+
+/// All services, as whoever configured them knows them.
+pub(crate) struct Services {
+    pub(crate) backends: HashMap<Frontend, Vec<Backend>>,
+    pub(crate) by_id: HashMap<u32, Backend>,
+}
+
+/// The first port of the services added here; each kind has the next.
+const FIRST_PORT: u16 = 1000;
+
+/// What a service asks for.
+const KINDS: [u32; 17] = [
+    0,
+    SERVICE_DR,
+    SERVICE_TRACK,
+    SERVICE_TRACK | SERVICE_DR,
+    SERVICE_NAT | SERVICE_TRACK,
+    SERVICE_SOURCE_HASH,
+    SERVICE_DESTINATION_HASH,
+    SERVICE_AFFINITY | SERVICE_TRACK,
+    SERVICE_SOURCE_RANGES,
+    SERVICE_EXTERNAL_LOCAL,
+    SERVICE_IN_TURN | SERVICE_TRACK,
+    SERVICE_LEAST_LOAD | SERVICE_TRACK,
+    scheduler(SCHEDULER_WEIGHTED_LEAST_CONNECTIONS),
+    scheduler(SCHEDULER_SHORTEST_EXPECTED_DELAY),
+    scheduler(SCHEDULER_NEVER_QUEUE),
+    SERVICE_GUE,
+    SERVICE_DR | SERVICE_NAT | SERVICE_TRACK,
+];
+
+const fn scheduler(kind: u32) -> u32 {
+    SERVICE_LEAST_LOAD | SERVICE_TRACK | kind << SERVICE_SCHEDULER_SHIFT
+}
+
+/// Behind the tables of the world's own services.
+const LUT: u32 = 1_000_000;
+
+impl Services {
+    /// Those of the world, and one of each kind: with slots that stay, move, or settle.
+    pub(crate) fn fill(world: &mut World) -> Self {
+        let mut services = Self::of_world();
+        world.set_adjacent(1, true);
+        let mut port = FIRST_PORT;
+        let mut lut = LUT;
+        for (vip, pods) in [
+            (IpAddr::from(VIP), [1, 2, 3]),
+            (VIP_V6.into(), [11, 12, 13]),
+        ] {
+            for protocol in [TCP, UDP] {
+                for flags in KINDS {
+                    for state in [0, LUT_MOVING, LUT_SETTLING] {
+                        let frontend = (vip, protocol, port);
+                        services.add(world, frontend, &pods, flags, state, &mut lut);
+                        port += 1;
+                    }
+                }
+            }
+        }
+        services
+    }
+
+    fn of_world() -> Self {
+        let node = |address: Ipv4Addr, mac| Holder::Node {
+            address: address.into(),
+            mac,
+        };
+        let node_2 = node(NODE_2, NODE_2_MAC);
+        let node_3 = node(NODE_3, [0; 6]);
+        let pod_3_v6 = Ipv6Addr::new(0xfd00, 0x10, 0x244, 3, 0, 0, 0, 0x10);
+        let places: [(u32, IpAddr, Holder); 6] = [
+            (1, POD_1.into(), Holder::Here),
+            (2, POD_2.into(), node_2),
+            (3, POD_3.into(), node_3),
+            (11, POD_1_V6.into(), Holder::Here),
+            (12, POD_2_V6.into(), node_2),
+            (13, pod_3_v6.into(), node_3),
+        ];
+        let by_id = places.map(|(slot, address, holder)| {
+            let id = 100 + slot;
+            let backend = Backend {
+                id,
+                address,
+                port: 8080,
+                holder,
+            };
+            (id, backend)
+        });
+        let mut services = Self {
+            backends: HashMap::new(),
+            by_id: by_id.into(),
+        };
+        for (vip, first) in [(IpAddr::from(VIP), 0), (VIP_V6.into(), 10)] {
+            for (protocol, port, slots) in [
+                (TCP, 80, &[1, 2, 3][..]),
+                (TCP, 81, &[1]),
+                (TCP, 82, &[2]),
+                (TCP, 83, &[3]),
+                (UDP, 53, &[2]),
+                (UDP, 54, &[1]),
+            ] {
+                let backends = slots
+                    .iter()
+                    .map(|slot| services.by_id[&(100 + first + slot)]);
+                let backends = backends.collect();
+                services.backends.insert((vip, protocol, port), backends);
+            }
+        }
+        services
+    }
+
+    fn add(
+        &mut self,
+        world: &mut World,
+        (vip, protocol, port): Frontend,
+        backends: &[u32],
+        flags: u32,
+        state: u32,
+        lut: &mut u32,
+    ) {
+        const TABLE: u32 = 31;
+        let slot = world.add_service_at(vip, protocol, port, backends);
+        let list = |slots: &[u32], state| -> Vec<u32> {
+            let states = [0, state];
+            let slots = slots.iter().cycle().take(TABLE as usize).enumerate();
+            slots
+                .map(|(index, slot)| slot | states[index % 2])
+                .collect()
+        };
+        // The table, this node's own of it, and what it was before.
+        let turned: Vec<u32> = backends.iter().rev().copied().collect();
+        let tables = [
+            list(backends, state),
+            list(&backends[..1], 0),
+            list(&turned, 0),
+        ]
+        .concat();
+        world
+            .tables
+            .lut
+            .write(*lut, &tables)
+            .expect("write the tables");
+        let is_local = [1, 11].contains(&backends[0]);
+        let entry = ServiceEntry {
+            lut_offset: *lut,
+            lut_length: TABLE,
+            local_length: if is_local { TABLE } else { 0 },
+            id: slot + 1,
+            flags,
+            base_offset: *lut + 2 * TABLE,
+            base_length: if state == 0 { 0 } else { TABLE },
+            affinity_seconds: 1,
+        };
+        *lut += 3 * TABLE;
+        let index = ServiceEntry::index(0, slot);
+        world
+            .tables
+            .services
+            .set(index, entry)
+            .expect("write the service");
+        for backend in backends {
+            let load = LoadEntry {
+                weight: *backend,
+                ..LoadEntry::default()
+            };
+            world
+                .tables
+                .loads
+                .set(*backend, load)
+                .expect("write a load");
+        }
+        let known = backends.iter().map(|slot| self.by_id[&(100 + slot)]);
+        self.backends.insert((vip, protocol, port), known.collect());
+    }
+
+    /// The backends that a packet may be for: of one service if its port is known, else of all that
+    /// have this address.
+    pub(crate) fn of(&self, vip: IpAddr, protocol: u8, port: Option<u16>) -> Vec<Backend> {
+        match port {
+            Some(port) => self
+                .backends
+                .get(&(vip, protocol, port))
+                .cloned()
+                .unwrap_or_default(),
+            None => self
+                .by_id
+                .values()
+                .filter(|_| self.is_vip(vip))
+                .copied()
+                .collect(),
+        }
+    }
+
+    pub(crate) fn is_vip(&self, address: IpAddr) -> bool {
+        address == IpAddr::from(VIP) || address == IpAddr::from(VIP_V6)
+    }
+}
