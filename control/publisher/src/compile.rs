@@ -17,6 +17,7 @@ use k8s_openapi::api::{
 use serde_json::Value;
 
 use crate::{
+    announcements::{self, Vip},
     balancing,
     identities::{Identities, PortKey, Wanted},
     references,
@@ -51,6 +52,7 @@ struct CompiledService {
     /// How many numbers it had: what found none free may have one now.
     numbers: usize,
     ports: Vec<Arc<node::Service>>,
+    vips: Vec<(IpAddr, Vip)>,
 }
 
 /// Compiles the cluster. Whatever has no number yet is left out until it has.
@@ -58,6 +60,7 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
     let slices = by_service(input.cache);
     let mut before = std::mem::take(memory);
     let mut services = BTreeMap::new();
+    let mut vips = BTreeMap::new();
     for service in input.cache.services.iter() {
         let name = service.object_name();
         let own = slices.get(&name).map_or(&[][..], Vec::as_slice);
@@ -69,15 +72,17 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
                 && known.slices.len() == own.len()
                 && known.slices.iter().zip(own).all(is_same)
         });
-        let compiled = known.unwrap_or_else(|| CompiledService {
-            service: Arc::clone(service),
-            slices: own.iter().copied().cloned().collect(),
-            numbers: input.identities.count(&name),
-            ports: compile_service(service, &slices, input.identities)
-                .into_iter()
-                .map(Arc::new)
-                .collect(),
+        let compiled = known.unwrap_or_else(|| {
+            let ports = compile_service(service, &slices, input.identities);
+            CompiledService {
+                service: Arc::clone(service),
+                slices: own.iter().copied().cloned().collect(),
+                numbers: input.identities.count(&name),
+                vips: announcements::vips(service, ports.iter()),
+                ports: ports.into_iter().map(Arc::new).collect(),
+            }
         });
+        vips.extend(compiled.vips.iter().cloned());
         services.extend(
             compiled
                 .ports
@@ -118,7 +123,7 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
         services,
         nodes: nodes.collect(),
         routes: routes.collect(),
-        announcements: BTreeMap::new(),
+        announcements: announcements::announcements(input.cache, &vips),
     };
     let workloads = input.cache.nodes.iter().map(|node| {
         let name = node.object_name().name;
@@ -129,6 +134,14 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
         generation: Generation(input.cache.revision().0),
         dataplane: Arc::new(dataplane),
         workloads: workloads.collect(),
+        vips,
+        announcers: input
+            .cache
+            .nodes
+            .iter()
+            .filter(|node| announcements::may_announce(node))
+            .map(|node| node.object_name().name)
+            .collect(),
     }
 }
 
@@ -459,7 +472,8 @@ fn pod_cidrs(node: &Node) -> Vec<String> {
     ranges.into_iter().filter(|cidr| !cidr.is_empty()).collect()
 }
 
-fn octets(address: IpAddr) -> Bytes {
+/// As it is sent.
+pub(crate) fn octets(address: IpAddr) -> Bytes {
     match address {
         IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
         IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),

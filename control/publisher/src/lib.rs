@@ -10,10 +10,12 @@
 
 #![forbid(unsafe_code)]
 
+mod announcements;
 mod balancing;
 mod compile;
 mod delta;
 mod identities;
+mod loads;
 mod peer;
 mod progress;
 mod publisher;

@@ -12,14 +12,19 @@ use fairlead_proto::node::{
     AgentMessage, ControlMessage, OpenTunnel, Parameters, node_server::NodeServer,
 };
 use fairlead_store::Store;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::MissedTickBehavior,
+};
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::{
     Enrollment, NodeProgress, NodeService, OpenError,
+    announcements::{self, Announcer, LOOK_PERIOD, Liveness},
     compile::{self, Input, Memory},
     identities::Identities,
+    loads::Loads,
     progress::Progress,
     reports::Reports,
     session::{self, Session},
@@ -41,6 +46,12 @@ pub struct Config {
     pub node_port: u16,
     /// How long a node's lease holds without renewal.
     pub lease: Duration,
+    /// How often it is renewed at most, however often the agent says that it lives.
+    pub lease_renewal: Duration,
+    /// How long the node that answers for a VIP may be silent before another does.
+    pub silence_max: Duration,
+    /// How long a new leader waits for nodes that it has not heard before it moves their VIPs.
+    pub silence_grace: Duration,
     /// How long an agent may be silent before its session is ended.
     pub idle_max: Duration,
     /// How long changes are gathered before they are compiled.
@@ -54,6 +65,9 @@ impl Config {
             parameters,
             node_port: 6444,
             lease: Duration::from_secs(40),
+            lease_renewal: Duration::from_secs(10),
+            silence_max: Duration::from_millis(1_500),
+            silence_grace: Duration::from_secs(10),
             idle_max: Duration::from_secs(30),
             gather: Duration::from_millis(5),
         }
@@ -85,6 +99,8 @@ pub(crate) struct Shared {
     states: watch::Sender<Option<Arc<Compiled>>>,
     sessions: Mutex<HashMap<String, SessionHandle>>,
     progress: Arc<Progress>,
+    liveness: Arc<Liveness>,
+    loads: Arc<Loads>,
 }
 
 /// How a node's session is reached. Dropping it ends the session.
@@ -98,6 +114,8 @@ impl Publisher {
     pub fn new(store: Store, config: Config, enrollment: Arc<dyn Enrollment>) -> Self {
         let writer = Writer::new(store.clone());
         let shared = Shared {
+            liveness: Arc::new(Liveness::new(config.silence_max, config.silence_grace)),
+            loads: Arc::default(),
             config,
             recorder: Recorder::new(writer.clone(), "kubelet"),
             writer,
@@ -227,6 +245,7 @@ impl Shared {
                 }
             }
         };
+        self.liveness.begin();
         let informer = Informer::new(self.store.clone());
         let changed = Notify::new();
         changed.notify_one();
@@ -259,6 +278,38 @@ impl Shared {
         tokio::select! {
             () = watching => {}
             () = compiling => {}
+            () = self.announce(&informer) => {}
+        }
+    }
+
+    /// Gives every VIP a node that answers for it, whenever nodes or VIPs are others than before.
+    async fn announce(&self, informer: &Informer) {
+        let announcer = Announcer::new(self.writer.clone(), &self.recorder);
+        let mut states = self.states.subscribe();
+        let mut look = tokio::time::interval(LOOK_PERIOD);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before = None;
+        loop {
+            tokio::select! {
+                // The sender lives as long as `self`.
+                _ = states.changed() => {}
+                _ = look.tick() => {}
+            }
+            let Some(state) = states.borrow_and_update().clone() else {
+                continue;
+            };
+            let standings = self.liveness.standings(state.announcers.iter());
+            let now = (state.generation, standings);
+            if before.as_ref() == Some(&now) {
+                continue;
+            }
+            let cache = informer.cache();
+            let (written, has_failed) = announcer.reconcile(&cache, &state.vips, &now.1).await;
+            before = (!has_failed).then_some(now);
+            // What was written must be seen before it is looked at again.
+            if let Some(revision) = written {
+                informer.reached(revision).await;
+            }
         }
     }
 
@@ -351,6 +402,8 @@ impl Shared {
             return Err(status);
         }
         self.progress.connected(&node, held);
+        self.liveness.heard_of(&node);
+        self.loads.begin(&node, serial);
         info!(node, generation = held.0, "session begins");
         let session = Session {
             node: node.clone(),
@@ -358,10 +411,14 @@ impl Shared {
             states: self.states.subscribe(),
             tunnels,
             progress: self.progress.clone(),
+            liveness: self.liveness.clone(),
+            loads: self.loads.clone(),
             idle_max: self.config.idle_max,
+            lease_renewal: self.config.lease_renewal,
         };
         tokio::spawn(async move {
             session.run(incoming, reports, || self.not_leading()).await;
+            self.loads.end(&node, serial);
             let mut sessions = self.sessions();
             if sessions
                 .get(&node)
@@ -385,6 +442,9 @@ fn concerns_nodes(change: &Change) -> bool {
         Changed::Service(_) | Changed::EndpointSlice(_) | Changed::Node(_) | Changed::Pod(_) => {
             true
         }
+        Changed::Lease(delta) => delta
+            .sides()
+            .any(|lease| announcements::is_announcement(lease)),
         Changed::Other(_) => matches!(change.resource.kind, "ConfigMap" | "Secret"),
         _ => false,
     }

@@ -6,12 +6,17 @@ use fairlead_api::Generation;
 use fairlead_proto::node::{
     AgentMessage, ControlMessage, OpenTunnel, agent_message, control_message,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tonic::{Status, Streaming};
 use tracing::{info, warn};
 
 use crate::{
+    announcements::Liveness,
     delta,
+    loads::{Loads, TELL_PERIOD, Told},
     progress::Progress,
     reports::Reports,
     state::{Compiled, NodeState},
@@ -20,6 +25,12 @@ use crate::{
 /// How many messages wait for a slow agent. While it is full no delta is made: the next one leads
 /// from what was sent last to what is newest then.
 pub(crate) const QUEUE: usize = 4;
+
+/// How many reports of an agent wait to be written. Its heartbeats do not wait.
+const REPORTS_MAX: usize = 64;
+
+/// How often an agent whose reports wait is noted as alive.
+const HEARD_PERIOD: Duration = Duration::from_millis(250);
 
 /// How long an agent that refused a state is left alone before it gets the whole state again.
 const REFUSED_WAIT: Duration = Duration::from_secs(5);
@@ -34,7 +45,10 @@ pub(crate) struct Session {
     pub(crate) states: watch::Receiver<Option<Arc<Compiled>>>,
     pub(crate) tunnels: mpsc::Receiver<OpenTunnel>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) liveness: Arc<Liveness>,
+    pub(crate) loads: Arc<Loads>,
     pub(crate) idle_max: Duration,
+    pub(crate) lease_renewal: Duration,
 }
 
 impl Session {
@@ -45,18 +59,44 @@ impl Session {
         reports: Reports,
         not_leading: impl Fn() -> Status,
     ) {
-        let Self {
-            node,
-            outgoing,
-            states,
-            tunnels,
-            progress,
-            idle_max,
-        } = self;
         let (refused, refusals) = mpsc::channel(1);
+        let (queue, reported) = mpsc::channel(REPORTS_MAX);
+        let node = self.node.as_str();
+        let sending = send(
+            node,
+            &self.outgoing,
+            self.states,
+            self.tunnels,
+            refusals,
+            &self.progress,
+        );
+        let telling = tell(node, &self.outgoing, &self.loads);
+        let receiving = receive(
+            node,
+            incoming,
+            queue,
+            &self.liveness,
+            &self.loads,
+            self.idle_max,
+        );
+        let taking = take(
+            node,
+            reported,
+            reports,
+            &self.progress,
+            refused,
+            self.lease_renewal,
+        );
+        tokio::pin!(receiving, taking);
         let reason = tokio::select! {
-            reason = send(&node, &outgoing, states, tunnels, refusals, &progress) => reason,
-            reason = receive(&node, incoming, reports, &progress, idle_max, refused) => reason,
+            reason = sending => reason,
+            reason = telling => reason,
+            () = &mut taking => End::Gone,
+            reason = &mut receiving => {
+                // What it said before it went away still counts.
+                taking.await;
+                reason
+            }
         };
         info!(node, reason = reason.as_str(), "session ended");
         let status = match reason {
@@ -66,7 +106,7 @@ impl Session {
             End::Gone => return,
         };
         // An agent that does not read learns it from the closed connection.
-        let _ = outgoing.try_send(Err(status));
+        let _ = self.outgoing.try_send(Err(status));
     }
 }
 
@@ -151,13 +191,32 @@ async fn send(
     }
 }
 
+/// Tells the node how many connections backends have elsewhere, whenever that changed.
+async fn tell(node: &str, outgoing: &Outgoing, loads: &Loads) -> End {
+    let mut changes = loads.subscribe();
+    let mut told = Told::default();
+    loop {
+        for message in told.update(node, loads) {
+            let message = Some(control_message::Message::Loads(message));
+            if outgoing.send(Ok(ControlMessage { message })).await.is_err() {
+                return End::Gone;
+            }
+        }
+        tokio::time::sleep(TELL_PERIOD).await;
+        // The sender lives as long as `loads`.
+        let _ = changes.changed().await;
+    }
+}
+
+/// Reads what the agent says. That it speaks at all is noted at once, however long its reports take
+/// to be written.
 async fn receive(
     node: &str,
     mut incoming: Streaming<AgentMessage>,
-    mut reports: Reports,
-    progress: &Progress,
+    queue: mpsc::Sender<agent_message::Message>,
+    liveness: &Liveness,
+    loads: &Loads,
     idle_max: Duration,
-    refused: mpsc::Sender<()>,
 ) -> End {
     loop {
         let message = match tokio::time::timeout(idle_max, incoming.message()).await {
@@ -165,8 +224,47 @@ async fn receive(
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None) | Err(_)) => return End::Gone,
         };
-        let taken = match message.message {
-            Some(agent_message::Message::Acknowledgement(ack)) => {
+        liveness.heard_of(node);
+        match message.message {
+            Some(agent_message::Message::Loads(changed)) => loads.report(node, &changed),
+            // Those that wait already do for this one too.
+            Some(heartbeat @ agent_message::Message::Heartbeat(_)) => {
+                let _ = queue.try_send(heartbeat);
+            }
+            Some(agent_message::Message::Hello(_)) | None => {}
+            Some(report) => {
+                let mut alive = tokio::time::interval(HEARD_PERIOD);
+                let sending = queue.send(report);
+                tokio::pin!(sending);
+                loop {
+                    tokio::select! {
+                        sent = &mut sending => match sent {
+                            Ok(()) => break,
+                            Err(_) => return End::Gone,
+                        },
+                        // It has said more than could be written yet: it lives.
+                        _ = alive.tick() => liveness.heard_of(node),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes what the agent reports, in its order; ends when no more comes, or a write fails.
+async fn take(
+    node: &str,
+    mut reported: mpsc::Receiver<agent_message::Message>,
+    mut reports: Reports,
+    progress: &Progress,
+    refused: mpsc::Sender<()>,
+    lease_renewal: Duration,
+) {
+    // Registration has renewed it.
+    let mut renewed = Instant::now();
+    while let Some(message) = reported.recv().await {
+        let taken = match message {
+            agent_message::Message::Acknowledgement(ack) => {
                 if ack.failed_generation != 0 {
                     warn!(
                         node,
@@ -184,16 +282,18 @@ async fn receive(
                 progress.acknowledged(node, Generation(ack.generation), ack.error);
                 Ok(())
             }
-            Some(agent_message::Message::Heartbeat(_)) => reports.heartbeat().await,
-            Some(agent_message::Message::NodeStatus(status)) => {
+            agent_message::Message::Heartbeat(_) if renewed.elapsed() < lease_renewal => Ok(()),
+            agent_message::Message::Heartbeat(_) => {
+                renewed = Instant::now();
+                reports.heartbeat().await
+            }
+            agent_message::Message::NodeStatus(status) => {
                 reports.node_status(&status.status_json).await
             }
-            Some(agent_message::Message::PodStatus(status)) => reports.pod_status(&status).await,
-            Some(agent_message::Message::PodGone(gone)) => reports.pod_gone(&gone).await,
-            Some(agent_message::Message::Event(event)) => reports.event(&event).await,
-            Some(agent_message::Message::Hello(_) | agent_message::Message::Loads(_)) | None => {
-                Ok(())
-            }
+            agent_message::Message::PodStatus(status) => reports.pod_status(&status).await,
+            agent_message::Message::PodGone(gone) => reports.pod_gone(&gone).await,
+            agent_message::Message::Event(event) => reports.event(&event).await,
+            agent_message::Message::Hello(_) | agent_message::Message::Loads(_) => Ok(()),
         };
         if let Err(cause) = taken {
             // The agent cannot tell whether it was taken: it says it again in a new session.
@@ -203,7 +303,7 @@ async fn receive(
                 "report not taken"
             );
             if matches!(cause, crate::reports::Error::Write { .. }) {
-                return End::Gone;
+                return;
             }
         }
     }

@@ -1,8 +1,14 @@
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use fairlead_api::Generation;
 use fairlead_proto::node;
+
+use crate::announcements::Vip;
 
 /// What all nodes forward by. Every node gets the same, so that every node picks the same.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,6 +71,10 @@ pub(crate) struct Compiled {
     pub(crate) dataplane: Arc<Dataplane>,
     /// By node.
     pub(crate) workloads: BTreeMap<String, Arc<Workload>>,
+    /// The addresses that one node answers for.
+    pub(crate) vips: BTreeMap<IpAddr, Vip>,
+    /// The nodes that may.
+    pub(crate) announcers: BTreeSet<String>,
 }
 
 impl Compiled {
