@@ -5,7 +5,9 @@ use fairlead_dataplane_common::{
 
 use crate::cuckoo;
 use crate::lut;
-use crate::observed::{Prefix, Share};
+use crate::moving::Moving;
+use crate::observed::{Load, Prefix, SourceRange};
+use crate::recipe::Recipe;
 
 /// One change of one map.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,25 +50,29 @@ pub enum Action {
         /// The backend.
         id: BackendId,
     },
-    /// Writes the Maglev table of `shares` to a range that no active service owns.
+    /// Writes a service's tables to a range that no active service owns.
     WriteTable {
         /// The service slot that is to own it.
         service: u32,
         /// Where.
         range: lut::Range,
-        /// Whom it is for.
-        shares: Vec<Share>,
-        /// The range's elements: backend slots.
-        slots: Vec<u32>,
+        /// What they are made from.
+        recipe: Recipe,
+        /// The one that packets from outside pick from, unless it is as the recipe makes it.
+        moving: Option<Moving>,
+        /// The range's elements.
+        elements: Vec<u32>,
     },
-    /// Writes nothing: a table found after a restart is the one it should be.
+    /// Writes nothing: tables found after a restart are those that there should be.
     KeepTable {
-        /// The service slot that owns it.
+        /// The service slot that owns them.
         service: u32,
         /// Where.
         range: lut::Range,
-        /// Whom it is for.
-        shares: Vec<Share>,
+        /// As above.
+        recipe: Recipe,
+        /// As above.
+        moving: Option<Moving>,
     },
     /// Writes nothing: a range may be given to another service.
     FreeTable {
@@ -77,6 +83,37 @@ pub enum Action {
     ResetStats {
         /// The service slot.
         slot: u32,
+    },
+    /// Forgets the drops, by reason, of a service slot that has lost its owner.
+    ForgetDrops {
+        /// The service slot.
+        slot: u32,
+    },
+    /// Zeroes the counters of a backend slot that has lost its owner, and adds what they were to
+    /// its service's.
+    FoldStats {
+        /// The backend slot.
+        slot: u32,
+        /// The service slot; none if that is gone too.
+        service: Option<u32>,
+    },
+    /// Says how a scheduler that counts connections is to see a backend. Those that it has here stay
+    /// as they are, unless it is not to be seen at all.
+    WriteLoad {
+        /// The backend slot.
+        slot: u32,
+        /// How.
+        load: Load,
+    },
+    /// Lets clients use a service.
+    AddSourceRange {
+        /// Which, and which one.
+        range: SourceRange,
+    },
+    /// The reverse.
+    RemoveSourceRange {
+        /// Which, and which one.
+        range: SourceRange,
     },
     /// Writes an element of `services`; all-zero frees the slot.
     WriteService {

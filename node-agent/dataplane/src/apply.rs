@@ -1,4 +1,4 @@
-//! Executing a plan's actions on the maps, one at a time, and reading back what they hold.
+//! Executing a plan's actions on the maps, one at a time, and reading back what a plan decides by.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,18 +6,19 @@ use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap as HashTable, MapData, MapError, PerCpuValues};
-use fairlead_api::Generation;
+use aya::maps::{HashMap as HashTable, MapData, MapError, PerCpuArray, PerCpuValues};
+use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
-    Address, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FrontendKey, Meta,
-    PodEntry, RouteKey, ServiceEntry, ServiceStats, UplinkEntry, maps as names,
+    Address, BackendStats, DropReason, EndpointEntry, EndpointKey, FrontendKey, LoadEntry, Meta,
+    PodEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SourceRangeKey, UplinkEntry,
+    maps as names,
 };
 
 use crate::action::Action;
 use crate::cuckoo;
 use crate::loader::{Slots, Tables};
 use crate::lut;
-use crate::observed::{Observed, Prefix, range_of};
+use crate::observed::{Load, Observed, Prefix, SourceRange, range_of};
 use crate::pod_network::PodLink;
 
 /// A map could not be read or written.
@@ -31,7 +32,7 @@ pub struct Error {
 }
 
 impl Error {
-    fn of<E>(operation: &'static str, map: &'static str) -> impl FnOnce(E) -> Self
+    pub(crate) fn of<E>(operation: &'static str, map: &'static str) -> impl FnOnce(E) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
@@ -130,6 +131,24 @@ impl Tables {
             };
             observed.routes.insert(prefix, entry);
         }
+        for range in self.source_ranges.iter() {
+            let (key, _) = range.map_err(Error::of("read", names::SOURCE_RANGES))?;
+            observed.source_ranges.insert(SourceRange {
+                service: ServiceId(u32::from_be(key.data().service_be)),
+                address: key.data().client,
+                bits: key.prefix_len(),
+            });
+        }
+        let loads = used(&self.loads, names::LOADS, 0, names::BACKENDS_MAX, |load| {
+            load.weight != 0 || load.elsewhere != 0
+        })?;
+        for (slot, entry) in loads {
+            let load = Load {
+                weight: entry.weight,
+                elsewhere: entry.elsewhere,
+            };
+            observed.loads.insert(slot, load);
+        }
         let active: Vec<(u32, lut::Range)> = observed
             .services(observed.active())
             .iter()
@@ -139,18 +158,6 @@ impl Tables {
             observed.adopt_table(slot, range, self.read_table(range)?);
         }
         Ok(observed)
-    }
-
-    /// The elements of a range of the LUT.
-    pub fn read_table(&self, range: lut::Range) -> Result<Vec<u32>, Error> {
-        // What was never ours can name a range beyond the map; it holds nothing then.
-        let end = range.offset.checked_add(range.len);
-        if end.is_none_or(|end| end > names::LUT_SLOTS) {
-            return Ok(Vec::new());
-        }
-        self.lut
-            .read_mapped(range.offset, range.len as usize)
-            .map_err(Error::of("read", names::LUT))
     }
 
     /// Does what one action says.
@@ -177,12 +184,25 @@ impl Tables {
             Action::RemoveBackendId { id } => {
                 remove(&mut self.backend_ids, names::BACKEND_IDS, &id.0)
             }
-            Action::WriteTable { range, slots, .. } => self
+            Action::WriteTable {
+                range, elements, ..
+            } => self
                 .lut
-                .write_mapped(range.offset, slots)
+                .write_mapped(range.offset, elements)
                 .map_err(Error::of("write", names::LUT)),
             Action::KeepTable { .. } | Action::FreeTable { .. } => Ok(()),
             Action::ResetStats { slot } => self.reset_stats(*slot),
+            Action::ForgetDrops { slot } => self.forget_drops(*slot),
+            Action::FoldStats { slot, service } => self.fold_stats(*slot, *service),
+            Action::WriteLoad { slot, load } => self.write_load(*slot, *load),
+            Action::AddSourceRange { range } => self
+                .source_ranges
+                .insert(&source_key(range), 0, 0)
+                .map_err(Error::of("write", names::SOURCE_RANGES)),
+            Action::RemoveSourceRange { range } => absent_is_fine(
+                self.source_ranges.remove(&source_key(range)),
+                names::SOURCE_RANGES,
+            ),
             Action::WriteService { bank, slot, entry } => {
                 let index = ServiceEntry::index(*bank as u32, *slot);
                 write(&mut self.services, names::SERVICES, index, &[*entry])
@@ -301,63 +321,89 @@ impl Tables {
         Ok(())
     }
 
-    /// The pods that packets can reach.
-    pub fn reachable_pods(&self) -> Result<Vec<(EndpointKey, EndpointEntry)>, Error> {
-        self.endpoints
-            .iter()
-            .collect::<Result<_, _>>()
-            .map_err(Error::of("read", names::ENDPOINTS))
+    /// Sets how many connections a backend has on this node.
+    pub fn set_connections(&mut self, slot: u32, connections: u32) -> Result<(), Error> {
+        let entry = self.load(slot)?;
+        if entry.connections == connections {
+            return Ok(());
+        }
+        let entry = LoadEntry {
+            connections,
+            ..entry
+        };
+        write(&mut self.loads, names::LOADS, slot, &[entry])
     }
 
-    /// Flows from clients to pods of this node, keyed as the pods' answers; `limit` of them.
-    pub fn service_flows(&self, limit: usize) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
-        flows(&self.replies, names::REPLIES, limit)
-    }
-
-    /// Masqueraded flows, keyed as the pods send them; `limit` of them.
-    pub fn masqueraded_flows(&self, limit: usize) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
-        flows(&self.snat_out, names::SNAT_OUT, limit)
-    }
-
-    /// The counters of a service slot, all CPUs together.
-    pub fn stats_of_service(&self, slot: u32) -> Result<ServiceStats, Error> {
-        let values = self
-            .service_stats
-            .get(&slot, 0)
-            .map_err(Error::of("read", names::SERVICE_STATS))?;
-        Ok(values
-            .iter()
-            .fold(ServiceStats::default(), |sum, one| ServiceStats {
-                packets: sum.packets + one.packets,
-                bytes: sum.bytes + one.bytes,
-                connections: sum.connections + one.connections,
-                drops: sum.drops + one.drops,
-            }))
-    }
-
-    /// The counters of a drop reason, all CPUs together.
-    pub fn stats_of_drops(&self, reason: u32) -> Result<DropStats, Error> {
-        let values = self
-            .drops
-            .get(&reason, 0)
-            .map_err(Error::of("read", names::DROPS))?;
-        Ok(values
-            .iter()
-            .fold(DropStats::default(), |sum, one| DropStats {
-                packets: sum.packets + one.packets,
-                bytes: sum.bytes + one.bytes,
-            }))
+    fn write_load(&mut self, slot: u32, load: Load) -> Result<(), Error> {
+        let entry = if load == Load::default() {
+            LoadEntry::default()
+        } else {
+            LoadEntry {
+                weight: load.weight,
+                elsewhere: load.elsewhere,
+                ..self.load(slot)?
+            }
+        };
+        write(&mut self.loads, names::LOADS, slot, &[entry])
     }
 
     fn reset_stats(&mut self, slot: u32) -> Result<(), Error> {
-        let cpus = aya::util::nr_cpus()
-            .map_err(|(_, source)| Error::of("count CPUs for", names::SERVICE_STATS)(source))?;
-        let zeroes = PerCpuValues::try_from(vec![ServiceStats::default(); cpus])
-            .map_err(Error::of("reset", names::SERVICE_STATS))?;
-        self.service_stats
-            .set(slot, zeroes, 0)
-            .map_err(Error::of("reset", names::SERVICE_STATS))
+        let zeroes = vec![ServiceStats::default(); cpus(names::SERVICE_STATS)?];
+        write_per_cpu(&mut self.service_stats, names::SERVICE_STATS, slot, zeroes)
     }
+
+    fn forget_drops(&mut self, slot: u32) -> Result<(), Error> {
+        for reason in DropReason::ALL {
+            let key = ServiceDropKey {
+                service: slot,
+                reason: *reason as u32,
+            };
+            absent_is_fine(self.service_drops.remove(&key), names::SERVICE_DROPS)?;
+        }
+        Ok(())
+    }
+
+    fn fold_stats(&mut self, slot: u32, service: Option<u32>) -> Result<(), Error> {
+        let counted = self
+            .backend_stats
+            .get(&slot, 0)
+            .map_err(Error::of("read", names::BACKEND_STATS))?;
+        if counted.iter().all(|one| *one == BackendStats::default()) {
+            return Ok(());
+        }
+        if let Some(service) = service {
+            let before = self
+                .service_stats
+                .get(&service, 0)
+                .map_err(Error::of("read", names::SERVICE_STATS))?;
+            // Drops that are counted in between are lost to the sum; they are in `drops` all the same.
+            let sums = before.iter().zip(counted.iter());
+            let sums = sums.map(|(before, counted)| ServiceStats {
+                packets: before.packets + counted.packets,
+                bytes: before.bytes + counted.bytes,
+                connections: before.connections + counted.connections,
+                drops: before.drops,
+            });
+            let sums = sums.collect();
+            write_per_cpu(&mut self.service_stats, names::SERVICE_STATS, service, sums)?;
+        }
+        let zeroes = vec![BackendStats::default(); counted.len()];
+        write_per_cpu(&mut self.backend_stats, names::BACKEND_STATS, slot, zeroes)
+    }
+}
+
+fn cpus(name: &'static str) -> Result<usize, Error> {
+    aya::util::nr_cpus().map_err(|(_, source)| Error::of("count CPUs for", name)(source))
+}
+
+fn write_per_cpu<V: Pod>(
+    array: &mut PerCpuArray<MapData, V>,
+    name: &'static str,
+    slot: u32,
+    values: Vec<V>,
+) -> Result<(), Error> {
+    let values = PerCpuValues::try_from(values).map_err(Error::of("write", name))?;
+    array.set(slot, values, 0).map_err(Error::of("write", name))
 }
 
 fn write<V: Pod>(
@@ -396,21 +442,23 @@ fn trie_key(prefix: &Prefix) -> Key<RouteKey> {
     )
 }
 
-fn collect<K, V, C: FromIterator<(K, V)>>(
+fn source_key(range: &SourceRange) -> Key<SourceRangeKey> {
+    Key::new(
+        range.bits,
+        SourceRangeKey {
+            service_be: range.service.0.to_be(),
+            client: range.address,
+        },
+    )
+}
+
+pub(crate) fn collect<K, V, C: FromIterator<(K, V)>>(
     entries: impl Iterator<Item = Result<(K, V), MapError>>,
     name: &'static str,
 ) -> Result<C, Error> {
     entries
         .collect::<Result<C, _>>()
         .map_err(Error::of("read", name))
-}
-
-fn flows(
-    table: &HashTable<MapData, FlowKey, FlowEntry>,
-    name: &'static str,
-    limit: usize,
-) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
-    collect(table.iter().take(limit), name)
 }
 
 fn insert<K: Pod, V: Pod>(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fairlead_api::{Generation, NodeName};
+use fairlead_api::{BackendId, Generation, NodeName};
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 use crate::Error;
 use crate::apply::PodEntries;
 use crate::changes::Changes;
+use crate::jiffies::Jiffies;
 use crate::links;
 use crate::loader::{self, Loaded, Place, Tables};
 use crate::local::Local;
@@ -23,6 +24,7 @@ use crate::netlink::Netlink;
 use crate::object;
 use crate::pod_network::{self, ENCAPSULATION_BYTES, PodNetwork};
 use crate::state::State;
+use crate::sweep::{self, Swept};
 use crate::sys;
 use crate::trace::{self, Packet, Uplink};
 use crate::uplinks;
@@ -30,6 +32,9 @@ use crate::view;
 
 /// How often the maps are read anew and compared with what they should hold.
 const RESYNC_PERIOD: Duration = Duration::from_secs(600);
+
+/// How often ended flows are cleared away, and what waits for them goes on.
+const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// Where a node's dataplane lives.
 #[derive(Clone, Debug)]
@@ -80,6 +85,8 @@ pub struct Dataplane {
     neighbours: JoinHandle<()>,
     uplinks: JoinHandle<()>,
     resync: JoinHandle<()>,
+    sweep: JoinHandle<()>,
+    jiffies: Arc<Jiffies>,
 }
 
 impl fmt::Debug for Dataplane {
@@ -95,6 +102,7 @@ impl Drop for Dataplane {
         self.neighbours.abort();
         self.uplinks.abort();
         self.resync.abort();
+        self.sweep.abort();
     }
 }
 
@@ -113,13 +121,7 @@ impl Dataplane {
         let pods = PodNetwork::open(netlink.clone(), config.address, pod_mtu, &config.state_dir)?;
 
         let loaded = Loaded::open(&config.place())?;
-        let local = Local {
-            address: config.address,
-            pod_range: pods.range(),
-            uplink,
-            mtu,
-            ways: HashMap::new(),
-        };
+        let local = Local::new(config.address, pods.range(), uplink, mtu);
         let mut state = State::read(loaded, local)?;
         state.refresh_local()?;
         state.set_uplinks(&uplinks::read(&netlink, &config.uplinks).await?)?;
@@ -137,6 +139,8 @@ impl Dataplane {
         let uplinks = tokio::spawn(uplinks);
         let neighbours = tokio::spawn(follow_neighbours(netlink, wanted, Arc::clone(&state)));
         let resync = tokio::spawn(keep_in_sync(Arc::clone(&state)));
+        let jiffies = Arc::new(Jiffies::open().map_err(Error::Clock)?);
+        let sweep = tokio::spawn(keep_swept(Arc::clone(&state), Arc::clone(&jiffies)));
         let pod_changes = tokio::sync::Mutex::new(());
         Ok(Self {
             config,
@@ -147,6 +151,8 @@ impl Dataplane {
             neighbours,
             uplinks,
             resync,
+            sweep,
+            jiffies,
         })
     }
 
@@ -188,6 +194,34 @@ impl Dataplane {
     /// took. Done by itself from time to time.
     pub async fn resync(&self) -> Result<usize, Error> {
         self.with_state(State::resync).await
+    }
+
+    /// Clears away flows that have ended, and goes on with what has waited for that. Done by itself
+    /// every few seconds.
+    pub async fn sweep(&self) -> Result<Swept, Error> {
+        sweep_once(Arc::clone(&self.state), Arc::clone(&self.jiffies)).await
+    }
+
+    /// How many connections backends have on this node, of services whose scheduler counts them; as
+    /// the last sweep has seen. Who is not named has none.
+    pub fn loads(&self) -> HashMap<BackendId, u32> {
+        self.state().connections().clone()
+    }
+
+    /// Tells the schedulers that count connections how many backends have on other nodes. Who is
+    /// not named has as many as before.
+    pub async fn set_loads_elsewhere(&self, loads: Vec<(BackendId, u32)>) -> Result<(), Error> {
+        self.with_state(move |state| state.set_loads_elsewhere(loads))
+            .await
+    }
+
+    /// Takes backends outside the cluster out of their services' tables as long as they are among
+    /// these, with the connections they have.
+    pub async fn set_unhealthy(&self, backends: BTreeSet<BackendId>) -> Result<(), Error> {
+        self.with_state(move |state| state.set_unhealthy(backends))
+            .await?;
+        self.settle_soon();
+        Ok(())
     }
 
     /// What the maps hold, also across restarts. 0 if nothing was ever applied.
@@ -365,6 +399,49 @@ async fn keep_in_sync(state: Arc<Mutex<State>>) {
                     error,
                     "the maps could not be compared with the state in force"
                 );
+            }
+        }
+    }
+}
+
+async fn sweep_once(state: Arc<Mutex<State>>, jiffies: Arc<Jiffies>) -> Result<Swept, Error> {
+    let sweeping = tokio::task::spawn_blocking(move || {
+        let (maps, rules) = {
+            let state = lock(&state);
+            (state.loaded.tables.swept.clone(), state.rules())
+        };
+        let Some(rules) = rules else {
+            return Ok(Swept::default());
+        };
+        let swept = sweep::sweep(&maps, &rules, &jiffies).map_err(Error::Sweep)?;
+        let left = {
+            let mut state = lock(&state);
+            state.take_sweep(swept.clone())?;
+            state.unsettled()
+        };
+        if let Some(left) = left {
+            sys::wait_for_programs();
+            lock(&state).clear_away(left)?;
+        }
+        Ok(swept)
+    });
+    sweeping.await.map_err(|_| Error::Panicked)?
+}
+
+async fn keep_swept(state: Arc<Mutex<State>>, jiffies: Arc<Jiffies>) {
+    let mut turn = tokio::time::interval(SWEEP_PERIOD);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        match sweep_once(Arc::clone(&state), Arc::clone(&jiffies)).await {
+            Ok(swept) if swept.removed > 0 => {
+                let Swept { removed, flows, .. } = swept;
+                tracing::debug!(removed, flows, "flows that have ended were cleared away");
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "flows that have ended could not be cleared away");
             }
         }
     }

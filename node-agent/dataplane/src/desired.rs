@@ -166,6 +166,17 @@ impl Desired {
         Ok((next, scope))
     }
 
+    /// What concerns these services as they are, and nothing beside.
+    pub fn touching(&self, services: impl IntoIterator<Item = ServiceId>) -> Touched {
+        let mut touched = Touched::default();
+        for id in services {
+            if let Some(service) = self.services.get(&id) {
+                touched.add(id, service);
+            }
+        }
+        touched
+    }
+
     /// Where a backend runs.
     pub fn place(&self, backend: &Backend) -> Place<'_> {
         match self.nodes.get(&backend.node) {

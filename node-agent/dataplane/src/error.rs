@@ -44,6 +44,12 @@ pub enum Error {
     /// The netlink socket could not be opened.
     #[error("open netlink socket")]
     Socket(#[source] std::io::Error),
+    /// The kernel's count of jiffies cannot be read.
+    #[error("read the clock that programs note flows by")]
+    Clock(#[source] std::io::Error),
+    /// Flows that have ended could not be cleared away, or not all of them.
+    #[error("sweep the maps of flows")]
+    Sweep(#[source] std::io::Error),
     /// A configured uplink does not exist.
     #[error("uplink {name} does not exist")]
     NoUplink {

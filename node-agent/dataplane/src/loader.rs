@@ -22,8 +22,10 @@ use fairlead_dataplane_common::{
     TrackEntry, UplinkEntry,
 };
 
+use crate::entries::Entries;
 use crate::links::{self, Hook, Links};
 use crate::object;
+use crate::sweep;
 use crate::sys;
 
 /// Why programs or maps are not in place.
@@ -317,6 +319,8 @@ pub struct Tables {
     pub counters: PerCpuArray<MapData, u64>,
     pub service_stats: PerCpuArray<MapData, ServiceStats>,
     pub drops: PerCpuArray<MapData, DropStats>,
+    /// Those of the above that are read in batches.
+    pub swept: sweep::Maps,
 }
 
 /// Opens the maps of an object: those pinned in the directory `pins`, or new ones.
@@ -340,7 +344,13 @@ impl Tables {
     }
 
     fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let swept = sweep::Maps {
+            flows: entries(ebpf, maps::FLOWS)?,
+            nat: entries(ebpf, maps::NAT)?,
+            affinity: entries(ebpf, maps::AFFINITY)?,
+        };
         Ok(Self {
+            swept,
             config: open(ebpf, maps::CONFIG, 1)?,
             meta: open(ebpf, maps::META, 1)?,
             frontends: Slots::take(ebpf, maps::FRONTENDS, 2 * maps::FRONTEND_BUCKETS)?,
@@ -437,6 +447,15 @@ impl Slots<u32> {
     /// times faster.
     pub fn write_mapped(&mut self, first: u32, values: &[u32]) -> io::Result<()> {
         sys::write_mapped(self.fd.as_fd(), first, values)
+    }
+}
+
+/// A hash map of the object, by a descriptor of its own.
+fn entries<K: Pod, V: Pod>(ebpf: &Ebpf, name: &'static str) -> Result<Entries<K, V>, Error> {
+    match ebpf.map(name) {
+        Some(Map::HashMap(data) | Map::LruHashMap(data)) => Entries::of(data.fd().as_fd())
+            .map_err(files("duplicate the descriptor of", Path::new(name))),
+        _ => Err(Error::Absent { name }),
     }
 }
 

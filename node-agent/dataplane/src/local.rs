@@ -1,6 +1,7 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use fairlead_api::BackendId;
 use fairlead_dataplane_common::{Address, Config, NODE_ADJACENT, NODE_RESOLVED, NodeEntry};
 use ipnetwork::IpNetwork;
 
@@ -20,6 +21,13 @@ pub struct Local {
     /// The ways to other nodes and to machines outside the cluster, as far as they are known; by
     /// their addresses.
     pub ways: HashMap<IpAddr, Way>,
+    /// Backends whose time to drain is over: to the programs they are gone.
+    pub drained: BTreeSet<BackendId>,
+    /// Backends outside the cluster that do not answer this node's health checks: they are gone as
+    /// well, until they do.
+    pub unhealthy: BTreeSet<BackendId>,
+    /// How many connections backends have on other nodes, of services whose scheduler asks.
+    pub loads_elsewhere: HashMap<BackendId, u32>,
 }
 
 /// The way to another node, or to a machine outside the cluster.
@@ -36,6 +44,25 @@ pub struct Way {
 }
 
 impl Local {
+    /// At `address` on the interface `uplink`, where packets of `mtu` bytes fit; nothing else is known yet.
+    pub fn new(address: IpAddr, pod_range: Option<IpNetwork>, uplink: u32, mtu: u32) -> Self {
+        Self {
+            address,
+            pod_range,
+            uplink,
+            mtu,
+            ways: HashMap::new(),
+            drained: BTreeSet::new(),
+            unhealthy: BTreeSet::new(),
+            loads_elsewhere: HashMap::new(),
+        }
+    }
+
+    /// Whether a backend is as good as gone.
+    pub fn is_lapsed(&self, backend: BackendId) -> bool {
+        self.drained.contains(&backend) || self.unhealthy.contains(&backend)
+    }
+
     /// The entry of the node `id` at `address`: by what is known of the way, else by what the map
     /// has held.
     pub fn node_entry(&self, id: u32, address: IpAddr, before: Option<&NodeEntry>) -> NodeEntry {

@@ -46,6 +46,8 @@ pub struct Allocator {
     capacity: u32,
     /// Offset → length. No two neighbours touch.
     free: BTreeMap<u32, u32>,
+    /// The sum of all lengths.
+    free_slots: u32,
 }
 
 impl Allocator {
@@ -56,7 +58,11 @@ impl Allocator {
         } else {
             BTreeMap::from([(0, capacity)])
         };
-        Self { capacity, free }
+        Self {
+            capacity,
+            free,
+            free_slots: capacity,
+        }
     }
 
     /// How many slots there are.
@@ -66,7 +72,7 @@ impl Allocator {
 
     /// How many slots are free, in ranges of any length.
     pub fn free_slots(&self) -> u32 {
-        self.free.values().sum()
+        self.free_slots
     }
 
     /// The free ranges, by offset.
@@ -95,6 +101,7 @@ impl Allocator {
                 self.free.remove(&offset);
                 self.insert(offset, range.offset);
                 self.insert(end, offset + len);
+                self.free_slots -= range.len;
                 Ok(())
             }
             _ => Err(conflict),
@@ -113,6 +120,7 @@ impl Allocator {
             .map(|(&o, &l)| (o, l))?;
         self.free.remove(&offset);
         self.insert(offset + len, offset + available);
+        self.free_slots -= len;
         Some(Range { offset, len })
     }
 
@@ -141,6 +149,7 @@ impl Allocator {
             }
         }
         self.insert(offset, end);
+        self.free_slots += range.len;
     }
 
     fn insert(&mut self, offset: u32, end: u32) {

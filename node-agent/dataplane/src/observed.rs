@@ -2,16 +2,20 @@
 //! starts, and carried along with every action that succeeded since.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 
 use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, NODE_SERVER, NodeEntry, RouteEntry, ServiceEntry, maps,
+    Address, BackendEntry, Config, LUT_EMPTY, LUT_STABLE, NODE_SERVER, NodeEntry, RouteEntry,
+    SERVICE_EXTERNAL_LOCAL, ServiceEntry, SourceRangeKey, maps,
 };
+use ipnetwork::IpNetwork;
 
 use crate::action::Action;
 use crate::cuckoo;
 use crate::lut;
-use crate::maglev::Candidate;
+use crate::moving::{self, Moving, Seconds};
+use crate::recipe::Recipe;
 use crate::slot_map::SlotMap;
 
 /// The state of the maps. Unused elements are left out.
@@ -37,6 +41,14 @@ pub struct Observed {
     pub routes: BTreeMap<Prefix, RouteEntry>,
     /// `vpcs`.
     pub vpcs: BTreeSet<u32>,
+    /// `source_ranges`.
+    pub source_ranges: BTreeSet<SourceRange>,
+    /// `loads` by backend slot, of backends that are compared by their connections.
+    pub loads: HashMap<u32, Load>,
+    /// The service slots that have had backend slots in their tables.
+    pub backend_owners: HashMap<u32, u32>,
+    /// Slots of services with tables whose connections have to be looked for.
+    pub moving: BTreeSet<u32>,
     /// What of `lut` no table uses.
     lut: lut::Allocator,
     /// Both banks of `services`, by slot.
@@ -64,6 +76,10 @@ impl Default for Observed {
             node_addresses: BTreeMap::new(),
             routes: BTreeMap::new(),
             vpcs: BTreeSet::new(),
+            source_ranges: BTreeSet::new(),
+            loads: HashMap::new(),
+            backend_owners: HashMap::new(),
+            moving: BTreeSet::new(),
             lut: lut::Allocator::new(maps::LUT_SLOTS),
             services: [0, 1].map(|_| SlotMap::new(maps::SERVICES_MAX)),
             service_slots: Default::default(),
@@ -75,7 +91,7 @@ impl Default for Observed {
 }
 
 /// A range of `lut` that is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     /// The service slot that owns it.
     pub service: u32,
@@ -84,23 +100,75 @@ pub struct Table {
 }
 
 /// What a range of `lut` holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// The Maglev table of these backends, at these slots.
-    Built(Vec<Share>),
+    /// The tables made from this, but for the one that packets from outside pick from, if that
+    /// has slots whose connections have to be looked for.
+    Built(Recipe, Option<Moving>),
     /// These elements, found after a restart.
     Found(Vec<u32>),
 }
 
-/// A backend's claim on a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// Who, and how much of it.
-    pub candidate: Candidate,
-    /// The backend slot that stands in the table for it.
-    pub slot: u32,
-    /// Whether it stands in the second table too, that of this node's own backends.
-    pub local: bool,
+impl Content {
+    /// The table that packets from outside pick from, where `entry` says how long each is.
+    pub fn packet_table(&self, entry: &ServiceEntry, now: Seconds) -> Moving {
+        match self {
+            Self::Built(_, Some(moving)) => moving.clone(),
+            Self::Built(recipe, None) => Moving::stable(recipe.packet_table()),
+            Self::Found(elements) => {
+                let (all, rest) = elements.split_at(elements.len().min(entry.lut_length as usize));
+                let (local, base) = rest.split_at(rest.len().min(entry.local_length as usize));
+                let picked = if entry.flags & SERVICE_EXTERNAL_LOCAL != 0 {
+                    local
+                } else {
+                    all
+                };
+                Moving::found(picked.to_vec(), base.to_vec(), now)
+            }
+        }
+    }
+}
+
+/// How a scheduler that counts connections sees a backend, beside those on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Its weight. 0: it is not compared by its connections.
+    pub weight: u32,
+    /// Its connections on other nodes.
+    pub elsewhere: u32,
+}
+
+/// A prefix of `source_ranges`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SourceRange {
+    /// Whose clients these are.
+    pub service: ServiceId,
+    /// The clients' addresses, host bits clear.
+    pub address: Address,
+    /// Bits of the whole key, see [`SourceRangeKey`].
+    pub bits: u32,
+}
+
+impl SourceRange {
+    /// The clients in `range` of a service.
+    pub fn new(service: ServiceId, range: IpNetwork) -> Self {
+        let family = if range.is_ipv4() { 96 } else { 0 };
+        Self {
+            service,
+            address: range.network().into(),
+            bits: SourceRangeKey::BITS - 128 + family + u32::from(range.prefix()),
+        }
+    }
+
+    /// From the lowest to the highest of a service.
+    pub fn all_of(service: ServiceId) -> RangeInclusive<Self> {
+        let at = |word: u32| Self {
+            service,
+            address: Address { words: [word; 4] },
+            bits: word,
+        };
+        at(0)..=at(u32::MAX)
+    }
 }
 
 /// A prefix of `routes`.
@@ -169,6 +237,18 @@ impl Observed {
     /// service gets a new one.
     pub(crate) fn adopt_table(&mut self, service: u32, range: lut::Range, elements: Vec<u32>) {
         if range.len > 0 && self.lut.reserve(range).is_ok() {
+            for element in &elements {
+                let slot = moving::slot_of(*element);
+                if slot != LUT_EMPTY {
+                    self.backend_owners.insert(slot, service);
+                }
+            }
+            if elements
+                .iter()
+                .any(|element| moving::state_of(*element) != LUT_STABLE)
+            {
+                self.moving.insert(service);
+            }
             let content = Content::Found(elements);
             self.tables.insert(range, Table { service, content });
         }
@@ -190,6 +270,36 @@ impl Observed {
         }
     }
 
+    /// Takes over from what was known before the maps were read what they do not say: since when
+    /// slots have been moving, where they are what they were.
+    pub(crate) fn remember(&mut self, before: &Self) {
+        for (range, table) in &mut self.tables {
+            let Some(known) = before.tables.get(range) else {
+                continue;
+            };
+            let Some((_, entry)) = before.service_at(known.service) else {
+                continue;
+            };
+            if let Content::Built(_, Some(moving)) = &known.content
+                && known.service == table.service
+                && table.content.packet_table(entry, 0) == *moving
+            {
+                table.content = known.content.clone();
+            }
+        }
+    }
+
+    fn has_moving_table(&self, slot: u32) -> bool {
+        let entry = self.services[self.active()].get(slot);
+        let table = entry.and_then(|entry| self.tables.get(&range_of(entry)));
+        table.is_some_and(|table| matches!(table.content, Content::Built(_, Some(_))))
+    }
+
+    /// A service of the active bank by its slot.
+    fn service_at(&self, slot: u32) -> Option<(u32, &ServiceEntry)> {
+        Some((slot, self.services[self.active()].get(slot)?))
+    }
+
     /// Notes an action that was executed.
     pub fn record(&mut self, action: &Action) {
         match action {
@@ -202,6 +312,7 @@ impl Observed {
             }
             Action::WriteBackend { slot, entry } if entry.id == 0 => {
                 self.backends.remove(*slot);
+                self.backend_owners.remove(slot);
             }
             Action::WriteBackend { slot, entry } => {
                 self.backends.insert(*slot, *entry);
@@ -215,17 +326,27 @@ impl Observed {
             Action::WriteTable {
                 service,
                 range,
-                shares,
+                recipe,
+                moving,
                 ..
             }
             | Action::KeepTable {
                 service,
                 range,
-                shares,
+                recipe,
+                moving,
             } => {
+                for share in &recipe.shares {
+                    self.backend_owners.insert(share.slot, *service);
+                }
+                if moving.is_some() {
+                    self.moving.insert(*service);
+                } else {
+                    self.moving.remove(service);
+                }
                 let table = Table {
                     service: *service,
-                    content: Content::Built(shares.clone()),
+                    content: Content::Built(recipe.clone(), moving.clone()),
                 };
                 if self.tables.insert(*range, table).is_none() {
                     let reserved = self.lut.reserve(*range);
@@ -233,11 +354,26 @@ impl Observed {
                 }
             }
             Action::FreeTable { range } => {
-                if self.tables.remove(range).is_some() {
+                if let Some(table) = self.tables.remove(range) {
                     self.lut.release(*range);
+                    if !self.has_moving_table(table.service) {
+                        self.moving.remove(&table.service);
+                    }
                 }
             }
-            Action::ResetStats { .. } => {}
+            Action::ResetStats { .. } | Action::ForgetDrops { .. } | Action::FoldStats { .. } => {}
+            Action::WriteLoad { slot, load } if *load == Load::default() => {
+                self.loads.remove(slot);
+            }
+            Action::WriteLoad { slot, load } => {
+                self.loads.insert(*slot, *load);
+            }
+            Action::AddSourceRange { range } => {
+                self.source_ranges.insert(*range);
+            }
+            Action::RemoveSourceRange { range } => {
+                self.source_ranges.remove(range);
+            }
             Action::WriteService { bank, slot, entry } => self.set_service(*bank, *slot, *entry),
             Action::WriteBucket { bank, write } => {
                 self.frontends[*bank].record(write);
@@ -289,11 +425,14 @@ impl Observed {
     }
 }
 
-/// The range of `lut` that a service owns: its table, and that of this node's own backends.
+/// The range of `lut` that a service owns: its table, that of this node's own backends, and the base.
 pub fn range_of(service: &ServiceEntry) -> lut::Range {
     lut::Range {
         offset: service.lut_offset,
-        len: service.lut_length.saturating_add(service.local_length),
+        len: service
+            .lut_length
+            .saturating_add(service.local_length)
+            .saturating_add(service.base_length),
     }
 }
 

@@ -1,21 +1,29 @@
 //! What the agent knows and the maps hold, under one lock: who changes a map records it here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Instant;
 
-use fairlead_api::{Generation, NodeName};
-use fairlead_dataplane_common::{NODE_SERVER, UplinkEntry};
+use fairlead_api::{BackendId, Generation, NodeName, ServiceId};
+use fairlead_dataplane_common::{LUT_SETTLING, NODE_SERVER, UplinkEntry};
 use ipnetwork::IpNetwork;
 
 use crate::Error;
 use crate::action::Action;
 use crate::changes::Changes;
 use crate::desired::{Desired, Scope};
+use crate::drains::Drains;
 use crate::loader::Loaded;
 use crate::local::{Local, Way};
-use crate::observed::Observed;
-use crate::plan;
+use crate::moving::Seconds;
+use crate::observed::{Content, Load, Observed, range_of};
+use crate::plan::{self, Moment};
+use crate::sweep::{Rules, Swept};
 use crate::sys;
+
+/// Services that go on from one state to the next at a time, at most: what a change of the control
+/// plane's may have to wait for.
+const PROGRESS_MAX: usize = 1_000;
 
 /// See the [module](self).
 pub(crate) struct State {
@@ -31,6 +39,11 @@ pub(crate) struct State {
     serial: u64,
     /// Whether a plan was cut short, so that the next one has to look at everything.
     is_unsure: bool,
+    /// When this was made: the beginning of its clock.
+    started: Instant,
+    drains: Drains,
+    /// How many connections backends have on this node, where a scheduler asks; as last counted.
+    connections: HashMap<BackendId, u32>,
 }
 
 impl State {
@@ -45,6 +58,9 @@ impl State {
             leaving: None,
             serial: 0,
             is_unsure: true,
+            started: Instant::now(),
+            drains: Drains::default(),
+            connections: HashMap::new(),
         })
     }
 
@@ -69,9 +85,155 @@ impl State {
         let before = self.desired.clone().unwrap_or_default();
         let (desired, scope) = before.advance(changes, own).map_err(Error::Invalid)?;
         self.settle()?;
-        let actions = self.enter(&desired, scope, generation)?;
+        let now = self.now();
+        self.drains.note(&scope, &desired, now);
+        let over = self.drains.over(&desired, now);
+        // Whose time is over by now is for `progress` to find; here some get it back.
+        self.local.drained.retain(|backend| over.contains(backend));
+        let actions = self.enter(&desired, scope, generation, None)?;
         self.desired = Some(desired);
         Ok(actions)
+    }
+
+    /// Goes on with what waits for time to pass, or for flows to end as `swept` has seen them: slots
+    /// that move and settle, backends that drain. How many actions that took.
+    pub(crate) fn progress(&mut self, swept: Option<&Swept>) -> Result<usize, Error> {
+        let Some(desired) = self.desired.clone() else {
+            return Ok(0);
+        };
+        let now = self.now();
+        let over = self.drains.over(&desired, now);
+        let mut services: BTreeSet<ServiceId> = over
+            .symmetric_difference(&self.local.drained)
+            .filter_map(|backend| desired.backends.get(backend).copied())
+            .collect();
+        services.extend(self.waiting(&desired, now, swept).take(PROGRESS_MAX));
+        if services.is_empty() {
+            return Ok(0);
+        }
+        self.settle()?;
+        self.local.drained = over;
+        let scope = Scope::Services(desired.touching(services));
+        self.enter(&desired, scope, self.observed.generation, swept)
+    }
+
+    /// Services whose tables may go on.
+    fn waiting(
+        &self,
+        desired: &Desired,
+        now: Seconds,
+        swept: Option<&Swept>,
+    ) -> impl Iterator<Item = ServiceId> {
+        let active = self.observed.services(self.observed.active());
+        self.observed.moving.iter().filter_map(move |slot| {
+            let entry = active.get(*slot)?;
+            let id = ServiceId(entry.id);
+            let service = desired.services.get(&id)?;
+            let table = self.observed.tables.get(&range_of(entry))?;
+            let Content::Built(_, Some(moving)) = &table.content else {
+                return None;
+            };
+            let window = Seconds::try_from(service.timeouts.established.as_secs());
+            let is_swept =
+                || swept.is_some_and(|swept| swept.hashes_since(id, moving.written()).is_some());
+            let is_settling = || moving.count(LUT_SETTLING) > 0;
+            (moving.is_due(now, window.unwrap_or(Seconds::MAX)) || is_settling() && is_swept())
+                .then_some(id)
+        })
+    }
+
+    /// What the next sweep goes by; nothing until the control plane has spoken.
+    pub(crate) fn rules(&self) -> Option<Rules> {
+        let active = self.observed.services(self.observed.active());
+        let waiting = self
+            .observed
+            .moving
+            .iter()
+            .filter_map(|slot| active.get(*slot));
+        Some(Rules {
+            desired: self.desired.clone()?,
+            lapsed: self
+                .local
+                .drained
+                .union(&self.local.unhealthy)
+                .copied()
+                .collect(),
+            waiting: waiting
+                .map(|entry| (ServiceId(entry.id), entry.flags))
+                .collect(),
+            began: self.now(),
+        })
+    }
+
+    /// Takes over what a sweep has counted, and goes on with what has waited for it.
+    pub(crate) fn take_sweep(&mut self, swept: Swept) -> Result<usize, Error> {
+        for (slot, _) in self
+            .observed
+            .loads
+            .iter()
+            .filter(|(_, load)| load.weight > 0)
+        {
+            if let Some(backend) = self.observed.backends.get(*slot) {
+                let counted = swept.connections.get(&BackendId(backend.id));
+                let counted = counted.copied().unwrap_or(0);
+                self.loaded.tables.set_connections(*slot, counted)?;
+            }
+        }
+        let actions = self.progress(Some(&swept));
+        self.connections = swept.connections;
+        actions
+    }
+
+    /// How many connections backends have on this node, of services whose scheduler counts them.
+    pub(crate) fn connections(&self) -> &HashMap<BackendId, u32> {
+        &self.connections
+    }
+
+    /// Notes how many connections backends have on other nodes, and lets the schedulers know.
+    pub(crate) fn set_loads_elsewhere(
+        &mut self,
+        loads: impl IntoIterator<Item = (BackendId, u32)>,
+    ) -> Result<(), Error> {
+        let mut actions = Vec::new();
+        for (id, elsewhere) in loads {
+            if elsewhere == 0 {
+                self.local.loads_elsewhere.remove(&id);
+            } else {
+                self.local.loads_elsewhere.insert(id, elsewhere);
+            }
+            if let Some(&slot) = self.observed.backend_ids.get(&id.0)
+                && let Some(&held) = self.observed.loads.get(&slot)
+                && held.weight > 0
+            {
+                let load = Load { elsewhere, ..held };
+                actions.push(Action::WriteLoad { slot, load });
+            }
+        }
+        self.execute(&actions)
+    }
+
+    /// Notes which backends outside the cluster do not answer, and takes these out of their
+    /// services' tables: how many actions that took.
+    pub(crate) fn set_unhealthy(&mut self, unhealthy: BTreeSet<BackendId>) -> Result<usize, Error> {
+        let before = std::mem::replace(&mut self.local.unhealthy, unhealthy);
+        let Some(desired) = self.desired.clone() else {
+            return Ok(0);
+        };
+        let services: BTreeSet<ServiceId> = before
+            .symmetric_difference(&self.local.unhealthy)
+            .filter_map(|backend| desired.backends.get(backend).copied())
+            .collect();
+        if services.is_empty() {
+            return Ok(0);
+        }
+        self.settle()?;
+        let scope = Scope::Services(desired.touching(services));
+        self.enter(&desired, scope, self.observed.generation, None)
+    }
+
+    /// Seconds since this was made.
+    fn now(&self) -> Seconds {
+        Seconds::try_from(self.started.elapsed().as_secs()).unwrap_or(Seconds::MAX)
     }
 
     /// Reads the maps anew and puts right what is not as it should be: how many actions that took.
@@ -80,8 +242,9 @@ impl State {
             return Ok(0);
         };
         self.settle()?;
-        self.observed = self.loaded.tables.observe()?;
-        self.enter(&desired, Scope::Everything, self.observed.generation)
+        let before = std::mem::replace(&mut self.observed, self.loaded.tables.observe()?);
+        self.observed.remember(&before);
+        self.enter(&desired, Scope::Everything, self.observed.generation, None)
     }
 
     /// Clears away the state before, waiting for the programs that may still read it.
@@ -116,13 +279,17 @@ impl State {
         desired: &Desired,
         scope: Scope,
         generation: Generation,
+        swept: Option<&Swept>,
     ) -> Result<usize, Error> {
+        let now = self.now();
+        let moment = Moment { now, swept };
         let scope = if self.is_unsure {
             Scope::Everything
         } else {
             scope
         };
-        let plan = plan::plan(desired, &scope, &self.local, &self.observed, generation)
+        let (local, observed) = (&self.local, &self.observed);
+        let plan = plan::plan(desired, &scope, local, observed, generation, moment)
             .map_err(Error::Full)?;
         self.execute(&plan.enter)?;
         self.is_unsure = false;
@@ -148,7 +315,7 @@ impl State {
             Some(desired) => {
                 self.settle()?;
                 let generation = self.observed.generation;
-                self.enter(&desired, Scope::Everything, generation)?;
+                self.enter(&desired, Scope::Everything, generation, None)?;
                 Ok(())
             }
             // The next apply brings the route; until then what is in the maps stays.

@@ -1,10 +1,13 @@
 //! The `bpf(2)` commands that aya has no call for, or not for every kind of link: links made,
-//! replaced and found again uniformly, and arrays written in batches.
+//! replaced and found again uniformly, arrays written and hash maps read in batches, and clocks.
 
 #![allow(
     unsafe_code,
     reason = "bpf(2) takes pointers; this module is where they are made"
 )]
+
+mod clock;
+mod hash_map;
 
 use std::ffi::CString;
 use std::io;
@@ -16,6 +19,9 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::time::Duration;
 
 use aya::Pod;
+
+pub(crate) use clock::{coarse_now, coarse_resolution, load_jiffies_program, run_jiffies_program};
+pub(crate) use hash_map::{look_up, read_hash, remove};
 
 /// `BPF_CGROUP_INET4_CONNECT` of linux/bpf.h.
 pub(crate) const CGROUP_INET4_CONNECT: u32 = 10;

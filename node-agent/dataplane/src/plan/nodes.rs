@@ -112,7 +112,6 @@ impl Planner<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
 
     use fairlead_api::Generation;
     use fairlead_dataplane_common::{BACKEND_SERVER, NODE_ADJACENT, NODE_RESOLVED};
@@ -124,19 +123,13 @@ mod tests {
     use crate::examples::{own, service, state};
     use crate::local::{Local, Way};
     use crate::observed::Observed;
-    use crate::plan::plan;
+    use crate::plan::{Moment, plan};
 
     const SERVER: [u8; 4] = [198, 18, 0, 21];
     const OTHER: [u8; 4] = [198, 18, 0, 22];
 
     fn local() -> Local {
-        Local {
-            address: [198, 18, 0, 101].into(),
-            pod_range: None,
-            uplink: 7,
-            mtu: 1500,
-            ways: HashMap::new(),
-        }
+        Local::new([198, 18, 0, 101].into(), None, 7, 1500)
     }
 
     /// Service `id`, whose backends are `servers`.
@@ -171,7 +164,8 @@ mod tests {
 
         fn bring(&mut self, scope: &Scope, local: &Local) -> Vec<Action> {
             let generation = Generation(1);
-            let plan = plan(&self.desired, scope, local, &self.observed, generation).unwrap();
+            let (observed, moment) = (&self.observed, Moment::default());
+            let plan = plan(&self.desired, scope, local, observed, generation, moment).unwrap();
             let actions: Vec<Action> = plan.enter.into_iter().chain(plan.leave).collect();
             for action in &actions {
                 self.observed.record(action);

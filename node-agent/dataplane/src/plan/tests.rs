@@ -3,13 +3,18 @@
 
 use std::net::IpAddr;
 
-use fairlead_dataplane_common::{Address, NODE_RESOLVED, NodeEntry};
+use fairlead_dataplane_common::{
+    Address, FRONTEND_ANNOUNCED, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FRONTEND_USED, LUT_EMPTY,
+    NODE_RESOLVED, NodeEntry, SERVICE_DR,
+};
 use fairlead_proto::node::{self as proto, BackendState, DataplaneState};
 
 use super::*;
 use crate::changes::Changes;
 use crate::examples::{backend, own, service, state};
 use crate::local::Way;
+use crate::moving;
+use crate::observed::{Content, Prefix};
 
 /// The maps: what the agent observes, and the LUT's elements.
 #[derive(Default)]
@@ -20,9 +25,13 @@ struct Maps {
 
 impl Maps {
     fn execute(&mut self, action: &Action) {
-        if let Action::WriteTable { range, slots, .. } = action {
-            assert_eq!(range.len as usize, slots.len());
-            self.lut.extend((range.offset..).zip(slots.iter().copied()));
+        if let Action::WriteTable {
+            range, elements, ..
+        } = action
+        {
+            assert_eq!(range.len as usize, elements.len());
+            self.lut
+                .extend((range.offset..).zip(elements.iter().copied()));
         }
         self.observed.record(action);
     }
@@ -44,10 +53,14 @@ impl Maps {
                 .lut
                 .get(&slot)
                 .ok_or(format!("table slot {slot} is unwritten"))?;
+            let backend = moving::slot_of(*backend);
+            if backend == LUT_EMPTY {
+                continue;
+            }
             let backend = self
                 .observed
                 .backends
-                .get(*backend)
+                .get(backend)
                 .ok_or(format!("backend slot {backend} is free"))?;
             let node = match backend.node {
                 NODE_LOCAL => 1,
@@ -68,13 +81,8 @@ const HELLO_CLUSTER: [u8; 4] = [10, 96, 0, 1];
 const DNS_CLUSTER: [u8; 4] = [10, 96, 0, 2];
 
 fn local() -> Local {
-    Local {
-        address: [198, 18, 0, 101].into(),
-        pod_range: Some("10.244.1.0/24".parse().unwrap()),
-        uplink: 7,
-        mtu: 1500,
-        ways: HashMap::new(),
-    }
+    let pod_range = "10.244.1.0/24".parse().unwrap();
+    Local::new([198, 18, 0, 101].into(), Some(pod_range), 7, 1500)
 }
 
 fn desired(state: &DataplaneState) -> Desired {
@@ -91,7 +99,8 @@ fn actions(
     generation: u64,
 ) -> Vec<Action> {
     let generation = Generation(generation);
-    let plan = plan(desired, scope, local, &maps.observed, generation).unwrap();
+    let moment = Moment::default();
+    let plan = plan(desired, scope, local, &maps.observed, generation, moment).unwrap();
     let mut after = maps.observed.clone();
     let mut actions = plan.enter;
     actions.extend(plan.leave);
@@ -100,6 +109,42 @@ fn actions(
     }
     actions.extend(after.level());
     actions
+}
+
+/// The maps once every window has ended and nothing is noted any more.
+fn at_rest(maps: &Maps, desired: &Desired) -> Maps {
+    let mut rested = Maps {
+        observed: maps.observed.clone(),
+        lut: maps.lut.clone(),
+    };
+    let noted: Vec<(ServiceId, &[u32])> = desired
+        .services
+        .keys()
+        .map(|id| (*id, [].as_slice()))
+        .collect();
+    for now in [100_000, 200_000] {
+        let swept = Swept::of(now, &noted);
+        let swept = Some(&swept);
+        let moment = Moment { now, swept };
+        let (scope, generation) = (&Scope::Everything, rested.observed.generation);
+        let plan = plan(
+            desired,
+            scope,
+            &local(),
+            &rested.observed,
+            generation,
+            moment,
+        )
+        .unwrap();
+        for action in plan.enter.iter().chain(&plan.leave) {
+            rested.execute(action);
+        }
+        for action in rested.observed.level() {
+            rested.execute(&action);
+        }
+    }
+    assert!(rested.observed.moving.is_empty());
+    rested
 }
 
 fn planned(state: &DataplaneState, maps: &Maps, generation: u64) -> Vec<Action> {
@@ -158,6 +203,11 @@ fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::KeepTable { .. } => "keep table",
             Action::FreeTable { .. } => "free table",
             Action::ResetStats { .. } => "reset stats",
+            Action::ForgetDrops { .. } => "forget drops",
+            Action::FoldStats { .. } => "fold stats",
+            Action::WriteLoad { .. } => "write load",
+            Action::AddSourceRange { .. } => "add source range",
+            Action::RemoveSourceRange { .. } => "remove source range",
             Action::WriteService { entry, .. } if entry.id == 0 => "clear service",
             Action::WriteService { .. } => "write service",
             Action::WriteBucket { .. } => "write bucket",
@@ -282,6 +332,7 @@ fn removed_backend_is_freed_only_after_the_flip() {
             "set generation",
             "remove backend id",
             "clear backend",
+            "fold stats",
             "free table",
             "write service",
         ]
@@ -435,6 +486,7 @@ fn state_beyond_a_capacity_is_refused_by_name() {
         &local(),
         &Observed::default(),
         Generation(1),
+        Moment::default(),
     );
     assert_eq!(refused.unwrap_err().what, "nodes and real servers");
 }
@@ -490,8 +542,8 @@ impl Maps {
         let node_id = |slot: u32| observed.nodes.get(slot).map_or(0, |node| node.id);
         let table = |service: &ServiceEntry| {
             let lut::Range { offset, len } = range_of(service);
-            let backends =
-                (offset..offset + len).map(|slot| observed.backends.get(self.lut[&slot]));
+            let backends = (offset..offset + len)
+                .map(|slot| observed.backends.get(moving::slot_of(self.lut[&slot])));
             backends.map(|backend| backend.unwrap().id).collect()
         };
         let frontends = observed.frontends(bank).iter().map(|entry| {
@@ -602,7 +654,8 @@ fn random_changes_leave_the_maps_as_a_plan_from_nothing_makes_them() {
             let mut fresh = Maps::default();
             let whole = self::actions(&fresh, &wanted, &Scope::Everything, &local(), generation);
             execute(&mut fresh, &whole);
-            assert_eq!(maps.visible(), fresh.visible(), "{at}");
+            let rested = at_rest(&maps, &wanted);
+            assert_eq!(rested.visible(), fresh.visible(), "{at}");
             let again = self::actions(&maps, &wanted, &Scope::Everything, &local(), generation);
             assert_eq!(again, [], "{at}");
         }
@@ -631,7 +684,8 @@ fn plan_that_was_cut_short_anywhere_is_put_right_by_the_next_whole_one() {
         for action in planned(&next_state, &maps, 6) {
             maps.execute(&action);
         }
-        assert_eq!(maps.visible(), complete.visible(), "after {cut} actions");
+        let rested = at_rest(&maps, &desired(&next_state));
+        assert_eq!(rested.visible(), complete.visible(), "after {cut} actions");
         assert_eq!(planned(&next_state, &maps, 6), [], "after {cut} actions");
         assert_eq!(maps.observed.level(), []);
     }
@@ -661,6 +715,7 @@ fn change_of_one_service_looks_at_nothing_else() {
             "set generation",
             "remove backend id",
             "clear backend",
+            "fold stats",
             "free table",
             "write service",
         ]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use fairlead_api::{BackendId, ServiceId};
 use fairlead_dataplane_common::{
-    BACKEND_DRAINING, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, NODE_LOCAL, ServiceEntry,
+    BACKEND_DRAINING, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, LUT_EMPTY, NODE_LOCAL, ServiceEntry,
 };
 use serde_json::{Value, json};
 
 use super::{node_name, protocol_name};
 use crate::Error;
 use crate::desired::Service;
+use crate::moving;
 use crate::observed::table_of;
 use crate::state::State;
 
@@ -37,8 +38,12 @@ pub(super) fn services(state: &State, params: &Value) -> Result<Value, Error> {
     }
     let mut rows = Vec::new();
     for (slot, entry) in wanted_services(state, params) {
-        let stats = state.loaded.tables.stats_of_service(slot)?;
         let described = description(state, entry);
+        let backends = slots_of(state, entry)?;
+        let stats = state
+            .loaded
+            .tables
+            .stats_of_service(slot, backends.keys().copied())?;
         rows.push(json!({
             "id": entry.id,
             "name": described.map(|service| &service.name),
@@ -102,19 +107,27 @@ fn description<'a>(state: &'a State, entry: &ServiceEntry) -> Option<&'a Service
         .map(Arc::as_ref)
 }
 
-/// Backends of a service: those in its table, by what the table really holds, and those that the
-/// control plane named beside (draining, or of weight 0).
-fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Error> {
+/// The backend slots of a service, and how many elements of its table each has.
+fn slots_of(state: &State, service: &ServiceEntry) -> Result<BTreeMap<u32, u32>, Error> {
     let mut slots: BTreeMap<u32, u32> = BTreeMap::new();
-    for slot in state.loaded.tables.read_table(table_of(service))? {
-        *slots.entry(slot).or_default() += 1;
+    for element in state.loaded.tables.read_table(table_of(service))? {
+        *slots.entry(moving::slot_of(element)).or_default() += 1;
     }
+    slots.remove(&LUT_EMPTY);
     let described = description(state, service);
     for id in described.iter().flat_map(|service| service.backends.keys()) {
         if let Some(slot) = state.observed.backend_ids.get(&id.0) {
             slots.entry(*slot).or_default();
         }
     }
+    Ok(slots)
+}
+
+/// Backends of a service: those in its table, by what the table really holds, and those that the
+/// control plane named beside (draining, or of weight 0).
+fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Error> {
+    let slots = slots_of(state, service)?;
+    let described = description(state, service);
     let mut rows = Vec::with_capacity(slots.len());
     for (slot, held) in slots {
         let Some(entry) = state.observed.backends.get(slot) else {

@@ -1,0 +1,147 @@
+//! Reading what the maps hold, for plans and for people.
+
+use std::collections::BTreeMap;
+
+use aya::Pod;
+use aya::maps::{HashMap as HashTable, MapData, PerCpuArray};
+use fairlead_dataplane_common::{
+    BackendStats, Counter, DropReason, DropSample, DropStats, EndpointEntry, EndpointKey,
+    FlowEntry, FlowKey, LoadEntry, ServiceStats, TrackEntry, maps as names,
+};
+
+use crate::apply::{Error, collect};
+use crate::loader::Tables;
+use crate::lut;
+
+impl Tables {
+    /// The elements of a range of the LUT.
+    pub fn read_table(&self, range: lut::Range) -> Result<Vec<u32>, Error> {
+        // What was never ours can name a range beyond the map; it holds nothing then.
+        let end = range.offset.checked_add(range.len);
+        if end.is_none_or(|end| end > names::LUT_SLOTS) {
+            return Ok(Vec::new());
+        }
+        self.lut
+            .read_mapped(range.offset, range.len as usize)
+            .map_err(Error::of("read", names::LUT))
+    }
+
+    /// The pods that packets can reach.
+    pub fn reachable_pods(&self) -> Result<Vec<(EndpointKey, EndpointEntry)>, Error> {
+        self.endpoints
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(Error::of("read", names::ENDPOINTS))
+    }
+
+    /// Flows from clients to pods of this node, keyed as the pods' answers; `limit` of them.
+    pub fn service_flows(&self, limit: usize) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
+        flows(&self.replies, names::REPLIES, limit)
+    }
+
+    /// Masqueraded flows, keyed as the pods send them; `limit` of them.
+    pub fn masqueraded_flows(&self, limit: usize) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
+        flows(&self.snat_out, names::SNAT_OUT, limit)
+    }
+
+    /// Flows that are noted, keyed as the client's packets; `limit` of them.
+    pub fn tracked_flows(&self, limit: usize) -> Result<Vec<(FlowKey, TrackEntry)>, Error> {
+        flows(&self.flows, names::FLOWS, limit)
+    }
+
+    /// What a service has seen, all CPUs together: beside what its backends have, and what these
+    /// have, whose slots are given.
+    pub fn stats_of_service(
+        &self,
+        slot: u32,
+        backends: impl IntoIterator<Item = u32>,
+    ) -> Result<ServiceStats, Error> {
+        let mut sum = Self::sum(&self.service_stats, names::SERVICE_STATS, slot, |a, b| {
+            ServiceStats {
+                packets: a.packets + b.packets,
+                bytes: a.bytes + b.bytes,
+                connections: a.connections + b.connections,
+                drops: a.drops + b.drops,
+            }
+        })?;
+        for backend in backends {
+            let of_backend = self.stats_of_backend(backend)?;
+            sum.packets += of_backend.packets;
+            sum.bytes += of_backend.bytes;
+            sum.connections += of_backend.connections;
+        }
+        Ok(sum)
+    }
+
+    /// What a backend was sent, all CPUs together.
+    pub fn stats_of_backend(&self, slot: u32) -> Result<BackendStats, Error> {
+        Self::sum(&self.backend_stats, names::BACKEND_STATS, slot, |a, b| {
+            BackendStats {
+                packets: a.packets + b.packets,
+                bytes: a.bytes + b.bytes,
+                connections: a.connections + b.connections,
+            }
+        })
+    }
+
+    /// The counters of a drop reason, all CPUs together.
+    pub fn stats_of_drops(&self, reason: u32) -> Result<DropStats, Error> {
+        Self::sum(&self.drops, names::DROPS, reason, |a, b| DropStats {
+            packets: a.packets + b.packets,
+            bytes: a.bytes + b.bytes,
+        })
+    }
+
+    /// Drops by service slot and reason, all CPUs together.
+    pub fn drops_by_service(&self) -> Result<BTreeMap<(u32, DropReason), u64>, Error> {
+        let mut drops = BTreeMap::new();
+        for entry in self.service_drops.iter() {
+            let (key, counts) = entry.map_err(Error::of("read", names::SERVICE_DROPS))?;
+            if let Some(reason) = DropReason::from_number(key.reason) {
+                drops.insert((key.service, reason), counts.iter().sum());
+            }
+        }
+        Ok(drops)
+    }
+
+    /// The last packet that was dropped for a reason, if any was.
+    pub fn drop_sample(&self, reason: DropReason) -> Result<Option<DropSample>, Error> {
+        let sample = self
+            .drop_samples
+            .get(&(reason as u32), 0)
+            .map_err(Error::of("read", names::DROP_SAMPLES))?;
+        Ok((sample.seen_jiffies != 0).then_some(sample))
+    }
+
+    /// What is counted and is no drop, all CPUs together.
+    pub fn count_of(&self, counter: Counter) -> Result<u64, Error> {
+        Self::sum(&self.counters, names::COUNTERS, counter as u32, |a, b| {
+            a + b
+        })
+    }
+
+    /// How busy a backend is; zero if no scheduler asks.
+    pub fn load(&self, slot: u32) -> Result<LoadEntry, Error> {
+        self.loads
+            .get(slot)
+            .map_err(Error::of("read", names::LOADS))
+    }
+
+    fn sum<V: Pod + Default>(
+        array: &PerCpuArray<MapData, V>,
+        name: &'static str,
+        index: u32,
+        add: impl Fn(V, &V) -> V,
+    ) -> Result<V, Error> {
+        let values = array.get(&index, 0).map_err(Error::of("read", name))?;
+        Ok(values.iter().fold(V::default(), add))
+    }
+}
+
+fn flows<V: Pod>(
+    table: &HashTable<MapData, FlowKey, V>,
+    name: &'static str,
+    limit: usize,
+) -> Result<Vec<(FlowKey, V)>, Error> {
+    collect(table.iter().take(limit), name)
+}
