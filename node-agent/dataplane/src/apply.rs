@@ -9,9 +9,9 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap as HashTable, MapData, MapError, PerCpuArray, PerCpuValues};
 use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
-    Address, BackendStats, DropReason, EndpointEntry, EndpointKey, FrontendKey, LoadEntry, Meta,
-    PodEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SourceRangeKey, UplinkEntry,
-    maps as names,
+    Address, BackendStats, ConflictEntry, DropReason, EndpointEntry, EndpointKey, FrontendKey,
+    LoadEntry, Meta, PodEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats,
+    SourceRangeKey, UplinkEntry, maps as names,
 };
 
 use crate::action::Action;
@@ -254,6 +254,19 @@ impl Tables {
             }
         }
         Ok(())
+    }
+
+    /// Reads and forgets who else has announced VIPs of this node.
+    pub fn take_conflicts(&mut self) -> Result<BTreeMap<IpAddr, ConflictEntry>, Error> {
+        let held: BTreeMap<Address, ConflictEntry> =
+            collect(self.conflicts.iter(), names::CONFLICTS)?;
+        for vip in held.keys() {
+            remove(&mut self.conflicts, names::CONFLICTS, vip)?;
+        }
+        Ok(held
+            .into_iter()
+            .map(|(vip, entry)| (vip.into(), entry))
+            .collect())
     }
 
     /// The interfaces that the programs know as uplinks.

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::Error;
+use crate::announce::Announcer;
 use crate::apply::PodEntries;
 use crate::changes::Changes;
 use crate::jiffies::Jiffies;
@@ -22,6 +23,7 @@ use crate::local::Local;
 use crate::neighbours;
 use crate::netlink::Netlink;
 use crate::object;
+use crate::packet_socket::PacketSocket;
 use crate::pod_network::{self, ENCAPSULATION_BYTES, PodNetwork};
 use crate::state::State;
 use crate::sweep::{self, Swept};
@@ -84,6 +86,8 @@ pub struct Dataplane {
     nodes: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     neighbours: JoinHandle<()>,
     uplinks: JoinHandle<()>,
+    announcer: Arc<Announcer>,
+    in_force: watch::Sender<Generation>,
     resync: JoinHandle<()>,
     sweep: JoinHandle<()>,
     jiffies: Arc<Jiffies>,
@@ -124,7 +128,8 @@ impl Dataplane {
         let local = Local::new(config.address, pods.range(), uplink, mtu);
         let mut state = State::read(loaded, local)?;
         state.refresh_local()?;
-        state.set_uplinks(&uplinks::read(&netlink, &config.uplinks).await?)?;
+        let known_uplinks = uplinks::read(&netlink, &config.uplinks).await?;
+        state.set_uplinks(&known_uplinks)?;
         recover_pods(&pods, &mut state).await?;
 
         let known = state
@@ -135,8 +140,12 @@ impl Dataplane {
             .collect();
         let (nodes, wanted) = watch::channel(Arc::new(known));
         let state = Arc::new(Mutex::new(state));
-        let uplinks = follow_uplinks(netlink.clone(), config.uplinks.clone(), Arc::clone(&state));
-        let uplinks = tokio::spawn(uplinks);
+        let socket = PacketSocket::open().map_err(Error::Socket)?;
+        let announcer = Arc::new(Announcer::start(socket, Arc::clone(&state)));
+        announcer.set_uplinks(known_uplinks);
+        let names = config.uplinks.clone();
+        let (announcing, written) = (Arc::clone(&announcer), Arc::clone(&state));
+        let uplinks = tokio::spawn(follow_uplinks(netlink.clone(), names, written, announcing));
         let neighbours = tokio::spawn(follow_neighbours(netlink, wanted, Arc::clone(&state)));
         let resync = tokio::spawn(keep_in_sync(Arc::clone(&state)));
         let jiffies = Arc::new(Jiffies::open().map_err(Error::Clock)?);
@@ -150,6 +159,8 @@ impl Dataplane {
             nodes,
             neighbours,
             uplinks,
+            announcer,
+            in_force: watch::Sender::new(Generation::default()),
             resync,
             sweep,
             jiffies,
@@ -174,7 +185,9 @@ impl Dataplane {
         if concerns_nodes {
             self.follow_nodes();
         }
+        self.announcer.set_vips(self.state().announced());
         self.settle_soon();
+        self.in_force.send_replace(generation);
         if actions > 0 {
             tracing::debug!(%generation, actions, "dataplane state applied");
         }
@@ -182,6 +195,17 @@ impl Dataplane {
             generation,
             actions,
         })
+    }
+
+    /// Tells when another state has come into force.
+    pub fn in_force(&self) -> watch::Receiver<Generation> {
+        self.in_force.subscribe()
+    }
+
+    /// Says whether the control plane is in touch, so that what it said last about who announces a
+    /// VIP holds. While it is not, a VIP that somebody else announces is left to them.
+    pub fn set_in_session(&self, is_in_session: bool) {
+        self.announcer.set_in_session(is_in_session);
     }
 
     /// Waits until nothing is left in the maps of the states before the one in force. That happens
@@ -336,7 +360,7 @@ impl Dataplane {
         lock(&self.state)
     }
 
-    async fn with_state<T: Send + 'static>(
+    pub(crate) async fn with_state<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut State) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -373,7 +397,7 @@ impl Dataplane {
     }
 }
 
-async fn with_state<T: Send + 'static>(
+pub(crate) async fn with_state<T: Send + 'static>(
     state: Arc<Mutex<State>>,
     work: impl FnOnce(&mut State) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -480,12 +504,18 @@ async fn recover_pods(pods: &PodNetwork, state: &mut State) -> Result<(), Error>
     Ok(())
 }
 
-async fn follow_uplinks(netlink: Netlink, names: Vec<String>, state: Arc<Mutex<State>>) {
+async fn follow_uplinks(
+    netlink: Netlink,
+    names: Vec<String>,
+    state: Arc<Mutex<State>>,
+    announcer: Arc<Announcer>,
+) {
     let followed = uplinks::follow(netlink, names, |uplinks| {
         if let Err(error) = lock(&state).set_uplinks(&uplinks) {
             let error = &error as &dyn std::error::Error;
             tracing::error!(error, "what the uplinks are like could not be written");
         }
+        announcer.set_uplinks(uplinks);
     });
     if let Err(error) = followed.await {
         tracing::error!(%error, "changes of the uplinks are not followed any more");

@@ -192,6 +192,27 @@ impl Desired {
         self.nodes.values().filter(|node| node.id != self.node_id)
     }
 
+    /// The VIPs that this node answers for on its segment.
+    pub fn announced(&self) -> BTreeSet<IpAddr> {
+        let vips = self.announcements.keys().copied();
+        vips.filter(|vip| self.announces(*vip) && self.vips.contains_key(&(DEFAULT_NETWORK, *vip)))
+            .collect()
+    }
+
+    /// The state in which nobody is known to answer for `vips`, and where it differs: somebody else
+    /// was heard to, and the control plane, which knows who should, is out of reach.
+    pub fn without_announcements(&self, vips: &BTreeSet<IpAddr>) -> (Self, Scope) {
+        let mut next = self.clone();
+        for vip in vips {
+            next.announcements.remove(vip);
+        }
+        let touched = Touched {
+            addresses: vips.iter().map(|vip| (DEFAULT_NETWORK, *vip)).collect(),
+            ..Touched::default()
+        };
+        (next, Scope::Services(touched))
+    }
+
     /// Whether this node answers for a VIP on its segment.
     pub fn announces(&self, vip: IpAddr) -> bool {
         let holder = self.announcements.get(&vip);

@@ -41,8 +41,8 @@ pub enum Error {
     /// The kernel refused a request about links, routes or neighbours.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
-    /// The netlink socket could not be opened.
-    #[error("open netlink socket")]
+    /// A netlink or packet socket could not be opened.
+    #[error("open a socket to the kernel")]
     Socket(#[source] std::io::Error),
     /// The kernel's count of jiffies cannot be read.
     #[error("read the clock that programs note flows by")]

@@ -13,6 +13,7 @@
 #![deny(unsafe_code)] // `sys` alone is allowed to
 
 mod action;
+mod announce;
 mod apply;
 mod changes;
 pub mod cuckoo;
@@ -38,6 +39,7 @@ pub mod netlink;
 pub mod netns;
 pub mod object;
 pub mod observed;
+mod packet_socket;
 pub mod plan;
 pub mod pod_network;
 mod read;

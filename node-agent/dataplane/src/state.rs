@@ -16,6 +16,7 @@ use crate::drains::Drains;
 use crate::loader::Loaded;
 use crate::local::{Local, Way};
 use crate::moving::Seconds;
+use crate::netlink::Mac;
 use crate::observed::{Content, Load, Observed, range_of};
 use crate::plan::{self, Moment};
 use crate::sweep::{Rules, Swept};
@@ -349,6 +350,34 @@ impl State {
             tracing::info!(%to, resolved = way.mac.is_some(), "way changed");
         }
         self.execute(&actions)
+    }
+
+    /// The VIPs that are announced here.
+    pub(crate) fn announced(&self) -> BTreeSet<IpAddr> {
+        let desired = self.desired.as_ref();
+        desired.map(Desired::announced).unwrap_or_default()
+    }
+
+    /// Who else has announced VIPs that are announced here since this was asked last.
+    pub(crate) fn take_claims(&mut self) -> Result<BTreeMap<IpAddr, Mac>, Error> {
+        let announced = self.announced();
+        let claims = self.loaded.tables.take_conflicts()?.into_iter();
+        Ok(claims
+            .map(|(vip, claim)| (vip, claim.mac))
+            .filter(|(vip, _)| announced.contains(vip))
+            .collect())
+    }
+
+    /// Leaves VIPs to whoever announces them, until the control plane says otherwise.
+    pub(crate) fn give_up(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        let Some(desired) = &self.desired else {
+            return Ok(());
+        };
+        let (desired, scope) = desired.without_announcements(vips);
+        self.settle()?;
+        self.enter(&desired, scope, self.observed.generation, None)?;
+        self.desired = Some(desired);
+        Ok(())
     }
 
     /// Lets the programs know the uplinks, and forget those that are none any more.

@@ -1,6 +1,7 @@
 //! The real dataplane in network namespaces: programs loaded, maps written, pods connected. Each
 //! test is a node of its own, with a neighbour on its wire, a bpffs directory and a cgroup.
 
+mod announcing;
 mod servers;
 
 use std::collections::BTreeMap;
