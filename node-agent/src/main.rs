@@ -13,6 +13,7 @@ mod outbox;
 mod run;
 mod session;
 mod socket;
+mod standalone;
 mod tunnel;
 mod view;
 mod work;
@@ -24,15 +25,30 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 /// The agent of a Fairlead node.
 #[derive(Parser)]
-#[command(name = "fairlead-agent", version)]
+#[command(
+    name = "fairlead-agent",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
+    /// Balance what this file says, with no control plane: short for the command `standalone`.
+    #[arg(long, value_name = "FILE")]
+    standalone: Option<PathBuf>,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+}
+
+impl Cli {
+    /// What to do; nothing was asked for if `None`.
+    fn command(self) -> Option<Command> {
+        let balance = |file| Command::Standalone(Standalone { file, check: false });
+        self.command.or(self.standalone.map(balance))
+    }
 }
 
 #[derive(Subcommand)]
@@ -41,9 +57,30 @@ enum Command {
     Join(Box<Join>),
     /// Run the agent until it is told to stop. Pods and traffic outlive it.
     Run(DataDir),
+    /// Balance what a file says, with no control plane, until told to stop. Changes of the file take
+    /// effect at once; traffic outlives the agent.
+    Standalone(Standalone),
     /// Remove everything the agent made: pods, programs, maps, namespaces, mounts, cgroups. The
     /// agent must not be running.
-    Cleanup(DataDir),
+    Cleanup(Cleanup),
+}
+
+#[derive(Args)]
+struct Standalone {
+    /// Services and their real servers, as YAML.
+    file: PathBuf,
+    /// Only say whether the file would be taken.
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Args)]
+struct Cleanup {
+    #[command(flatten)]
+    data_dir: DataDir,
+    /// What the agent made that balanced this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    standalone: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -109,7 +146,12 @@ fn main() -> ExitCode {
         )
         .init();
     fairlead_pki::install_crypto_provider();
-    match serve(Cli::parse().command) {
+    let Some(command) = Cli::parse().command() else {
+        // As clap does where a command is missing.
+        eprintln!("{}", <Cli as CommandFactory>::command().render_help());
+        return ExitCode::from(2);
+    };
+    match serve(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -123,6 +165,12 @@ async fn serve(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Join(join) => join::join(*join).await,
         Command::Run(DataDir { data_dir }) => run::run(&data_dir).await,
-        Command::Cleanup(DataDir { data_dir }) => cleanup::cleanup(&data_dir).await,
+        Command::Standalone(Standalone { file, check: true }) => standalone::try_out(&file),
+        Command::Standalone(Standalone { file, check: false }) => standalone::run(&file).await,
+        Command::Cleanup(Cleanup {
+            standalone: Some(file),
+            ..
+        }) => standalone::cleanup(&file).await,
+        Command::Cleanup(Cleanup { data_dir, .. }) => cleanup::cleanup(&data_dir.data_dir).await,
     }
 }
