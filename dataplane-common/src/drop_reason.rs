@@ -32,7 +32,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     1 Malformed "a header is cut short or contradicts itself",
     2 IpOptions "IP options or extension headers on a packet that has to be rewritten",
-    3 Fragment "a fragment, where every packet has to show its ports",
+    3 Fragment "a fragment, before fragments were followed; no longer counted",
     4 NoBackend "the service has no backend",
     5 UnknownPort "the VIP has no service at this port",
     6 UnsupportedProtocol "a protocol that is neither balanced nor masqueraded",

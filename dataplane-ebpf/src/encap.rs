@@ -1,8 +1,9 @@
 //! VXLAN (RFC 7348) over IPv4 or IPv6, as this node sends it to others.
 
 use aya_ebpf::bindings::{
-    BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
-    BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
 };
 use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_xdp_adjust_head};
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -16,6 +17,7 @@ use crate::header::{
     Udp, Vxlan,
 };
 use crate::parse::{Family, Packet};
+use crate::verdict::Packed;
 
 /// Bytes that encapsulation over IPv4 adds.
 pub const OVERHEAD_V4: usize = protocol::VXLAN_OVERHEAD_V4 as usize;
@@ -73,6 +75,30 @@ impl Label {
     }
 }
 
+/// What the outer headers say of the packet that they are put before.
+struct Inner {
+    label: Label,
+    hash: u32,
+    vpc: u32,
+    length: u32,
+    dscp_ecn: u8,
+    family: Family,
+}
+
+impl Inner {
+    #[inline(always)]
+    fn new(packet: &Packet, hash: u32, label: Label) -> Self {
+        Self {
+            label,
+            hash,
+            vpc: packet.flow.vpc,
+            length: packet.length,
+            dscp_ecn: packet.dscp_ecn,
+            family: packet.family,
+        }
+    }
+}
+
 /// A whole frame's headers: what XDP writes, Ethernet being its own work too.
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]
@@ -95,6 +121,7 @@ pub fn push_xdp(
     hash: u32,
     label: Label,
 ) -> Result<(), DropReason> {
+    let inner = &Inner::new(packet, hash, label);
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     let own_mac = unsafe { (*ethernet).destination };
@@ -104,7 +131,7 @@ pub fn push_xdp(
         ethertype_be,
     };
     if node.is_v4() {
-        let outer = outer_v4(config, node, packet, hash, label);
+        let outer = outer_v4(config, node, inner);
         write(
             ctx,
             Outer {
@@ -113,7 +140,7 @@ pub fn push_xdp(
             },
         )
     } else {
-        let outer = outer_v6(config, node, packet, hash, label);
+        let outer = outer_v6(config, node, inner);
         write(
             ctx,
             Outer {
@@ -151,20 +178,35 @@ pub fn send_skb(
     hash: u32,
     label: Label,
 ) -> Result<i32, DropReason> {
+    send_inner(ctx.skb.skb, config, node, &Inner::new(packet, hash, label)).unpack_skb()
+}
+
+#[inline(never)]
+fn send_inner(skb: *mut __sk_buff, config: &Config, node: &NodeEntry, inner: &Inner) -> Packed {
+    try_send_inner(&TcContext::new(skb), config, node, inner).into()
+}
+
+#[inline(always)]
+fn try_send_inner(
+    ctx: &TcContext,
+    config: &Config,
+    node: &NodeEntry,
+    inner: &Inner,
+) -> Result<i32, DropReason> {
     // SAFETY: the context is the program's own.
     let is_segmented_later = unsafe { (*ctx.skb.skb).gso_size } != 0;
-    let length = packet.length + overhead_to(node);
+    let length = inner.length + overhead_to(node);
     if !is_segmented_later && node.mtu != 0 && node.mtu < length {
         return Err(DropReason::TooBig);
     }
     if node.is_v4() {
-        let outer = outer_v4(config, node, packet, hash, label);
+        let outer = outer_v4(config, node, inner);
         make_room(ctx, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, outer)?;
-        set_ethertype(ctx, packet.family, Family::V4)?;
+        set_ethertype(ctx, inner.family, Family::V4)?;
     } else {
-        let outer = outer_v6(config, node, packet, hash, label);
+        let outer = outer_v6(config, node, inner);
         make_room(ctx, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, outer)?;
-        set_ethertype(ctx, packet.family, Family::V6)?;
+        set_ethertype(ctx, inner.family, Family::V6)?;
     }
     let uplink = if node.ifindex == 0 {
         config.uplink_ifindex
@@ -207,19 +249,13 @@ pub fn set_ethertype(ctx: &TcContext, old: Family, new: Family) -> Result<(), Dr
 }
 
 #[inline(always)]
-fn outer_v4(
-    config: &Config,
-    node: &NodeEntry,
-    packet: &Packet,
-    hash: u32,
-    label: Label,
-) -> OuterV4 {
-    let total_length_be = ((packet.length + OVERHEAD_V4 as u32) as u16).to_be();
-    let varying = u64::from(u16::from_ne_bytes([0, packet.dscp_ecn])) + u64::from(total_length_be);
+fn outer_v4(config: &Config, node: &NodeEntry, inner: &Inner) -> OuterV4 {
+    let total_length_be = ((inner.length + OVERHEAD_V4 as u32) as u16).to_be();
+    let varying = u64::from(u16::from_ne_bytes([0, inner.dscp_ecn])) + u64::from(total_length_be);
     OuterV4 {
         ip: Ipv4 {
             version_and_length: Ipv4::PLAIN,
-            dscp_ecn: packet.dscp_ecn,
+            dscp_ecn: inner.dscp_ecn,
             total_length_be,
             identification: 0,
             fragment_be: Ipv4::DONT_FRAGMENT_BE,
@@ -229,50 +265,44 @@ fn outer_v4(
             source: config.node_address.v4_word(),
             destination: node.address.v4_word(),
         },
-        tunnel: tunnel(config, packet, hash, label),
+        tunnel: tunnel(config, inner),
     }
 }
 
 #[inline(always)]
-fn outer_v6(
-    config: &Config,
-    node: &NodeEntry,
-    packet: &Packet,
-    hash: u32,
-    label: Label,
-) -> OuterV6 {
+fn outer_v6(config: &Config, node: &NodeEntry, inner: &Inner) -> OuterV6 {
     OuterV6 {
         ip: Ipv6 {
-            version_class_label_be: (6 << 28 | u32::from(packet.dscp_ecn) << 20).to_be(),
-            payload_length_be: ((packet.length + mem::size_of::<Tunnel>() as u32) as u16).to_be(),
+            version_class_label_be: (6 << 28 | u32::from(inner.dscp_ecn) << 20).to_be(),
+            payload_length_be: ((inner.length + mem::size_of::<Tunnel>() as u32) as u16).to_be(),
             next_header: protocol::UDP,
             hop_limit: TTL,
             source: config.node_address.words,
             destination: node.address.words,
         },
-        tunnel: tunnel(config, packet, hash, label),
+        tunnel: tunnel(config, inner),
     }
 }
 
 #[inline(always)]
-fn tunnel(config: &Config, packet: &Packet, hash: u32, label: Label) -> Tunnel {
+fn tunnel(config: &Config, inner: &Inner) -> Tunnel {
     Tunnel {
         udp: Udp {
             // RFC 7348 §5: a hash of the inner flow, in the dynamic range, spreads flows over paths.
-            source_be: (0xc000 | hash as u16 & 0x3fff).to_be(),
+            source_be: (0xc000 | inner.hash as u16 & 0x3fff).to_be(),
             destination_be: config.vxlan_port_be,
-            length_be: ((packet.length + mem::size_of::<Tunnel>() as u32) as u16).to_be(),
+            length_be: ((inner.length + mem::size_of::<Tunnel>() as u32) as u16).to_be(),
             // RFC 7348 §4.1, and RFC 6935 over IPv6: zero, the inner packet has its own.
             checksum: 0,
         },
         vxlan: Vxlan {
             flags_be: Vxlan::VNI_VALID_BE,
-            vni_be: (packet.flow.vpc << 8).to_be(),
+            vni_be: (inner.vpc << 8).to_be(),
         },
         inner: Ethernet {
-            destination: label.destination,
-            source: label.source,
-            ethertype_be: packet.family.ethertype_be(),
+            destination: inner.label.destination,
+            source: inner.label.source,
+            ethertype_be: inner.family.ethertype_be(),
         },
     }
 }

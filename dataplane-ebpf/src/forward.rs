@@ -66,9 +66,10 @@ pub fn send_skb(
     if was_passed_on || backend.node == NODE_LOCAL {
         let backend = pick::local(pick)?;
         return match packet.shape {
-            Shape::Error => reply::deliver_error(ctx, packet, flow, backend),
-            _ => reply::deliver(ctx, packet, backend),
-        };
+            Shape::Error => reply::deliver_error(ctx.skb.skb, flow, backend),
+            _ => reply::deliver(ctx.skb.skb, flow, backend),
+        }
+        .unpack_skb();
     }
     let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
     let label = Label::backend(config, backend.id);

@@ -122,6 +122,23 @@ impl Ipv6 {
     pub const DESTINATION: usize = NETWORK + 24;
 }
 
+/// The fragment header of IPv6 (RFC 8200 §4.5).
+#[repr(C, packed(2))]
+#[derive(Clone, Copy)]
+pub struct Fragment {
+    pub next_header: u8,
+    pub reserved: u8,
+    /// In units of eight bytes, above three bits that are no part of it.
+    pub offset_be: u16,
+    pub identification: u32,
+}
+header!(Fragment, 8);
+
+impl Fragment {
+    /// The offset: zero in a first fragment. Network order.
+    pub const OFFSET_BE: u16 = 0xfff8_u16.to_be();
+}
+
 /// TCP without options (RFC 9293 §3.1).
 #[repr(C, packed(2))]
 #[derive(Clone, Copy)]

@@ -13,7 +13,7 @@ use crate::header::{
 use crate::parse::{Family, Packet, Shape};
 use crate::verdict::Packed;
 use crate::vlan::{self, Tags};
-use crate::{announce, encap, forward, lookup, parse, pick};
+use crate::{announce, encap, forward, fragment, lookup, parse, pick};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -108,10 +108,24 @@ fn try_without_ports(
     flow: &mut FlowKey,
 ) -> Result<u32, DropReason> {
     let config = lookup::config()?;
-    if !lookup::is_vip(config, packet.flow.vpc, packet.flow.destination) {
+    let is_vip = lookup::is_vip(config, packet.flow.vpc, packet.flow.destination);
+    // Fragments for the node may be for one of its node ports.
+    let is_fragment = matches!(packet.shape, Shape::FirstFragment | Shape::LaterFragment);
+    if !is_vip && !(is_fragment && packet.flow.destination == config.node_address) {
         return Ok(XDP_PASS);
     }
     match packet.shape {
+        Shape::FirstFragment | Shape::LaterFragment => match fragment::flow(ctx, packet)? {
+            Some(found) => {
+                *flow = found;
+                if lookup::external(config, flow).is_some() {
+                    fragment::note(ctx, packet, flow)?;
+                }
+                Ok(BALANCE)
+            }
+            None if is_vip => Err(fragment::unknown(packet)),
+            None => Ok(XDP_PASS),
+        },
         Shape::EchoRequest => answer_echo(ctx, packet.family),
         Shape::Error => {
             *flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
@@ -122,7 +136,6 @@ fn try_without_ports(
             }
             Ok(BALANCE)
         }
-        Shape::Fragment => Err(DropReason::Fragment),
         Shape::Options => Err(DropReason::IpOptions),
         Shape::Ports | Shape::EchoReply | Shape::Discovery | Shape::Other => {
             Err(DropReason::UnsupportedProtocol)

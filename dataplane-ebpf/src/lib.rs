@@ -19,6 +19,7 @@
 mod announce;
 mod encap;
 mod forward;
+mod fragment;
 mod frame;
 mod header;
 pub mod ingress;

@@ -4,8 +4,8 @@ use fairlead_dataplane_common::{Address, DropReason, FlowKey, protocol};
 
 use crate::frame::Frame;
 use crate::header::{
-    ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Icmp, Ipv4, Ipv6, NETWORK, TRANSPORT_V4, TRANSPORT_V6,
-    Tcp, Udp,
+    ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Fragment, Icmp, Ipv4, Ipv6, NETWORK,
+    TRANSPORT_V4, TRANSPORT_V6, Tcp, Udp,
 };
 
 /// Bytes of the headers that are read at most: those of an ICMPv6 error, and of the packet it quotes.
@@ -77,8 +77,10 @@ pub enum Shape {
     Discovery,
     /// A whole packet of something else.
     Other,
-    /// The first or a later part of a packet.
-    Fragment,
+    /// The first part of a packet: see [`fragment`](crate::fragment) for its ports.
+    FirstFragment,
+    /// A later part of a packet, which shows no ports.
+    LaterFragment,
     /// IPv4 options or IPv6 extension headers stand before the transport header.
     Options,
 }
@@ -97,6 +99,19 @@ pub struct Packet {
     pub length: u32,
     /// Whether it is a TCP packet that begins a connection.
     pub opens: bool,
+}
+
+/// Reads the packet behind the frame's Ethernet header, whichever IP it is of: for functions that are
+/// not compiled once for each.
+#[inline(always)]
+pub fn of<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
+    let ethernet: *mut Ethernet = frame.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    match Family::of(unsafe { (*ethernet).ethertype_be }) {
+        Some(Family::V4) => ipv4(frame, vpc),
+        Some(Family::V6) => ipv6(frame, vpc),
+        None => Err(DropReason::Malformed),
+    }
 }
 
 /// Reads the IPv4 packet behind the frame's Ethernet header, which belongs to network `vpc`.
@@ -138,7 +153,11 @@ pub fn ipv4<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
         if length < HEADER {
             return Err(DropReason::Malformed);
         }
-        packet.shape = Shape::Fragment;
+        packet.shape = if ip.fragment_be & Ipv4::FRAGMENT_OFFSET_BE == 0 {
+            Shape::FirstFragment
+        } else {
+            Shape::LaterFragment
+        };
         return Ok(packet);
     }
     match ip.protocol {
@@ -183,13 +202,31 @@ pub fn ipv6<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
     match ip.next_header {
         protocol::TCP | protocol::UDP => ports(frame, &mut packet, HEADER)?,
         protocol::ICMPV6 => icmp(frame, &mut packet)?,
-        protocol::FRAGMENT => packet.shape = Shape::Fragment,
+        protocol::FRAGMENT => fragment(frame, &mut packet)?,
         protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
             packet.shape = Shape::Options;
         }
         _ => {}
     }
     Ok(packet)
+}
+
+/// Reads an IPv6 fragment header: what was fragmented, and whether this is its beginning.
+#[inline(always)]
+fn fragment<F: Frame>(frame: &F, packet: &mut Packet) -> Result<(), DropReason> {
+    let header: *mut Fragment = frame.header(TRANSPORT_V6)?;
+    // SAFETY: in bounds, as `header` has checked, and any bytes are a `Fragment`.
+    let header = unsafe { *header };
+    if packet.length < (size_of::<Ipv6>() + size_of::<Fragment>()) as u32 {
+        return Err(DropReason::Malformed);
+    }
+    packet.flow.protocol = header.next_header;
+    packet.shape = if header.offset_be & Fragment::OFFSET_BE == 0 {
+        Shape::FirstFragment
+    } else {
+        Shape::LaterFragment
+    };
+    Ok(())
 }
 
 /// Reads the ports of TCP or UDP behind an IP header of `header` bytes.

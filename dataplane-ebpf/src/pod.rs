@@ -49,10 +49,8 @@ fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, Dro
     let config = lookup::config()?;
     if packet.shape == Shape::Ports {
         reply::translate(ctx, config, &mut packet)?;
-    } else if packet.shape == Shape::Error
-        && let Some(flow) = parse::quoted(ctx, &packet)?
-    {
-        reply::translate_error(ctx, &mut packet, &flow)?;
+    } else {
+        reply::translate_without_ports(ctx, &mut packet)?;
     }
     let flow = &packet.flow;
     let Some(route) = lookup::route(flow.vpc, flow.destination) else {

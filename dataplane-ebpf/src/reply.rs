@@ -1,44 +1,80 @@
 //! Direct server return at the pod's node: the client's packet is translated to the pod here, and
 //! the pod's answer goes straight to the client in the VIP's name.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, TC_ACT_OK};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
-    BackendEntry, Config, DropReason, EndpointEntry, FlowEntry, FlowKey, protocol,
+    Address, BackendEntry, Config, DropReason, EndpointEntry, FlowEntry, FlowKey, protocol,
 };
 
 use crate::frame::Frame;
 use crate::maps::REPLIES;
-use crate::parse::Packet;
+use crate::parse::{self, Packet, Shape};
 use crate::rewrite::{self, End, Peer};
-use crate::{lookup, mss, vlan};
+use crate::verdict::Packed;
+use crate::{fragment, lookup, mss, vlan};
 
-/// Delivers a client's packet to a backend on this node, and remembers as whom it answers.
+/// Delivers a client's packet to a backend on this node, and remembers as whom it answers. `flow` is
+/// the packet's; that of a later fragment may lack the ports, which then are not needed.
+#[inline(never)]
+pub fn deliver(skb: *mut __sk_buff, flow: &FlowKey, backend: &BackendEntry) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::of(ctx, flow.vpc)
+        .and_then(|packet| try_deliver(ctx, &packet, flow, backend))
+        .into()
+}
+
 #[inline(always)]
-pub fn deliver(
+fn try_deliver(
     ctx: &TcContext,
     packet: &Packet,
+    flow: &FlowKey,
     backend: &BackendEntry,
 ) -> Result<i32, DropReason> {
-    let flow = &packet.flow;
     if !packet.family.has(&backend.address) {
         return Err(DropReason::FamilyMismatch);
     }
     let endpoint = lookup::endpoint(flow.vpc, backend.address).ok_or(DropReason::NoEndpoint)?;
-    remember(ctx, flow, backend);
+    if packet.shape != Shape::LaterFragment {
+        remember(ctx, flow, backend);
+    }
     let pod = Peer {
         address: backend.address,
         port_be: backend.port_be,
     };
-    rewrite::replace(ctx, packet, End::Destination, pod)?;
+    let vip = Peer::of_flow(flow, End::Destination);
+    rewrite::replace(ctx, packet, End::Destination, vip, pod)?;
     hand_over(ctx, endpoint)
 }
 
-/// Delivers an ICMP error about what a backend on this node has sent in the VIP's name; `flow` is its
-/// client's, see [`parse::quoted`](crate::parse::quoted).
+/// As whom a pod answers in `flow`, if it answers a client of a VIP. Counts the packet.
 #[inline(always)]
-pub fn deliver_error(
+fn vip_of(ctx: &TcContext, flow: &FlowKey) -> Option<Peer> {
+    let entry = REPLIES.get_ptr_mut(flow)?;
+    // SAFETY: the kernel keeps a removed element readable until the program has ended; the counts
+    // of two CPUs that meet here may lose one, which is all they lose.
+    unsafe {
+        met(entry, ctx.length());
+        Some(Peer {
+            address: (*entry).address,
+            port_be: (*entry).port_be,
+        })
+    }
+}
+
+/// Delivers an ICMP error about what a backend on this node has sent in the VIP's name; `flow` is its
+/// client's, see [`parse::quoted`].
+#[inline(never)]
+pub fn deliver_error(skb: *mut __sk_buff, flow: &FlowKey, backend: &BackendEntry) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::of(ctx, flow.vpc)
+        .and_then(|packet| try_deliver_error(ctx, &packet, flow, backend))
+        .into()
+}
+
+#[inline(always)]
+fn try_deliver_error(
     ctx: &TcContext,
     packet: &Packet,
     flow: &FlowKey,
@@ -48,10 +84,7 @@ pub fn deliver_error(
         return Err(DropReason::ForeignError);
     }
     let endpoint = lookup::endpoint(flow.vpc, backend.address).ok_or(DropReason::NoEndpoint)?;
-    let vip = Peer {
-        address: flow.destination,
-        port_be: flow.destination_port_be,
-    };
+    let vip = Peer::of_flow(flow, End::Destination);
     let pod = Peer {
         address: backend.address,
         port_be: backend.port_be,
@@ -75,19 +108,11 @@ pub fn hand_over(ctx: &TcContext, endpoint: &EndpointEntry) -> Result<i32, DropR
 #[inline(always)]
 pub fn translate(ctx: &TcContext, config: &Config, packet: &mut Packet) -> Result<(), DropReason> {
     let key = packet.flow;
-    let Some(entry) = REPLIES.get_ptr_mut(&key) else {
+    let Some(vip) = vip_of(ctx, &key) else {
         return Ok(());
     };
-    // SAFETY: the kernel keeps a removed element readable until the program has ended; the counts
-    // of two CPUs that meet here may lose one, which is all they lose.
-    let vip = unsafe {
-        met(entry, ctx.length());
-        Peer {
-            address: (*entry).address,
-            port_be: (*entry).port_be,
-        }
-    };
-    rewrite::replace(ctx, packet, End::Source, vip)?;
+    let pod = Peer::of_flow(&key, End::Source);
+    rewrite::replace(ctx, packet, End::Source, pod, vip)?;
     packet.flow.source = vip.address;
     packet.flow.source_port_be = vip.port_be;
     if packet.flow.protocol == protocol::TCP
@@ -99,34 +124,83 @@ pub fn translate(ctx: &TcContext, config: &Config, packet: &mut Packet) -> Resul
     Ok(())
 }
 
-/// Puts the VIP in place of the pod that reports an error to a client of a VIP; `flow` is what the pod
-/// would answer, see [`parse::quoted`](crate::parse::quoted).
+/// The same for what does not show its ports: fragments, and errors that the pod reports to a client
+/// of a VIP.
 #[inline(always)]
-pub fn translate_error(
-    ctx: &TcContext,
-    packet: &mut Packet,
-    flow: &FlowKey,
-) -> Result<(), DropReason> {
-    let Some(entry) = REPLIES.get_ptr(flow) else {
-        return Ok(());
-    };
-    // SAFETY: as in `translate`.
-    let vip = unsafe {
-        Peer {
-            address: (*entry).address,
-            port_be: (*entry).port_be,
+pub fn translate_without_ports(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
+    let mut source = packet.flow.source;
+    let vpc = packet.flow.vpc;
+    match packet.shape {
+        Shape::Error => error(ctx.skb.skb, vpc, &mut source).unpack()?,
+        Shape::FirstFragment | Shape::LaterFragment => {
+            fragment(ctx.skb.skb, vpc, &mut source).unpack()?
         }
+        _ => return Ok(()),
     };
-    let pod = Peer {
-        address: flow.source,
-        port_be: flow.source_port_be,
+    packet.flow.source = source;
+    Ok(())
+}
+
+#[inline(never)]
+fn fragment(skb: *mut __sk_buff, vpc: u32, source: &mut Address) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::of(ctx, vpc)
+        .and_then(|packet| translate_fragment(ctx, &packet, source))
+        .into()
+}
+
+#[inline(never)]
+fn error(skb: *mut __sk_buff, vpc: u32, source: &mut Address) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::of(ctx, vpc)
+        .and_then(|packet| translate_error(ctx, &packet, source))
+        .into()
+}
+
+#[inline(always)]
+fn translate_fragment(
+    ctx: &TcContext,
+    packet: &Packet,
+    source: &mut Address,
+) -> Result<i32, DropReason> {
+    let Some(flow) = fragment::flow(ctx, packet)? else {
+        return Ok(TC_ACT_OK);
     };
+    let Some(vip) = vip_of(ctx, &flow) else {
+        return Ok(TC_ACT_OK);
+    };
+    fragment::note(ctx, packet, &flow)?;
+    rewrite::replace(
+        ctx,
+        packet,
+        End::Source,
+        Peer::of_flow(&flow, End::Source),
+        vip,
+    )?;
+    *source = vip.address;
+    Ok(TC_ACT_OK)
+}
+
+#[inline(always)]
+fn translate_error(
+    ctx: &TcContext,
+    packet: &Packet,
+    source: &mut Address,
+) -> Result<i32, DropReason> {
+    // What the pod would answer.
+    let Some(flow) = parse::quoted(ctx, packet)? else {
+        return Ok(TC_ACT_OK);
+    };
+    let Some(vip) = vip_of(ctx, &flow) else {
+        return Ok(TC_ACT_OK);
+    };
+    let pod = Peer::of_flow(&flow, End::Source);
     if packet.flow.source != pod.address {
         return Err(DropReason::ForeignError);
     }
     rewrite::replace_quoted(ctx, packet, End::Source, pod, vip)?;
-    packet.flow.source = vip.address;
-    Ok(())
+    *source = vip.address;
+    Ok(TC_ACT_OK)
 }
 
 /// Notes on an entry that a packet has met it.
@@ -155,7 +229,7 @@ fn remember(ctx: &TcContext, flow: &FlowKey, backend: &BackendEntry) {
         padding: [0; 3],
     };
     if let Some(entry) = REPLIES.get_ptr_mut(&key) {
-        // SAFETY: as in `translate`.
+        // SAFETY: as in `vip_of`.
         let same = unsafe {
             met(entry, ctx.length());
             (*entry).address == flow.destination && (*entry).port_be == flow.destination_port_be

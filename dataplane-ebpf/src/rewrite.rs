@@ -1,13 +1,14 @@
 //! Changing one end of a flow in an skb's headers, by the kernel's own checksum helpers: they know
 //! whether the checksum is complete, partial (to be finished by the device) or absent.
 
-use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::cty::c_long;
 use aya_ebpf::programs::TcContext;
-use fairlead_dataplane_common::{Address, DropReason, checksum, protocol};
+use fairlead_dataplane_common::{Address, DropReason, FlowKey, checksum, protocol};
 
+use crate::fragment;
 use crate::header::{Icmp, Ipv4, Ipv6, Tcp, Udp};
-use crate::parse::{Family, Packet};
+use crate::parse::{Family, Packet, Shape};
 
 /// Which end of the flow is changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,10 +29,9 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The one at `end` of a packet.
+    /// The one at `end` of a flow.
     #[inline(always)]
-    pub fn of(packet: &Packet, end: End) -> Self {
-        let flow = &packet.flow;
+    pub fn of_flow(flow: &FlowKey, end: End) -> Self {
         match end {
             End::Source => Self {
                 address: flow.source,
@@ -45,26 +45,45 @@ impl Peer {
     }
 }
 
-/// Puts `new` at `end` of the packet, and keeps the checksums right. The packet's shape has to be
-/// one with ports or an echo. Pointers into the packet are invalid afterwards.
+/// Puts `new` in place of `old` at `end` of the packet, and keeps the checksums right. The packet's
+/// shape has to be one with ports or an echo, or it is a fragment: a later one shows no ports.
+/// Pointers into the packet are invalid afterwards.
 #[inline(always)]
-pub fn replace(ctx: &TcContext, packet: &Packet, end: End, new: Peer) -> Result<(), DropReason> {
+pub fn replace(
+    ctx: &TcContext,
+    packet: &Packet,
+    end: End,
+    old: Peer,
+    new: Peer,
+) -> Result<(), DropReason> {
     if !packet.family.has(&new.address) {
         return Err(DropReason::FamilyMismatch);
     }
-    try_replace(ctx, packet, end, Peer::of(packet, end), new).map_err(|_| DropReason::RewriteFailed)
+    let replaced = match packet.shape {
+        // The checksum of IPv4's header makes up for the address; IPv6 has none, and the device's sum
+        // of the whole packet has to be changed.
+        Shape::LaterFragment => {
+            store_address(ctx, packet.family, end, &old, &new, BPF_F_RECOMPUTE_CSUM)
+        }
+        // In IPv4 the ports are where they always are.
+        Shape::FirstFragment if packet.family == Family::V6 => {
+            try_replace(ctx, packet, fragment::TRANSPORT_V6, end, old, new)
+        }
+        _ => try_replace(ctx, packet, packet.family.transport(), end, old, new),
+    };
+    replaced.map_err(|_| DropReason::RewriteFailed)
 }
 
 #[inline(always)]
 fn try_replace(
     ctx: &TcContext,
     packet: &Packet,
+    transport: usize,
     end: End,
     old: Peer,
     new: Peer,
 ) -> Result<(), c_long> {
     let family = packet.family;
-    let transport = family.transport();
     let port = match end {
         End::Source => transport,
         End::Destination => transport + 2,
@@ -83,6 +102,20 @@ fn try_replace(
     }
     ctx.l4_csum_replace(check, old_port, new_port, flags | 2)?;
     ctx.store(port, &new.port_be, 0)?;
+    store_address(ctx, family, end, &old, &new, 0)
+}
+
+/// Writes the address of `new` over that of `old`. `flags_v6` are those of the write in IPv6.
+#[inline(always)]
+fn store_address(
+    ctx: &TcContext,
+    family: Family,
+    end: End,
+    old: &Peer,
+    new: &Peer,
+    flags_v6: u32,
+) -> Result<(), c_long> {
+    let flags = u64::from(flags_v6);
     match (family, end) {
         (Family::V4, _) => {
             let (old, new) = (old.address.v4_word(), new.address.v4_word());
@@ -93,8 +126,8 @@ fn try_replace(
             };
             ctx.store(at, &new, 0)
         }
-        (Family::V6, End::Source) => ctx.store(Ipv6::SOURCE, &new.address.words, 0),
-        (Family::V6, End::Destination) => ctx.store(Ipv6::DESTINATION, &new.address.words, 0),
+        (Family::V6, End::Source) => ctx.store(Ipv6::SOURCE, &new.address.words, flags),
+        (Family::V6, End::Destination) => ctx.store(Ipv6::DESTINATION, &new.address.words, flags),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Masquerading of IPv4: pods reach the outside in the node's name, by ports of our own.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, TC_ACT_OK};
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST, TC_ACT_OK};
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::maps::{SNAT_PORT_MAX, SNAT_PORT_MIN};
@@ -8,9 +8,10 @@ use fairlead_dataplane_common::{Address, Config, DropReason, FlowEntry, FlowKey,
 
 use crate::frame::Frame;
 use crate::maps::{SNAT_IN, SNAT_OUT};
-use crate::parse::{Packet, Shape};
+use crate::parse::{self, Packet, Shape};
 use crate::rewrite::{self, End, Peer};
-use crate::{lookup, reply};
+use crate::verdict::Packed;
+use crate::{fragment, lookup, reply};
 
 /// Ports tried for a new flow before it is dropped. The first is chosen by the flow's hash; at half
 /// the ports taken towards one destination, 32 fail once in four billion flows.
@@ -19,17 +20,42 @@ const ATTEMPTS: u32 = 32;
 const PORTS: u32 = (SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 + 1;
 
 /// Puts the node in place of the pod that sends.
+#[inline(never)]
+pub fn leave(skb: *mut __sk_buff) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::ipv4(ctx, 0)
+        .and_then(|packet| try_leave(ctx, &packet))
+        .into()
+}
+
 #[inline(always)]
-pub fn leave(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, DropReason> {
-    match packet.shape {
-        Shape::Ports | Shape::EchoRequest => {}
-        Shape::Fragment => return Err(DropReason::Fragment),
+fn try_leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    let flow = match packet.shape {
+        Shape::Ports | Shape::EchoRequest => packet.flow,
+        Shape::FirstFragment | Shape::LaterFragment => {
+            let flow = fragment::flow(ctx, packet)?.ok_or(fragment::unknown(packet))?;
+            fragment::note(ctx, packet, &flow)?;
+            flow
+        }
         Shape::Options => return Err(DropReason::IpOptions),
         Shape::EchoReply | Shape::Error | Shape::Discovery | Shape::Other => {
             return Err(DropReason::UnsupportedProtocol);
         }
-    }
-    let flow = &packet.flow;
+    };
+    let node = source_of(ctx, lookup::config()?, &flow)?;
+    rewrite::replace(
+        ctx,
+        packet,
+        End::Source,
+        Peer::of_flow(&flow, End::Source),
+        node,
+    )?;
+    Ok(TC_ACT_OK)
+}
+
+/// As whom a pod's packet of `flow` leaves.
+#[inline(always)]
+fn source_of(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<Peer, DropReason> {
     let key = *flow;
     let port_be = match SNAT_OUT.get_ptr_mut(&key) {
         Some(entry) => {
@@ -44,36 +70,41 @@ pub fn leave(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, D
         }
         None => allocate(ctx, config, &key)?,
     };
-    let node = Peer {
+    Ok(Peer {
         address: config.node_address,
         port_be,
-    };
-    rewrite::replace(ctx, packet, End::Source, node)?;
-    Ok(TC_ACT_OK)
+    })
 }
 
 /// Puts the pod back in place of the node in an answer from the outside, and hands it over. What
 /// answers none of our flows is left to the node itself.
+#[inline(never)]
+pub fn come_back(skb: *mut __sk_buff) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::ipv4(ctx, 0)
+        .and_then(|packet| try_come_back(ctx, &packet))
+        .into()
+}
+
 #[inline(always)]
-pub fn come_back(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
-    let flow = &packet.flow;
-    let mine = match packet.shape {
-        Shape::Ports | Shape::EchoReply => in_range(flow.destination_port_be),
-        Shape::EchoRequest
-        | Shape::Error
-        | Shape::Discovery
-        | Shape::Other
-        | Shape::Fragment
-        | Shape::Options => false,
+fn try_come_back(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    let flow = match packet.shape {
+        Shape::Ports | Shape::EchoReply => packet.flow,
+        Shape::FirstFragment | Shape::LaterFragment => match fragment::flow(ctx, packet)? {
+            Some(flow) => flow,
+            None => return Ok(TC_ACT_OK),
+        },
+        Shape::EchoRequest | Shape::Error | Shape::Discovery | Shape::Other | Shape::Options => {
+            return Ok(TC_ACT_OK);
+        }
     };
-    if !mine {
+    if !in_range(flow.destination_port_be) {
         return Ok(TC_ACT_OK);
     }
-    let key = *flow;
-    let Some(entry) = SNAT_IN.get_ptr_mut(&key) else {
+    let Some(entry) = SNAT_IN.get_ptr_mut(&flow) else {
         return Ok(TC_ACT_OK);
     };
-    // SAFETY: as in `leave`.
+    // SAFETY: as in `source_of`.
     let pod = unsafe {
         reply::met(entry, ctx.length());
         Peer {
@@ -81,8 +112,12 @@ pub fn come_back(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
             port_be: (*entry).port_be,
         }
     };
+    if packet.shape == Shape::FirstFragment {
+        fragment::note(ctx, packet, &flow)?;
+    }
     let endpoint = lookup::endpoint(flow.vpc, pod.address).ok_or(DropReason::NoEndpoint)?;
-    rewrite::replace(ctx, packet, End::Destination, pod)?;
+    let node = Peer::of_flow(&flow, End::Destination);
+    rewrite::replace(ctx, packet, End::Destination, node, pod)?;
     reply::hand_over(ctx, endpoint)
 }
 

@@ -33,7 +33,20 @@ impl From<Result<u32, DropReason>> for Packed {
     }
 }
 
+impl From<Result<i32, DropReason>> for Packed {
+    #[inline(always)]
+    fn from(result: Result<i32, DropReason>) -> Self {
+        result.map(|value| value as u32).into()
+    }
+}
+
 impl Packed {
+    /// The result again, as programs for skbs have it.
+    #[inline(always)]
+    pub fn unpack_skb(self) -> Result<i32, DropReason> {
+        self.unpack().map(|value| value as i32)
+    }
+
     /// The result again.
     #[inline(always)]
     pub fn unpack(self) -> Result<u32, DropReason> {

@@ -44,7 +44,7 @@ fn to_vip(port: u16) -> Vec<u8> {
 
 #[test]
 fn packets_that_are_not_encapsulated_keep_their_bytes_and_get_their_verdict() {
-    use DropReason::{Fragment, IpOptions, Malformed, NoBackend, UnsupportedProtocol};
+    use DropReason::{FragmentUnknown, IpOptions, Malformed, NoBackend, UnsupportedProtocol};
     use Verdict::{Drop, Pass};
 
     let Some(mut world) = World::open() else {
@@ -121,14 +121,14 @@ fn packets_that_are_not_encapsulated_keep_their_bytes_and_get_their_verdict() {
             Drop(Malformed),
         ),
         case(
-            "a first fragment to the VIP",
-            with_ip(to_vip(80), |ip| ip[6] = 0x20),
-            Drop(Fragment),
+            "a first fragment of GRE to the VIP",
+            with_ip(to_vip(80), |ip| (ip[6], ip[9]) = (0x20, 47)),
+            Drop(UnsupportedProtocol),
         ),
         case(
             "a later fragment to the VIP",
             with_ip(to_vip(80), |ip| ip[7] = 9),
-            Drop(Fragment),
+            Drop(FragmentUnknown),
         ),
         case(
             "a fragment to somebody else",

@@ -49,7 +49,7 @@ fn use_ipv6_underlay(world: &mut World) {
 
 #[test]
 fn packets_that_xdp_does_not_change_get_their_verdict() {
-    use DropReason::{Fragment, IpOptions, Malformed, NoBackend, UnsupportedProtocol};
+    use DropReason::{FragmentUnknown, IpOptions, Malformed, NoBackend, UnsupportedProtocol};
     use Verdict::{Drop, Pass};
 
     let Some(mut world) = World::open() else {
@@ -130,7 +130,7 @@ fn packets_that_xdp_does_not_change_get_their_verdict() {
         (
             "a later fragment to the VIP",
             ipv6(CLIENT_V6, VIP_V6, 44, &[6, 0, 1, 0, 0, 0, 0, 7]),
-            Drop(Fragment),
+            Drop(FragmentUnknown),
         ),
         (
             "a fragment to somebody else",

@@ -15,8 +15,8 @@ const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 #[test]
 fn received_packets_that_are_not_rewritten_get_their_verdict() {
     use DropReason::{
-        Fragment, Malformed, NoEndpoint, UnknownBackend, UnknownPeer, UnknownPort, UnknownVni,
-        UnsupportedProtocol,
+        FragmentUnknown, Malformed, NoEndpoint, UnknownBackend, UnknownPeer, UnknownPort,
+        UnknownVni, UnsupportedProtocol,
     };
     use Verdict::{Drop, Pass};
 
@@ -24,7 +24,7 @@ fn received_packets_that_are_not_rewritten_get_their_verdict() {
         return;
     };
     let fragment = |mut frame: Vec<u8>| {
-        frame[NETWORK + 6] = 0x20;
+        frame[NETWORK + 7] = 9;
         mend_ip(&mut frame);
         frame
     };
@@ -58,9 +58,9 @@ fn received_packets_that_are_not_rewritten_get_their_verdict() {
             Drop(UnknownPort),
         ),
         (
-            "a fragment to the VIP",
+            "a later fragment to the VIP",
             fragment(to_vip.clone()),
-            Drop(Fragment),
+            Drop(FragmentUnknown),
         ),
         (
             "GRE to the VIP",
@@ -241,7 +241,7 @@ fn backend_behind_an_unresolved_neighbour_is_encapsulated_by_the_stacks_side() {
 
 #[test]
 fn sent_packets_get_their_verdict() {
-    use DropReason::{Fragment, NoEndpoint, NoRoute, UnsupportedProtocol};
+    use DropReason::{FragmentUnknown, NoEndpoint, NoRoute, UnsupportedProtocol};
     use Verdict::{Drop, Pass};
 
     let Some(mut world) = World::open() else {
@@ -250,7 +250,7 @@ fn sent_packets_get_their_verdict() {
     let unused = Ipv4Addr::new(10, 244, 99, 1);
     let absent = Ipv4Addr::new(10, 244, 1, 99);
     let mut fragment = udp((POD_1, 1), (OUTSIDE, 53), b"x");
-    fragment[NETWORK + 6] = 0x20;
+    fragment[NETWORK + 7] = 9;
     mend_ip(&mut fragment);
     let cases = [
         (
@@ -283,7 +283,11 @@ fn sent_packets_get_their_verdict() {
             tcp((NODE_1, 1), (absent, 2), SYN, b""),
             Drop(NoEndpoint),
         ),
-        ("a pod's fragment to the outside", fragment, Drop(Fragment)),
+        (
+            "a pod's later fragment to the outside",
+            fragment,
+            Drop(FragmentUnknown),
+        ),
         (
             "a pod's GRE to the outside",
             ipv4(POD_1, OUTSIDE, 47, &[0; 8]),
