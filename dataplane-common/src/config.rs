@@ -9,9 +9,13 @@ use crate::Address;
 pub struct Config {
     /// Keys the flow hash; shared by the cluster, unknown outside.
     pub seed: [u64; 2],
-    /// The node's own address: outer source of what it encapsulates, source of what it masquerades.
+    /// The node's own address: where it takes encapsulated packets, and their source when it sends
+    /// them. IPv4 is masqueraded as [`Self::address_v4`].
     pub node_address: Address,
-    /// The range of the pods here, with the host bits clear. `::` until one was assigned.
+    /// The node's address of the other family, `::` if it has none.
+    pub other_address: Address,
+    /// The range of the pods here that are masqueraded: their IPv4 range, with the host bits clear.
+    /// `::` until one was assigned.
     pub pod_prefix: Address,
     /// The mask of that range, see [`Address::mask`].
     pub pod_mask: Address,
@@ -26,7 +30,28 @@ pub struct Config {
     /// Zero.
     pub padding: u16,
 }
-map_struct!(Config, 80);
+map_struct!(Config, 96);
+
+impl Config {
+    /// Whether `address` is one of the node's own.
+    #[inline(always)]
+    pub fn is_own(&self, address: &Address) -> bool {
+        *address == self.node_address
+            || (*address == self.other_address && !address.is_unspecified())
+    }
+
+    /// The node's IPv4 address, if it has one.
+    #[inline(always)]
+    pub fn address_v4(&self) -> Option<Address> {
+        if self.node_address.is_v4() {
+            Some(self.node_address)
+        } else if self.other_address.is_v4() {
+            Some(self.other_address)
+        } else {
+            None
+        }
+    }
+}
 
 /// What the pinned maps hold, for the agent that adopts them; the only element of `meta`.
 #[repr(C)]

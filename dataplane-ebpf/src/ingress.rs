@@ -111,7 +111,7 @@ fn try_without_ports(
     let is_vip = lookup::is_vip(config, packet.flow.vpc, packet.flow.destination);
     // Fragments for the node may be for one of its node ports.
     let is_fragment = matches!(packet.shape, Shape::FirstFragment | Shape::LaterFragment);
-    if !is_vip && !(is_fragment && packet.flow.destination == config.node_address) {
+    if !is_vip && !(is_fragment && config.is_own(&packet.flow.destination)) {
         return Ok(XDP_PASS);
     }
     match packet.shape {

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::TC_ACT_OK;
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
-    DropReason, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, hash,
+    Address, DropReason, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, hash,
 };
 
 use crate::encap::{self, Label};
@@ -12,6 +12,10 @@ use crate::header::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethe
 use crate::maps::PODS;
 use crate::parse::{HEADERS, Packet, Shape};
 use crate::{lookup, parse, reply};
+
+/// ff02::16.
+const ALL_MLD_ROUTERS: Address =
+    Address::from_bytes([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16]);
 
 /// Lets a pod send in its own name only; answers to a VIP's clients get the VIP's; then by route to
 /// a pod here, to another node, or to the stack and the outside.
@@ -31,7 +35,8 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
                 return Err(DropReason::UnsupportedFamily);
             }
             let packet = parse::ipv6(ctx, pod.vpc)?;
-            if packet.shape == Shape::Discovery {
+            // What belongs to the link goes to this host and no further.
+            if packet.shape == Shape::Discovery || is_membership_report(&packet) {
                 return Ok(TC_ACT_OK);
             }
             route(ctx, pod, packet)
@@ -76,6 +81,13 @@ fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, Dro
         }
         _ => Err(DropReason::NoRoute),
     }
+}
+
+/// Whether a pod's kernel tells which groups it listens to (RFC 3810 §5.2.14): a packet with a
+/// hop-by-hop option, and from `::`, as the link has no address of its own.
+#[inline(always)]
+fn is_membership_report(packet: &Packet) -> bool {
+    packet.shape == Shape::Options && packet.flow.destination == ALL_MLD_ROUTERS
 }
 
 /// The pod behind the veth that the packet came in by.

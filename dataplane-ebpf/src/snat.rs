@@ -56,6 +56,7 @@ fn try_leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
 /// As whom a pod's packet of `flow` leaves.
 #[inline(always)]
 fn source_of(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<Peer, DropReason> {
+    let own = config.address_v4().ok_or(DropReason::NoRoute)?;
     let key = *flow;
     let port_be = match SNAT_OUT.get_ptr_mut(&key) {
         Some(entry) => {
@@ -65,13 +66,13 @@ fn source_of(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<Peer, D
                 reply::met(entry, ctx.length());
                 (*entry).port_be
             };
-            restore_way_back(config, flow, port_be);
+            restore_way_back(own, flow, port_be);
             port_be
         }
-        None => allocate(ctx, config, &key)?,
+        None => allocate(ctx, config, own, &key)?,
     };
     Ok(Peer {
-        address: config.node_address,
+        address: own,
         port_be,
     })
 }
@@ -124,7 +125,12 @@ fn try_come_back(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
 /// Takes a free port of the node towards the flow's destination: both directions are entered, the
 /// one that must be unique first.
 #[inline(always)]
-fn allocate(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<u16, DropReason> {
+fn allocate(
+    ctx: &TcContext,
+    config: &Config,
+    own: Address,
+    flow: &FlowKey,
+) -> Result<u16, DropReason> {
     let first = hash::reduce(hash::flow(&config.seed, flow), PORTS);
     // SAFETY: takes nothing.
     let seen_jiffies = unsafe { bpf_jiffies64() };
@@ -135,7 +141,7 @@ fn allocate(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<u16, Dro
         seen_jiffies,
         ..EMPTY
     };
-    let mut key = way_back(config, flow, 0);
+    let mut key = way_back(own, flow, 0);
     for attempt in 0..ATTEMPTS {
         let offset = first + attempt;
         let offset = if offset >= PORTS {
@@ -147,7 +153,7 @@ fn allocate(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<u16, Dro
         set_port(&mut key, port_be);
         if SNAT_IN.insert(&key, &back, u64::from(BPF_NOEXIST)).is_ok() {
             let entry = FlowEntry {
-                address: config.node_address,
+                address: own,
                 port_be,
                 seen_jiffies,
                 packets: 1,
@@ -166,8 +172,8 @@ fn allocate(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<u16, Dro
 /// The two directions age apart, so an idle answer may have been evicted under a flow that still
 /// sends.
 #[inline(always)]
-fn restore_way_back(config: &Config, flow: &FlowKey, port_be: u16) {
-    let key = way_back(config, flow, port_be);
+fn restore_way_back(own: Address, flow: &FlowKey, port_be: u16) {
+    let key = way_back(own, flow, port_be);
     if SNAT_IN.get_ptr(&key).is_some() {
         return;
     }
@@ -183,12 +189,12 @@ fn restore_way_back(config: &Config, flow: &FlowKey, port_be: u16) {
     let _ = SNAT_IN.insert(&key, &back, u64::from(BPF_NOEXIST));
 }
 
-/// The answer to `flow` when it leaves from `port_be` of the node.
+/// The answer to `flow` when it leaves from `port_be` of the node at `own`.
 #[inline(always)]
-fn way_back(config: &Config, flow: &FlowKey, port_be: u16) -> FlowKey {
+fn way_back(own: Address, flow: &FlowKey, port_be: u16) -> FlowKey {
     let mut key = FlowKey {
         source: flow.destination,
-        destination: config.node_address,
+        destination: own,
         vpc: flow.vpc,
         source_port_be: flow.destination_port_be,
         destination_port_be: 0,

@@ -58,7 +58,7 @@ fn accept(skb: *mut __sk_buff) -> Packed {
 #[inline(always)]
 fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     let config = lookup::config()?;
-    let is_for_node = packet.flow.destination == config.node_address;
+    let is_for_node = config.is_own(&packet.flow.destination);
     let flow = if packet.shape == Shape::Ports {
         packet.flow
     } else {
@@ -104,7 +104,7 @@ fn try_without_ports(
     flow: &mut FlowKey,
 ) -> Result<i32, DropReason> {
     let config = lookup::config()?;
-    let is_for_node = packet.flow.destination == config.node_address;
+    let is_for_node = config.is_own(&packet.flow.destination);
     let is_vip = lookup::is_vip(config, packet.flow.vpc, packet.flow.destination);
     if !is_vip && !is_for_node {
         return Ok(TC_ACT_OK);
@@ -290,7 +290,7 @@ fn arrive(
             _ => Err(DropReason::UnknownBackend),
         };
     }
-    if flow.vpc == 0 && flow.destination == config.node_address {
+    if flow.vpc == 0 && config.is_own(&flow.destination) {
         return Ok(TC_ACT_OK);
     }
     let endpoint = lookup::endpoint(flow.vpc, flow.destination).ok_or(DropReason::NoEndpoint)?;

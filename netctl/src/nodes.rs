@@ -30,7 +30,7 @@ const STATUS: &[Column] = &[
 const OWN_STATUS: &[Column] = &[
     column("NODE", "node"),
     column("ADDRESS", "address"),
-    column("PODS", "podRange"),
+    column("PODS", "podRanges"),
     column("IN MAPS", "generation"),
     column("SYNCED", "synced"),
     column("DROPS", "drops"),

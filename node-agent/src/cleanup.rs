@@ -1,7 +1,7 @@
 //! `fairlead-agent cleanup`: the node as it was before the agent first ran, but for its
 //! configuration and images.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -31,7 +31,7 @@ struct NoNetwork;
 
 #[async_trait]
 impl PodNetwork for NoNetwork {
-    async fn attach(&self, _uid: &str, _netns: &Path) -> Result<std::net::IpAddr, NetworkError> {
+    async fn attach(&self, _uid: &str, _netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
         Err(NetworkError("the node is being cleaned".to_owned()))
     }
 

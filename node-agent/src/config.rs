@@ -17,7 +17,11 @@ pub(crate) const PODS_MAX: u32 = 110;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) node_name: NodeName,
+    /// Where the other nodes reach this one.
     pub(crate) address: IpAddr,
+    /// The node's address of the other family, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) other_address: Option<IpAddr>,
     pub(crate) uplinks: Vec<String>,
     /// Members of the control plane, tried in order.
     pub(crate) control_endpoints: Vec<SocketAddr>,
@@ -39,11 +43,19 @@ pub(crate) fn default_cgroup() -> PathBuf {
 }
 
 impl Config {
+    /// The node's own addresses, the one it is reached at first.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(self.address), self.other_address]
+            .into_iter()
+            .flatten()
+    }
+
     /// What the dataplane needs of it.
     pub(crate) fn dataplane(&self, layout: &Layout) -> fairlead_dataplane::Config {
         fairlead_dataplane::Config {
             node_name: self.node_name.clone(),
             address: self.address,
+            other_address: self.other_address,
             uplinks: self.uplinks.clone(),
             bpffs: self.bpffs.clone(),
             cgroup: self.cgroup.clone(),
@@ -55,7 +67,7 @@ impl Config {
     pub(crate) fn pods(&self, layout: &Layout) -> fairlead_pods::Config {
         fairlead_pods::Config {
             node_name: self.node_name.clone(),
-            node_ip: self.address,
+            node_ips: self.addresses().collect(),
             data_dir: layout.root().to_owned(),
             run_dir: self.run_dir.clone(),
             log_dir: self.log_dir.clone(),

@@ -1,6 +1,6 @@
 //! `fairlead-agent join`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
 use fairlead_api::NodeName;
@@ -18,6 +18,7 @@ pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
     if let Some(problem) = fairlead_api::names::dns_1123_subdomain(&join.node_name) {
         bail!("--node-name {:?}: {problem}", join.node_name);
     }
+    let (address, other_address) = addresses(&join.addresses)?;
     layout.create()?;
     let common_name = format!("system:node:{}", join.node_name);
     let (csr_pem, key_pem) = fairlead_pki::certificate_request(&common_name)?;
@@ -30,7 +31,8 @@ pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
     write_private(&layout.authority(), &response.ca_pem)?;
     let config = Config {
         node_name: NodeName::new(join.node_name),
-        address: join.address,
+        address,
+        other_address,
         uplinks: join.uplinks,
         control_endpoints: endpoints(&join.server, &response.control_endpoints),
         bpffs: join.bpffs,
@@ -48,6 +50,21 @@ pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The address a node is reached at first, and that of the other family.
+fn addresses(given: &[IpAddr]) -> anyhow::Result<(IpAddr, Option<IpAddr>)> {
+    match *given {
+        [only] => Ok((only, None)),
+        [first, other] if first.is_ipv4() != other.is_ipv4() => Ok((first, Some(other))),
+        _ => {
+            let given: Vec<_> = given.iter().map(ToString::to_string).collect();
+            bail!(
+                "--address {}: give one address, or one of each family",
+                given.join(",")
+            )
+        }
+    }
+}
+
 /// The members that were named, then those that the cluster told of.
 fn endpoints(named: &[SocketAddr], told: &[String]) -> Vec<SocketAddr> {
     let mut endpoints = named.to_vec();
@@ -62,6 +79,22 @@ fn endpoints(named: &[SocketAddr], told: &[String]) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn node_has_one_address_or_one_of_each_family() {
+        let of = |texts: &[&str]| {
+            let given: Vec<_> = texts.iter().map(|text| text.parse().unwrap()).collect();
+            addresses(&given).map_err(|error| error.to_string())
+        };
+        let (v4, v6) = ("192.0.2.1", "2001:db8::1");
+        assert_eq!(of(&[v6]), Ok((v6.parse().unwrap(), None)));
+        let both = (v6.parse().unwrap(), Some(v4.parse().unwrap()));
+        assert_eq!(of(&[v6, v4]), Ok(both));
+        for wrong in [&[v4, "192.0.2.2"][..], &[v4, v6, "2001:db8::2"]] {
+            let error = of(wrong).unwrap_err();
+            assert!(error.contains("one of each family"), "{error}");
+        }
+    }
 
     #[test]
     fn endpoints_are_kept_once_and_the_named_come_first() {

@@ -97,9 +97,15 @@ struct Join {
     /// This node's name, unique in the cluster.
     #[arg(long)]
     node_name: String,
-    /// This node's address, on an uplink; the other nodes reach it there.
-    #[arg(long, value_name = "IP")]
-    address: IpAddr,
+    /// This node's address, on an uplink; the other nodes reach it there. One of the other family
+    /// may follow.
+    #[arg(
+        long = "address",
+        value_name = "IP[,IP]",
+        value_delimiter = ',',
+        required = true
+    )]
+    addresses: Vec<IpAddr>,
     /// An interface that packets for VIPs arrive on; may be given several times.
     #[arg(long = "uplink", value_name = "INTERFACE", required = true)]
     uplinks: Vec<String>,

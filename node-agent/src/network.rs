@@ -11,7 +11,7 @@ pub(crate) struct DataplaneNetwork(pub(crate) Arc<Dataplane>);
 
 #[async_trait]
 impl PodNetwork for DataplaneNetwork {
-    async fn attach(&self, uid: &str, netns: &Path) -> Result<IpAddr, NetworkError> {
+    async fn attach(&self, uid: &str, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
         self.0
             .attach_pod(uid, netns)
             .await

@@ -110,11 +110,12 @@ pub(crate) fn status(
     now: jiff::Timestamp,
 ) -> Value {
     let resources = fairlead_pods::node_resources(data_dir, PODS_MAX);
+    let internal = config
+        .addresses()
+        .map(|address| json!({"type": "InternalIP", "address": address}));
+    let name = json!({"type": "Hostname", "address": config.node_name.as_str()});
     json!({
-        "addresses": [
-            {"type": "InternalIP", "address": config.address.to_string()},
-            {"type": "Hostname", "address": config.node_name.as_str()},
-        ],
+        "addresses": internal.chain([name]).collect::<Vec<_>>(),
         "capacity": resources,
         "allocatable": resources,
         "conditions": [

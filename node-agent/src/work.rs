@@ -73,10 +73,11 @@ impl Node {
     async fn apply(&self, desired: &Desired) -> bool {
         let ranges = desired.pod_cidrs.iter().map(|cidr| cidr.parse());
         let ranges: Vec<IpNetwork> = ranges.filter_map(Result::ok).collect();
-        if let Some(range) = ranges.iter().find(|range| range.is_ipv4())
-            && let Err(error) = self.dataplane.set_pod_cidr(*range).await
+        if !ranges.is_empty()
+            && let Err(error) = self.dataplane.set_pod_cidrs(ranges.clone()).await
         {
-            tracing::error!(%range, error = error_chain(&error), "the dataplane refuses the pod range");
+            let error = error_chain(&error);
+            tracing::error!(?ranges, error, "the dataplane refuses the pod ranges");
         }
         let generation = desired.generation;
         let changes = Arc::clone(&desired.changes);

@@ -165,6 +165,7 @@ impl Node {
         let config = Config {
             node_name: NodeName::new("node-1"),
             address: address(1).into(),
+            other_address: None,
             uplinks: vec!["eth0".to_owned()],
             bpffs: PathBuf::from("/sys/fs/bpf").join(&name),
             cgroup: cgroups.unified.join(&name),

@@ -44,11 +44,11 @@ impl Error {
     }
 }
 
-/// What a pod's two map entries are made from.
+/// What a pod's map entries are made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodEntries {
-    /// The pod's address.
-    pub address: IpAddr,
+    /// The pod's addresses, `::` for one it does not have.
+    pub addresses: [Address; 2],
     /// The host's end of its veth pair.
     pub interface: u32,
     /// The Ethernet address of its own end.
@@ -58,11 +58,29 @@ pub struct PodEntries {
 impl From<&PodLink> for PodEntries {
     fn from(pod: &PodLink) -> Self {
         Self {
-            address: pod.address,
+            addresses: addresses(&pod.addresses),
             interface: pod.host.index,
             mac: pod.pod_mac,
         }
     }
+}
+
+impl PodEntries {
+    fn keys(&self) -> impl Iterator<Item = EndpointKey> + use<> {
+        endpoint_keys(self.addresses)
+    }
+}
+
+/// The addresses of a pod as maps hold them. A pod has one of each family at most.
+fn addresses(of_pod: &[IpAddr]) -> [Address; 2] {
+    let at = |index| of_pod.get(index).copied().map(Address::from);
+    [0, 1].map(|index| at(index).unwrap_or(Address::UNSPECIFIED))
+}
+
+fn endpoint_keys(addresses: [Address; 2]) -> impl Iterator<Item = EndpointKey> {
+    let held = addresses.into_iter();
+    held.filter(|address| !address.is_unspecified())
+        .map(|address| EndpointKey { address, vpc: 0 })
 }
 
 impl Tables {
@@ -276,9 +294,8 @@ impl Tables {
 
     /// Lets packets reach a pod, and lets it send.
     pub fn set_pod(&mut self, pod: &PodEntries) -> Result<(), Error> {
-        let address = Address::from(pod.address);
         let guard = PodEntry {
-            addresses: [address, Address::UNSPECIFIED],
+            addresses: pod.addresses,
             vpc: 0,
             flags: 0,
         };
@@ -288,21 +305,17 @@ impl Tables {
             mac: pod.mac,
             flags: 0,
         };
-        insert(
-            &mut self.endpoints,
-            names::ENDPOINTS,
-            EndpointKey { address, vpc: 0 },
-            endpoint,
-        )
+        for key in pod.keys() {
+            insert(&mut self.endpoints, names::ENDPOINTS, key, endpoint)?;
+        }
+        Ok(())
     }
 
-    /// The reverse of [`Self::set_pod`].
-    pub fn remove_pod(&mut self, address: IpAddr, interface: Option<u32>) -> Result<(), Error> {
-        let key = EndpointKey {
-            address: address.into(),
-            vpc: 0,
-        };
-        remove(&mut self.endpoints, names::ENDPOINTS, &key)?;
+    /// The reverse of [`Self::set_pod`], for a pod of these addresses.
+    pub fn remove_pod(&mut self, of_pod: &[IpAddr], interface: Option<u32>) -> Result<(), Error> {
+        for key in endpoint_keys(addresses(of_pod)) {
+            remove(&mut self.endpoints, names::ENDPOINTS, &key)?;
+        }
         match interface {
             Some(interface) => remove(&mut self.pods, names::PODS, &interface),
             None => Ok(()),
@@ -311,17 +324,8 @@ impl Tables {
 
     /// Forgets every pod but `kept`.
     pub fn retain_pods(&mut self, kept: &[PodEntries]) -> Result<(), Error> {
-        let endpoints: BTreeMap<_, _> = self
-            .reachable_pods()?
-            .into_iter()
-            .map(|(key, entry)| ((key.vpc, key.address), entry))
-            .collect();
-        for (vpc, address) in endpoints.into_keys() {
-            if !kept
-                .iter()
-                .any(|pod| Address::from(pod.address) == address && vpc == 0)
-            {
-                let key = EndpointKey { address, vpc };
+        for (key, _) in self.reachable_pods()? {
+            if !kept.iter().any(|pod| pod.keys().any(|kept| kept == key)) {
                 remove(&mut self.endpoints, names::ENDPOINTS, &key)?;
             }
         }

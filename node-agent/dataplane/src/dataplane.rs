@@ -24,7 +24,7 @@ use crate::neighbours;
 use crate::netlink::Netlink;
 use crate::object;
 use crate::packet_socket::PacketSocket;
-use crate::pod_network::{self, ENCAPSULATION_BYTES, PodNetwork};
+use crate::pod_network::{self, PodNetwork, encapsulation_bytes};
 use crate::state::State;
 use crate::sweep::{self, Swept};
 use crate::sys;
@@ -43,8 +43,10 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(5);
 pub struct Config {
     /// This node.
     pub node_name: NodeName,
-    /// Its own address, on an uplink.
+    /// Its own address, on an uplink: where other nodes encapsulate for.
     pub address: IpAddr,
+    /// Its address of the other family, if it has one.
+    pub other_address: Option<IpAddr>,
     /// Interfaces that lead to other nodes and to clients, the one with `address` first.
     pub uplinks: Vec<String>,
     /// The node's own directory on a bpffs; one is mounted if there is none.
@@ -57,6 +59,12 @@ pub struct Config {
 }
 
 impl Config {
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(self.address), self.other_address]
+            .into_iter()
+            .flatten()
+    }
+
     fn place(&self) -> Place {
         Place {
             bpffs: self.bpffs.clone(),
@@ -121,11 +129,13 @@ impl Dataplane {
         })?;
         let netlink = Netlink::open().map_err(Error::Socket)?;
         let (uplink, mtu) = inspect_uplinks(&netlink, &config.uplinks).await?;
-        let pod_mtu = mtu.saturating_sub(ENCAPSULATION_BYTES);
-        let pods = PodNetwork::open(netlink.clone(), config.address, pod_mtu, &config.state_dir)?;
+        let pod_mtu = mtu.saturating_sub(encapsulation_bytes(config.address));
+        let addresses = config.addresses().collect();
+        let pods = PodNetwork::open(netlink.clone(), addresses, pod_mtu, &config.state_dir)?;
 
         let loaded = Loaded::open(&config.place())?;
-        let local = Local::new(config.address, pods.range(), uplink, mtu);
+        let addresses = (config.address, config.other_address);
+        let local = Local::new(addresses, pods.ranges(), uplink, mtu);
         let mut state = State::read(loaded, local)?;
         state.refresh_local()?;
         let known_uplinks = uplinks::read(&netlink, &config.uplinks).await?;
@@ -253,18 +263,20 @@ impl Dataplane {
         self.state().observed.generation
     }
 
-    /// Gives new pods their addresses from `cidr`. Pods that are connected keep theirs.
-    pub async fn set_pod_cidr(&self, cidr: IpNetwork) -> Result<(), Error> {
-        if self.pods.range() == Some(cidr) {
+    /// Gives new pods an address from each of `cidrs`, which are one a family. Pods that are
+    /// connected keep theirs.
+    pub async fn set_pod_cidrs(&self, cidrs: Vec<IpNetwork>) -> Result<(), Error> {
+        if self.pods.ranges() == cidrs {
             return Ok(());
         }
-        self.pods.set_range(cidr)?;
-        self.state().set_pod_range(cidr)
+        self.pods.set_ranges(&cidrs)?;
+        self.state().set_pod_ranges(cidrs)
     }
 
-    /// Connects a pod: makes its network namespace at `netns` if there is none, gives it an
-    /// address and a guarded link. The address. Doing it again repairs what is missing.
-    pub async fn attach_pod(&self, pod_uid: &str, netns: &Path) -> Result<IpAddr, Error> {
+    /// Connects a pod: makes its network namespace at `netns` if there is none, gives it
+    /// addresses and a guarded link. The addresses, one a family. Doing it again repairs what is
+    /// missing.
+    pub async fn attach_pod(&self, pod_uid: &str, netns: &Path) -> Result<Vec<IpAddr>, Error> {
         let _turn = self.pod_changes.lock().await;
         let pod = self.pods.prepare(pod_uid, netns).await?;
         {
@@ -274,23 +286,23 @@ impl Dataplane {
             state.loaded.tables.set_pod(&PodEntries::from(&pod))?;
         }
         self.pods.raise(&pod).await?;
-        tracing::info!(pod = pod_uid, address = %pod.address, link = pod.host.name, "pod connected");
-        Ok(pod.address)
+        tracing::info!(pod = pod_uid, addresses = ?pod.addresses, link = pod.host.name, "pod connected");
+        Ok(pod.addresses)
     }
 
     /// Disconnects a pod, and removes its network namespace and every trace of it. Doing it again,
     /// or for a pod that never was, is no error.
     pub async fn detach_pod(&self, pod_uid: &str, netns: &Path) -> Result<(), Error> {
         let _turn = self.pod_changes.lock().await;
-        if let Some(address) = self.pods.address(pod_uid) {
+        if let Some(addresses) = self.pods.addresses(pod_uid) {
             let link = self.pods.find(pod_uid).await?;
             let mut state = self.state();
             let interface = link.map(|pod| pod.host.index);
-            state.loaded.tables.remove_pod(address, interface)?;
+            state.loaded.tables.remove_pod(&addresses, interface)?;
             if let Some(interface) = interface {
                 state.loaded.detach_pod_veth(interface)?;
             }
-            tracing::info!(pod = pod_uid, %address, "pod disconnected");
+            tracing::info!(pod = pod_uid, ?addresses, "pod disconnected");
         }
         Ok(self.pods.remove(pod_uid, netns).await?)
     }

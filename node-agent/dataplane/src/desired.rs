@@ -118,6 +118,17 @@ pub struct Node {
     pub id: u32,
     /// Where it is reached.
     pub address: IpAddr,
+    /// Its address of the other family, if it has one. No packet is encapsulated for it.
+    pub other_address: Option<IpAddr>,
+}
+
+impl Node {
+    /// All addresses it has.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(self.address), self.other_address]
+            .into_iter()
+            .flatten()
+    }
 }
 
 /// Where a backend runs.
@@ -224,7 +235,7 @@ impl Desired {
         self.nodes
             .values()
             .filter(|node| node.id == self.node_id)
-            .map(|node| node.address)
+            .flat_map(Node::addresses)
     }
 
     /// The name of the node with this id.
@@ -263,6 +274,7 @@ impl Desired {
                     let node = Node {
                         id: nonzero(&at, "id", node.id)?,
                         address: address(&at, &node.address)?,
+                        other_address: other_address(&at, node)?,
                     };
                     self.nodes.insert(NodeName::new(name), node);
                 }
@@ -271,14 +283,17 @@ impl Desired {
         }
         self.node_names.clear();
         let mut addresses = BTreeSet::new();
-        for (name, Node { id, address }) in &self.nodes {
+        for (name, node) in &self.nodes {
+            let Node { id, .. } = node;
             if self.node_names.insert(*id, name.clone()).is_some() {
                 let field = format!("nodes[{name}].id");
                 return Err(invalid(&field, format!("{id} is given twice")));
             }
-            if !addresses.insert(*address) {
-                let field = format!("nodes[{name}].address");
-                return Err(invalid(&field, format!("{address} is given twice")));
+            for address in node.addresses() {
+                if !addresses.insert(address) {
+                    let field = format!("nodes[{name}].address");
+                    return Err(invalid(&field, format!("{address} is given twice")));
+                }
             }
         }
         let node = self
@@ -426,6 +441,23 @@ impl Desired {
             count_down(&mut self.servers, server);
         }
     }
+}
+
+/// A node's second address, which is of the other family than its first.
+fn other_address(at: &str, node: &proto::NodeAddress) -> Result<Option<IpAddr>, Invalid> {
+    if node.other_address.is_empty() {
+        return Ok(None);
+    }
+    let field = format!("{at}.other_address");
+    let other = address(at, &node.other_address).map_err(|wrong| Invalid {
+        field: field.clone(),
+        ..wrong
+    })?;
+    if node.other_address.len() == node.address.len() {
+        let problem = format!("{other} is of the same family as its address");
+        return Err(invalid(&field, problem));
+    }
+    Ok(Some(other))
 }
 
 fn count_up<K: Ord + Clone>(counts: &mut OrdMap<K, u32>, key: K) {

@@ -10,10 +10,12 @@ use crate::netlink::Mac;
 /// What this node knows of itself, beside what the control plane sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Local {
-    /// Its own address on the uplink.
+    /// Its own address on the uplink: where other nodes encapsulate for.
     pub address: IpAddr,
-    /// The range of its pods, once it has one.
-    pub pod_range: Option<IpNetwork>,
+    /// Its address of the other family, if it has one.
+    pub other_address: Option<IpAddr>,
+    /// The ranges of its pods, one a family, once it has them.
+    pub pod_ranges: Vec<IpNetwork>,
     /// Where packets leave for nodes whose way is not known.
     pub uplink: u32,
     /// Of the uplinks.
@@ -44,11 +46,18 @@ pub struct Way {
 }
 
 impl Local {
-    /// At `address` on the interface `uplink`, where packets of `mtu` bytes fit; nothing else is known yet.
-    pub fn new(address: IpAddr, pod_range: Option<IpNetwork>, uplink: u32, mtu: u32) -> Self {
+    /// At its address, and perhaps one of the other family, on the interface `uplink`, where packets
+    /// of `mtu` bytes fit; nothing else is known yet.
+    pub fn new(
+        (address, other_address): (IpAddr, Option<IpAddr>),
+        pod_ranges: Vec<IpNetwork>,
+        uplink: u32,
+        mtu: u32,
+    ) -> Self {
         Self {
             address,
-            pod_range,
+            other_address,
+            pod_ranges,
             uplink,
             mtu,
             ways: HashMap::new(),
@@ -92,18 +101,17 @@ impl Local {
 
     /// `config` with this node's own facts in it.
     pub fn in_config(&self, config: Config) -> Config {
-        let (pod_prefix, pod_mask) = match self.pod_range {
-            Some(range) => {
-                let family = if range.is_ipv4() { 96 } else { 0 };
-                (
-                    range.network().into(),
-                    Address::mask(family + u32::from(range.prefix())),
-                )
-            }
+        let masqueraded = self.pod_ranges.iter().find(|range| range.is_ipv4());
+        let (pod_prefix, pod_mask) = match masqueraded {
+            Some(range) => (
+                range.network().into(),
+                Address::mask(96 + u32::from(range.prefix())),
+            ),
             None => (Address::UNSPECIFIED, Address::UNSPECIFIED),
         };
         Config {
             node_address: self.address.into(),
+            other_address: self.other_address.map(Address::from).unwrap_or_default(),
             pod_prefix,
             pod_mask,
             uplink_ifindex: self.uplink,

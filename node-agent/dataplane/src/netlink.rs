@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use ipnetwork::IpNetwork;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressHeaderFlags;
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
@@ -160,12 +161,16 @@ impl Netlink {
         absent_is_fine(done, libc::ENODEV).map_err(Error::of(format!("delete link {index}")))
     }
 
-    /// Gives a link an address, if it has not got it.
+    /// Gives a link an address, if it has not got it. An IPv6 address is usable at once: nobody is
+    /// asked whether it is a duplicate.
     pub async fn add_address(&self, index: u32, address: IpNetwork) -> Result<(), Error> {
-        let request = self
+        let mut request = self
             .handle
             .address()
             .add(index, address.ip(), address.prefix());
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         let done = request.replace().execute().await;
         done.map_err(Error::of(format!("add address {address} to link {index}")))
     }

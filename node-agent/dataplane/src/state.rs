@@ -310,8 +310,8 @@ impl State {
     }
 
     /// Notes where pods here get their addresses from, and lets the programs know.
-    pub(crate) fn set_pod_range(&mut self, range: IpNetwork) -> Result<(), Error> {
-        self.local.pod_range = Some(range);
+    pub(crate) fn set_pod_ranges(&mut self, ranges: Vec<IpNetwork>) -> Result<(), Error> {
+        self.local.pod_ranges = ranges;
         match self.desired.clone() {
             Some(desired) => {
                 self.settle()?;

@@ -1,4 +1,5 @@
-//! Two nodes with real dataplanes on one segment, a client beside them, and TCP through it all.
+//! Two nodes with real dataplanes on one segment, a client beside them, and TCP through it all, over
+//! IPv4 and IPv6.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,8 +19,68 @@ use fairlead_proto::node::{
 use serde_json::json;
 use testbed::{Deadline, NetNs, NetNsHandle, skip_without_root};
 
-const VIP: [u8; 4] = [198, 18, 100, 1];
-const CLIENT: [u8; 4] = [198, 18, 0, 10];
+/// The number of the client's host.
+const CLIENT: u8 = 10;
+
+/// More than the buffers on the way hold, so that there are packets as large as they may be.
+const PAYLOAD: usize = 1 << 18;
+
+/// Which IP, of what goes through and of what it is encapsulated in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+use Family::{V4, V6};
+
+impl Family {
+    const BOTH: [Self; 2] = [V4, V6];
+
+    fn pick<T>(self, v4: T, v6: T) -> T {
+        match self {
+            V4 => v4,
+            V6 => v6,
+        }
+    }
+
+    /// Of the host of this number, on the segment.
+    fn host(self, number: u8) -> IpAddr {
+        self.pick(
+            IpAddr::from([198, 18, 0, number]),
+            address(&format!("2001:db8::{number}")),
+        )
+    }
+
+    fn pod_range(self, node: u8) -> String {
+        self.pick(
+            format!("10.244.{node}.0/24"),
+            format!("2001:db8:a:{node}::/64"),
+        )
+    }
+
+    fn pod(self, node: u8) -> IpAddr {
+        self.pick(
+            IpAddr::from([10, 244, node, 1]),
+            address(&format!("2001:db8:a:{node}::1")),
+        )
+    }
+
+    fn vip(self) -> IpAddr {
+        address(self.pick("198.18.100.1", "2001:db8:100::1"))
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
 
 /// True, after printing why, when programs cannot be loaded. In CI that is a failure.
 fn skip() -> bool {
@@ -69,8 +130,11 @@ impl Segment {
             .ip(&format!("link set {port} master br0 up"))
             .unwrap();
         host.make_wire_like("eth0").unwrap();
-        host.ip(&format!("address add 198.18.0.{number}/24 dev eth0"))
-            .unwrap();
+        for (family, length) in [(V4, 24), (V6, 64)] {
+            let own = family.host(number);
+            host.ip(&format!("address add {own}/{length} dev eth0 nodad"))
+                .unwrap();
+        }
         host.ip("link set eth0 up").unwrap();
         host.sysctl("net.ipv4.ip_forward", "1").unwrap();
         for device in ["all", "eth0"] {
@@ -86,17 +150,19 @@ struct Node {
     host: NetNs,
     config: Config,
     pod: PathBuf,
+    underlay: Family,
 }
 
 impl Node {
-    fn new(segment: &Segment, number: u8) -> Self {
+    fn new(segment: &Segment, number: u8, underlay: Family) -> Self {
         let name = format!("two-nodes-{}-{number}", std::process::id());
         testbed::mounts::ensure_bpffs().unwrap();
         let cgroups = testbed::cgroup::Hierarchies::mounted().unwrap();
         let files = segment.files.path().join(&name);
         let config = Config {
             node_name: NodeName::new(format!("node-{number}")),
-            address: [198, 18, 0, 100 + number].into(),
+            address: underlay.host(100 + number),
+            other_address: Some(underlay.pick(V6, V4).host(100 + number)),
             uplinks: vec!["eth0".to_owned()],
             bpffs: PathBuf::from("/sys/fs/bpf").join(&name),
             cgroup: cgroups.unified.join(&name),
@@ -104,10 +170,15 @@ impl Node {
         };
         fs::create_dir(&config.cgroup).unwrap();
         let host = segment.host(100 + number);
+        for family in Family::BOTH {
+            let router = family.host(CLIENT);
+            host.ip(&format!("route add default via {router}")).unwrap();
+        }
         Self {
             host,
             config,
             pod: files.join("netns"),
+            underlay,
         }
     }
 
@@ -126,11 +197,11 @@ impl Node {
     fn bring_up(&self, number: u8) {
         self.agent(async |config| {
             let dataplane = Dataplane::open(config).await.unwrap();
-            let range = format!("10.244.{number}.0/24").parse().unwrap();
-            dataplane.set_pod_cidr(range).await.unwrap();
-            let address = dataplane.attach_pod("pod", &self.pod).await.unwrap();
-            assert_eq!(address, IpAddr::from([10, 244, number, 1]));
-            let whole = Arc::new(Changes::whole(state()));
+            let ranges = Family::BOTH.map(|family| family.pod_range(number).parse().unwrap());
+            dataplane.set_pod_cidrs(ranges.to_vec()).await.unwrap();
+            let addresses = dataplane.attach_pod("pod", &self.pod).await.unwrap();
+            assert_eq!(addresses, Family::BOTH.map(|family| family.pod(number)));
+            let whole = Arc::new(Changes::whole(state(self.underlay)));
             dataplane.apply(whole, Generation(1)).await.unwrap();
             let deadline = Deadline::seconds(30);
             let resolved = || {
@@ -163,19 +234,9 @@ impl Node {
             .collect()
     }
 
-    /// Answers every connection to the pod with the pod's address and the client's.
+    /// Answers every connection to the pod.
     fn serve(&self) {
-        let pod = NetNsHandle::open(&self.pod).unwrap();
-        let listener = pod
-            .run(|| TcpListener::bind("0.0.0.0:8080").unwrap())
-            .unwrap();
-        std::thread::spawn(move || {
-            while let Ok((mut stream, client)) = listener.accept() {
-                let own = stream.local_addr().unwrap();
-                // A client that went away is its own affair.
-                let _ = write!(stream, "{} {}", own.ip(), client.ip());
-            }
-        });
+        serve(&NetNsHandle::open(&self.pod).unwrap());
     }
 }
 
@@ -186,68 +247,89 @@ impl Drop for Node {
     }
 }
 
-fn state() -> DataplaneState {
-    let frontend = |address: [u8; 4], scope: FrontendScope| Frontend {
-        address: address.to_vec().into(),
+/// Answers every connection in a namespace with the address it was made to, the one it came from,
+/// and a payload.
+fn serve(on: &NetNsHandle) {
+    let listener = on.run(|| TcpListener::bind("[::]:8080").unwrap()).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, client)) = listener.accept() {
+            let own = stream.local_addr().unwrap().ip().to_canonical();
+            let client = client.ip().to_canonical();
+            // A client that went away is its own affair.
+            let _ =
+                write!(stream, "{own} {client} ").and_then(|()| stream.write_all(&[b'x'; PAYLOAD]));
+        }
+    });
+}
+
+fn state(underlay: Family) -> DataplaneState {
+    let frontend = |address: IpAddr, scope: FrontendScope| Frontend {
+        address: octets(address).into(),
         port: 80,
         scope: scope.into(),
     };
+    let service = |(id, family): (u32, Family)| Service {
+        id,
+        namespace: "demo".to_owned(),
+        name: "hello".to_owned(),
+        port_name: "http".to_owned(),
+        protocol: Protocol::Tcp.into(),
+        vpc: 0,
+        frontends: vec![
+            frontend(family.vip(), FrontendScope::External),
+            frontend(
+                address(family.pick("10.96.0.1", "2001:db8:b::1")),
+                FrontendScope::Cluster,
+            ),
+        ],
+        backends: (1..=2)
+            .map(|node| Backend {
+                id: 10 * id + u32::from(node),
+                address: octets(family.pod(node)).into(),
+                port: 8080,
+                node: format!("node-{node}"),
+                weight: 1,
+                state: BackendState::Active.into(),
+                name: format!("pod-{node}"),
+            })
+            .collect(),
+        scheduler: "maglev".to_owned(),
+        forwarding: "auto".to_owned(),
+        ..Service::default()
+    };
+    let node = |number: u8| NodeAddress {
+        name: format!("node-{number}"),
+        id: number.into(),
+        address: octets(underlay.host(100 + number)).into(),
+        other_address: octets(underlay.pick(V6, V4).host(100 + number)).into(),
+    };
+    let routes = (1..=2).flat_map(|number| {
+        Family::BOTH.map(|family| Route {
+            key: Some(RouteKey {
+                vpc: 0,
+                prefix: family.pod_range(number),
+            }),
+            node: format!("node-{number}"),
+        })
+    });
     DataplaneState {
         parameters: Some(Parameters {
             hash_seed: (0..16).collect(),
-            cluster_cidrs: vec!["10.244.0.0/16".to_owned()],
+            cluster_cidrs: vec!["10.244.0.0/16".to_owned(), "2001:db8:a::/48".to_owned()],
             vxlan_port: 4789,
         }),
-        services: vec![Service {
-            id: 1,
-            namespace: "demo".to_owned(),
-            name: "hello".to_owned(),
-            port_name: "http".to_owned(),
-            protocol: Protocol::Tcp.into(),
-            vpc: 0,
-            frontends: vec![
-                frontend(VIP, FrontendScope::External),
-                frontend([10, 96, 0, 1], FrontendScope::Cluster),
-            ],
-            backends: (1..=2)
-                .map(|node| Backend {
-                    id: node,
-                    address: vec![10, 244, node as u8, 1].into(),
-                    port: 8080,
-                    node: format!("node-{node}"),
-                    weight: 1,
-                    state: BackendState::Active.into(),
-                    name: format!("pod-{node}"),
-                })
-                .collect(),
-            scheduler: "maglev".to_owned(),
-            forwarding: "auto".to_owned(),
-            ..Service::default()
-        }],
-        nodes: (1..=2)
-            .map(|id| NodeAddress {
-                name: format!("node-{id}"),
-                id,
-                address: vec![198, 18, 0, 100 + id as u8].into(),
-                ..NodeAddress::default()
-            })
-            .collect(),
-        routes: (1..=2)
-            .map(|id| Route {
-                key: Some(RouteKey {
-                    vpc: 0,
-                    prefix: format!("10.244.{id}.0/24"),
-                }),
-                node: format!("node-{id}"),
-            })
-            .collect(),
+        services: (1..).zip(Family::BOTH).map(service).collect(),
+        nodes: (1..=2).map(node).collect(),
+        routes: routes.collect(),
         announcements: Vec::new(),
     }
 }
 
-/// Connects from a namespace, and gives what the pod answered: its own address, and the client's.
-fn ask(from: &NetNsHandle, to: SocketAddr) -> Result<(String, String), std::io::Error> {
+/// Connects from a namespace, and gives what was answered: the server's own address, and the
+/// client's.
+fn ask(from: &NetNsHandle, to: IpAddr, port: u16) -> Result<(IpAddr, IpAddr), std::io::Error> {
     let asked = from.run(|| {
+        let to = SocketAddr::from((to, port));
         let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut answer = String::new();
@@ -255,9 +337,76 @@ fn ask(from: &NetNsHandle, to: SocketAddr) -> Result<(String, String), std::io::
         Ok(answer)
     });
     asked.unwrap().map(|answer: String| {
-        let (pod, client) = answer.split_once(' ').expect("two addresses");
-        (pod.to_owned(), client.to_owned())
+        let words: Vec<&str> = answer.split(' ').collect();
+        let [server, client, payload] = words[..] else {
+            panic!("an answer of {} words", words.len());
+        };
+        assert_eq!(payload.len(), PAYLOAD);
+        (address(server), address(client))
     })
+}
+
+/// Two nodes that reach each other over `underlay`, and a client.
+fn cluster(segment: &Segment, underlay: Family) -> ([Node; 2], NetNs) {
+    let nodes = [1, 2].map(|number| Node::new(segment, number, underlay));
+    let client = segment.host(CLIENT);
+    // Agents come and go one after the other; what they leave in the kernel does the rest.
+    for (number, node) in (1..).zip(&nodes) {
+        node.bring_up(number);
+        node.serve();
+    }
+    for (family, vips) in [(V4, "198.18.100.0/24"), (V6, "2001:db8:100::/64")] {
+        let router = family.host(101);
+        client
+            .ip(&format!("route add {vips} via {router}"))
+            .unwrap();
+    }
+    (nodes, client)
+}
+
+/// Whether the client reaches both pods by each VIP, and is seen as itself.
+fn check_vips(nodes: &[Node; 2], client: &NetNs) {
+    for family in Family::BOTH {
+        let mut answered = BTreeSet::new();
+        for attempt in 0..40 {
+            let (pod, seen) = ask(client, family.vip(), 80).unwrap_or_else(|error| {
+                let drops = nodes.each_ref().map(Node::drops);
+                panic!(
+                    "{family:?} connection {attempt}, after {answered:?}: {error}; drops {drops:?}"
+                )
+            });
+            assert_eq!(seen, family.host(CLIENT));
+            answered.insert(pod);
+        }
+        assert_eq!(
+            answered,
+            [1, 2].map(|node| family.pod(node)).into(),
+            "{family:?}"
+        );
+    }
+}
+
+/// Whether pods and nodes reach each other by their own addresses.
+fn check_pods(nodes: &[Node; 2]) {
+    let pod = NetNsHandle::open(&nodes[0].pod).unwrap();
+    for family in Family::BOTH {
+        let own = family.pod(1);
+        for (from, source, to) in [
+            (&pod, own, family.pod(2)),
+            (&pod, own, family.host(101)),
+            (&pod, own, family.host(102)),
+            (&nodes[0].host, family.host(101), family.pod(1)),
+            (&nodes[0].host, family.host(101), family.pod(2)),
+        ] {
+            let (_, seen) = ask(from, to, 8080).unwrap_or_else(|error| {
+                let drops = nodes.each_ref().map(Node::drops);
+                panic!("from {source} to {to}: {error}; drops {drops:?}")
+            });
+            assert_eq!(seen, source, "to {to}");
+        }
+    }
+    let drops = nodes.each_ref().map(Node::drops);
+    assert_eq!(drops, [vec![], vec![]]);
 }
 
 #[test]
@@ -266,26 +415,20 @@ fn client_of_a_vip_reaches_pods_on_both_nodes_by_its_own_address() {
         return;
     }
     let segment = Segment::new();
-    let nodes = [1, 2].map(|number| Node::new(&segment, number));
-    let client = segment.host(CLIENT[3]);
-    client
-        .ip("route add 198.18.100.0/24 via 198.18.0.101")
-        .unwrap();
-    // Agents come and go one after the other; what they leave in the kernel does the rest.
-    for (number, node) in (1..).zip(&nodes) {
-        node.bring_up(number);
-        node.serve();
+    let (nodes, client) = cluster(&segment, V4);
+    check_vips(&nodes, &client);
+}
+
+#[test]
+fn nodes_that_reach_each_other_over_ipv6_carry_both_families() {
+    if skip() {
+        return;
     }
-    let mut answered = BTreeSet::new();
-    for attempt in 0..40 {
-        let (pod, seen) = ask(&client, (VIP, 80).into()).unwrap_or_else(|error| {
-            let drops = nodes.each_ref().map(Node::drops);
-            panic!("connection {attempt}, after {answered:?}: {error}; drops {drops:?}")
-        });
-        assert_eq!(seen, IpAddr::from(CLIENT).to_string());
-        answered.insert(pod);
-    }
-    assert_eq!(answered.len(), 2, "{answered:?}");
+    let segment = Segment::new();
+    let (nodes, client) = cluster(&segment, V6);
+    nodes.iter().for_each(|node| serve(&node.host));
+    check_pods(&nodes);
+    check_vips(&nodes, &client);
 }
 
 #[test]
@@ -294,23 +437,19 @@ fn pods_of_two_nodes_reach_each_other_and_the_outside() {
         return;
     }
     let segment = Segment::new();
-    let nodes = [1, 2].map(|number| Node::new(&segment, number));
-    let client = segment.host(CLIENT[3]);
-    for (number, node) in (1..).zip(&nodes) {
-        node.bring_up(number);
-        node.serve();
-    }
+    let (nodes, client) = cluster(&segment, V4);
+    nodes.iter().for_each(|node| serve(&node.host));
+    check_pods(&nodes);
+
+    serve(&client);
     let pod = NetNsHandle::open(&nodes[0].pod).unwrap();
-    let (_, seen) = ask(&pod, ([10, 244, 2, 1], 8080).into()).unwrap();
-    assert_eq!(seen, "10.244.1.1", "pods see each other's own addresses");
-    let listener = client
-        .run(|| TcpListener::bind("0.0.0.0:8080").unwrap())
-        .unwrap();
-    std::thread::spawn(move || {
-        while let Ok((mut stream, from)) = listener.accept() {
-            let _ = write!(stream, "client {}", from.ip());
-        }
-    });
-    let (_, seen) = ask(&pod, (CLIENT, 8080).into()).unwrap();
-    assert_eq!(seen, "198.18.0.101", "the outside sees the node's address");
+    let (_, seen) = ask(&pod, V4.host(CLIENT), 8080).unwrap();
+    assert_eq!(seen, V4.host(101), "the outside sees the node's address");
+    // What leads to the pods of a node is the network's to know, as their addresses are its.
+    let (range, node) = (V6.pod_range(1), V6.host(101));
+    client.ip(&format!("route add {range} via {node}")).unwrap();
+    let (_, seen) = ask(&pod, V6.host(CLIENT), 8080).unwrap();
+    assert_eq!(seen, V6.pod(1), "in IPv6 it sees the pod's own");
+    let (_, seen) = ask(&client, V6.pod(1), 8080).unwrap();
+    assert_eq!(seen, V6.host(CLIENT), "and may ask the pod itself");
 }

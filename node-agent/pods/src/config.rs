@@ -13,8 +13,8 @@ use crate::shim::SHIM_ARGUMENT;
 pub struct Config {
     /// The node's name.
     pub node_name: NodeName,
-    /// The node's address: `status.hostIP`.
-    pub node_ip: IpAddr,
+    /// The node's addresses: `status.hostIPs`.
+    pub node_ips: Vec<IpAddr>,
     /// Images, writable layers and volumes. Image archives are laid into `images/` below it.
     pub data_dir: PathBuf,
     /// Shims and network namespaces; may be lost with a reboot.

@@ -19,7 +19,7 @@ fe00::2\tip6-allrouters
 "
     .to_owned();
     let spec = pod.spec.as_ref();
-    if let Some(address) = surroundings.pod_ip {
+    for address in &surroundings.pod_ips {
         match spec.and_then(|spec| spec.subdomain.as_deref()) {
             Some(subdomain) => {
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -95,7 +95,7 @@ mod tests {
         let pod = pod(serde_json::json!({"containers": [], "subdomain": "web",
             "hostAliases": [{"ip": "192.0.2.1", "hostnames": ["db", "db.local"]}]}));
         let surroundings = Surroundings {
-            pod_ip: Some([10, 244, 0, 7].into()),
+            pod_ips: vec![[10, 244, 0, 7].into()],
             ..Surroundings::for_tests()
         };
         let text = hosts_file(&pod, "p", &surroundings);

@@ -55,12 +55,12 @@ pub struct Event {
 #[error("{0}")]
 pub struct NetworkError(pub String);
 
-/// Gives pods their network namespace and address. Both calls are idempotent.
+/// Gives pods their network namespace and addresses. Both calls are idempotent.
 #[async_trait]
 pub trait PodNetwork: Send + Sync {
     /// Makes the network namespace at `netns` (a bind mount) if it is absent, connects it, and
-    /// returns the pod's address: the same one each time.
-    async fn attach(&self, uid: &str, netns: &Path) -> Result<IpAddr, NetworkError>;
+    /// returns the pod's addresses, one a family, the primary family's first: the same each time.
+    async fn attach(&self, uid: &str, netns: &Path) -> Result<Vec<IpAddr>, NetworkError>;
 
     /// Disconnects the pod and removes the namespace.
     async fn detach(&self, uid: &str, netns: &Path) -> Result<(), NetworkError>;

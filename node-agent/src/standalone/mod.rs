@@ -165,6 +165,7 @@ impl Node {
         fairlead_dataplane::Config {
             node_name: NodeName::new(&self.name),
             address: self.address,
+            other_address: self.other_address,
             uplinks: self.uplinks.clone(),
             bpffs: self.bpffs.clone(),
             cgroup: self.cgroup.clone(),

@@ -392,6 +392,76 @@ fn pod_speaks_in_its_own_name_only() {
 }
 
 #[test]
+fn pods_membership_reports_end_at_their_host() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    let (mld_routers, all_nodes) = ("ff02::16", "ff02::1");
+    let unspecified = Ipv6Addr::UNSPECIFIED;
+    for (source, destination, header, verdict) in [
+        (
+            unspecified,
+            mld_routers,
+            protocol::HOP_BY_HOP,
+            Verdict::Pass,
+        ),
+        (
+            unspecified,
+            all_nodes,
+            protocol::HOP_BY_HOP,
+            Verdict::Drop(DropReason::Spoofed),
+        ),
+        (
+            unspecified,
+            mld_routers,
+            protocol::UDP,
+            Verdict::Drop(DropReason::Spoofed),
+        ),
+    ] {
+        let report = ipv6(source, destination.parse().unwrap(), header, &[0; 28]);
+        let outcome = world.run(POD, &report);
+        assert_eq!(outcome.verdict, verdict, "{header} to {destination}");
+    }
+}
+
+#[test]
+fn node_is_met_at_both_its_addresses_and_masquerades_as_the_one_of_ipv4() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    use_ipv6_underlay(&mut world);
+    let mut config = world.tables.config.get(&0, 0).unwrap();
+    config.other_address = NODE_1.into();
+    world.tables.config.set(0, config, 0).unwrap();
+
+    let inner = frame::tcp((POD_1, 5000), (NODE_1, 8080), SYN, b"");
+    let arriving = frame_v6::vxlan(NODE_2_V6, NODE_1_V6, 0, mac::of_node(1), &inner);
+    let outcome = world.run(IN, &arriving);
+    assert_eq!(outcome.verdict, Verdict::Pass, "from a pod, in a tunnel");
+    assert_eq!(outcome.frame[NETWORK..], inner[NETWORK..]);
+
+    let leaving = frame::tcp((POD_1, 5000), (CLIENT, 443), SYN, b"");
+    let outcome = world.run(OUT, &leaving);
+    assert_eq!(outcome.verdict, Verdict::Pass);
+    let ((source, port), _) = frame::ends(&outcome.frame);
+    assert_eq!(source, NODE_1);
+    let answer = frame::tcp((CLIENT, 443), (NODE_1, port), SYN | ACK, b"");
+    let outcome = world.run(IN, &answer);
+    assert_eq!(outcome.verdict, Verdict::Redirect);
+    assert_eq!(frame::ends(&outcome.frame).1, (POD_1, 5000));
+}
+
+#[test]
+fn node_without_an_ipv4_address_masquerades_nothing() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    use_ipv6_underlay(&mut world);
+    let outcome = world.run(OUT, &frame::tcp((POD_1, 5000), (CLIENT, 443), SYN, b""));
+    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NoRoute));
+}
+
+#[test]
 fn pod_without_an_ipv6_address_speaks_none() {
     let Some(mut world) = World::open() else {
         return;

@@ -129,7 +129,7 @@ mod tests {
     const OTHER: [u8; 4] = [198, 18, 0, 22];
 
     fn local() -> Local {
-        Local::new([198, 18, 0, 101].into(), None, 7, 1500)
+        Local::new(([198, 18, 0, 101].into(), None), Vec::new(), 7, 1500)
     }
 
     /// Service `id`, whose backends are `servers`.

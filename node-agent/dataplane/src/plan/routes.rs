@@ -32,7 +32,9 @@ impl Planner<'_> {
                 kind: ROUTE_NODE_HOST,
                 node: self.node_slot(node),
             };
-            wanted.insert(prefix(0, node.address.into()), entry);
+            for address in node.addresses() {
+                wanted.insert(prefix(0, address.into()), entry);
+            }
         }
         for (&(vpc, range), name) in &self.desired.routes {
             // A node that has a range and no address yet cannot be routed to: its pods are
@@ -47,7 +49,7 @@ impl Planner<'_> {
             };
             wanted.insert(prefix(vpc.0, range), entry);
         }
-        if let Some(range) = self.local.pod_range {
+        for &range in &self.local.pod_ranges {
             wanted.insert(
                 prefix(0, range),
                 RouteEntry {

@@ -82,7 +82,8 @@ const DNS_CLUSTER: [u8; 4] = [10, 96, 0, 2];
 
 fn local() -> Local {
     let pod_range = "10.244.1.0/24".parse().unwrap();
-    Local::new([198, 18, 0, 101].into(), Some(pod_range), 7, 1500)
+    let address = [198, 18, 0, 101].into();
+    Local::new((address, None), vec![pod_range], 7, 1500)
 }
 
 fn desired(state: &DataplaneState) -> Desired {
@@ -824,4 +825,23 @@ fn only_the_holder_of_an_announcement_answers_for_the_vip() {
         let found = entry_at(&maps, "198.18.100.1", 0, 0);
         assert_eq!(found, Some((0, expected)), "{node:?}");
     }
+}
+
+#[test]
+fn node_is_routed_to_at_both_its_addresses_and_encapsulated_for_at_one() {
+    let mut state = state();
+    let other: std::net::Ipv6Addr = "2001:db8::102".parse().unwrap();
+    state.nodes[1].other_address = other.octets().to_vec().into();
+    let mut maps = Maps::default();
+    apply(&mut maps, &state, 1);
+    let routed: Vec<IpAddr> = maps
+        .observed
+        .routes
+        .iter()
+        .filter(|(_, entry)| entry.kind == fairlead_dataplane_common::ROUTE_NODE_HOST)
+        .map(|(prefix, _)| prefix.address.into())
+        .collect();
+    assert_eq!(routed.len(), 3, "{routed:?}");
+    assert!(routed.contains(&other.into()), "{routed:?}");
+    assert_eq!(maps.observed.node_addresses.len(), 2);
 }

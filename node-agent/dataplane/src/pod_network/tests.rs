@@ -16,7 +16,10 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let netns = NetNs::unique("pods").unwrap();
-        netns.ip("address add 198.18.0.101/32 dev lo").unwrap();
+        netns.ip("link set lo up").unwrap();
+        for address in ["198.18.0.101/32", "2001:db8::101/128"] {
+            netns.ip(&format!("address add {address} dev lo")).unwrap();
+        }
         netns.sysctl("net.ipv4.ip_forward", "1").unwrap();
         Self {
             netns,
@@ -37,9 +40,12 @@ impl Host {
                 .unwrap();
             runtime.block_on(async {
                 let netlink = Netlink::open().unwrap();
-                let address = [198, 18, 0, 101].into();
-                let pods = PodNetwork::open(netlink, address, 1450, self.files.path()).unwrap();
-                pods.set_range("10.244.1.0/24".parse().unwrap()).unwrap();
+                let addresses = ["198.18.0.101", "2001:db8::101"].map(|own| own.parse().unwrap());
+                let pods = PodNetwork::open(netlink, addresses.to_vec(), 1450, self.files.path());
+                let pods = pods.unwrap();
+                let ranges = ["10.244.1.0/24", "2001:db8:a:1::/64"];
+                pods.set_ranges(&ranges.map(|range| range.parse().unwrap()))
+                    .unwrap();
                 work(pods).await
             })
         });
@@ -71,9 +77,14 @@ fn pods_reach_their_host_and_each_other() {
         connect(&pods, "uid-b", &b).await;
         let inside = NetNsHandle::open(&a).unwrap();
         assert!(reaches(&inside, "127.0.0.1"));
-        assert!(reaches(&inside, "198.18.0.101"));
-        assert!(reaches(&inside, "10.244.1.2"));
-        assert!(reaches(&host.netns, "10.244.1.1"));
+        for (own, other, pod) in [
+            ("198.18.0.101", "10.244.1.2", "10.244.1.1"),
+            ("2001:db8::101", "2001:db8:a:1::2", "2001:db8:a:1::1"),
+        ] {
+            assert!(reaches(&inside, own), "{own}");
+            assert!(reaches(&inside, other), "{other}");
+            assert!(reaches(&host.netns, pod), "{pod}");
+        }
         assert!(inside.ip("-o link show eth0").unwrap().contains("mtu 1450"));
         drop(inside);
         for (uid, namespace) in [("uid-a", &a), ("uid-b", &b), ("uid-b", &b)] {
@@ -83,6 +94,58 @@ fn pods_reach_their_host_and_each_other() {
     });
     assert!(!host.netns.ip("-o link show").unwrap().contains(": fl"));
     assert_eq!(host.netns.ip("route").unwrap().trim(), "");
+    let left = host.netns.ip("-6 route").unwrap();
+    assert!(!left.contains("2001:db8:a:"), "{left}");
+}
+
+#[test]
+fn pod_of_both_families_has_what_it_was_given_and_nothing_of_its_own_making() {
+    if skip_without_root() {
+        return;
+    }
+    let host = Host::new();
+    let a = host.namespace("a");
+    host.agent(async |pods| {
+        connect(&pods, "uid-a", &a).await;
+        let inside = NetNsHandle::open(&a).unwrap();
+        let addresses = inside.ip("-o -6 address show dev eth0").unwrap();
+        assert_eq!(addresses.lines().count(), 1, "{addresses}");
+        assert!(addresses.contains("2001:db8:a:1::1/128"), "{addresses}");
+        assert!(!addresses.contains("tentative"), "{addresses}");
+        let neighbours = inside.ip("neighbour").unwrap();
+        assert!(
+            neighbours.lines().all(|line| line.contains("PERMANENT")),
+            "{neighbours}"
+        );
+        pods.remove("uid-a", &a).await.unwrap();
+    });
+}
+
+#[test]
+fn host_that_begins_to_forward_still_believes_its_router() {
+    if skip_without_root() {
+        return;
+    }
+    let host = Host::new();
+    host.netns
+        .ip("link add eth0 type veth peer name eth1")
+        .unwrap();
+    host.netns
+        .sysctl("net.ipv6.conf.eth0.accept_ra", "1")
+        .unwrap();
+    let a = host.namespace("a");
+    host.agent(async |pods| {
+        connect(&pods, "uid-a", &a).await;
+        pods.remove("uid-a", &a).await.unwrap();
+    });
+    let read = |name: &str| {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}");
+        host.netns
+            .run(|| fs::read_to_string(path).unwrap())
+            .unwrap()
+    };
+    assert_eq!(read("all/forwarding").trim(), "1");
+    assert_eq!(read("eth0/accept_ra").trim(), "2");
 }
 
 #[test]
@@ -103,7 +166,7 @@ fn pod_without_a_link_gives_its_address_back_at_the_next_start() {
             kept.iter().map(|pod| pod.uid.as_str()).collect::<Vec<_>>(),
             ["uid-b"]
         );
-        assert_eq!(pods.address("uid-a"), None);
+        assert_eq!(pods.addresses("uid-a"), None);
         assert!(
             reaches(&host.netns, "10.244.1.2"),
             "the other pod was not touched"
@@ -125,7 +188,7 @@ fn namespace_made_anew_gets_a_link_anew() {
         let before = connect(&pods, "uid-a", &a).await;
         netns::remove(&a).unwrap();
         let after = connect(&pods, "uid-a", &a).await;
-        assert_eq!(after.address, before.address);
+        assert_eq!(after.addresses, before.addresses);
         assert!(reaches(&host.netns, "10.244.1.1"));
         pods.remove("uid-a", &a).await.unwrap();
     });

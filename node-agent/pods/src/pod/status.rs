@@ -19,8 +19,10 @@ const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(1);
 
 /// What a status needs beyond the view.
 pub(crate) struct StatusContext<'a> {
-    pub(crate) node_ip: IpAddr,
-    pub(crate) pod_ip: Option<IpAddr>,
+    /// The one the node is reached at first.
+    pub(crate) node_ips: &'a [IpAddr],
+    /// The primary family's first; none before the pod has its network.
+    pub(crate) pod_ips: &'a [IpAddr],
     pub(crate) start_time: Timestamp,
     /// What was said last: conditions keep their transition times, others' conditions stay.
     pub(crate) previous: &'a PodStatus,
@@ -45,21 +47,21 @@ pub(crate) fn status(view: &View<'_>, context: &StatusContext<'_>) -> PodStatus 
         conditions: Some(conditions(view, context, outcome, &main)),
         init_container_statuses: Some(init).filter(|statuses| !statuses.is_empty()),
         container_statuses: Some(main),
-        host_ip: Some(context.node_ip.to_string()),
-        host_ips: Some(vec![HostIP {
-            ip: context.node_ip.to_string(),
-        }]),
-        pod_ip: context.pod_ip.map(|address| address.to_string()),
-        pod_ips: context.pod_ip.map(|address| {
-            vec![PodIP {
-                ip: address.to_string(),
-            }]
-        }),
+        host_ip: context.node_ips.first().map(ToString::to_string),
+        host_ips: listed(context.node_ips, |ip| HostIP { ip }),
+        pod_ip: context.pod_ips.first().map(ToString::to_string),
+        pod_ips: listed(context.pod_ips, |ip| PodIP { ip }),
         start_time: Some(Time(context.start_time)),
         qos_class: Some(QosClass::of(view.pod).name().to_owned()),
         observed_generation: view.pod.metadata.generation,
         ..PodStatus::default()
     }
+}
+
+/// Addresses as a list of the API's, which is absent rather than empty.
+fn listed<T>(addresses: &[IpAddr], entry: impl Fn(String) -> T) -> Option<Vec<T>> {
+    let entries = addresses.iter().map(|address| entry(address.to_string()));
+    Some(entries.collect()).filter(|list: &Vec<T>| !list.is_empty())
 }
 
 fn phase(view: &View<'_>, outcome: Option<Outcome>) -> &'static str {

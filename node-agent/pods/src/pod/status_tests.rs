@@ -80,8 +80,8 @@ fn of(
     status(
         &view,
         &StatusContext {
-            node_ip: IpAddr::from([198, 18, 0, 101]),
-            pod_ip: Some(IpAddr::from([10, 244, 1, 2])),
+            node_ips: &[IpAddr::from([198, 18, 0, 101])],
+            pod_ips: &["10.244.1.2", "2001:db8:a:1::2"].map(|ip| ip.parse().unwrap()),
             start_time: at(0),
             previous: &PodStatus::default(),
             termination_message: &|_| Some("last words".to_owned()),
@@ -114,6 +114,8 @@ fn running_pod_is_ready_and_has_its_addresses() {
     let status = of(pod(), &[state("a", 0, running())], &[], &[]);
     assert_eq!(status.phase.as_deref(), Some("Running"));
     assert_eq!(status.pod_ip.as_deref(), Some("10.244.1.2"));
+    let listed = status.pod_ips.iter().flatten().map(|listed| &*listed.ip);
+    assert!(listed.eq(["10.244.1.2", "2001:db8:a:1::2"]));
     assert_eq!(status.host_ip.as_deref(), Some("198.18.0.101"));
     for type_ in ["Ready", "ContainersReady", "Initialized", "PodScheduled"] {
         assert_eq!(condition_of(&status, type_).0, "True", "{type_}");

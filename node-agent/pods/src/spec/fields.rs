@@ -1,6 +1,7 @@
 //! Fields of a pod and resources of its containers, as environment and downward volumes see them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ObjectFieldSelector, Pod, ResourceFieldSelector};
 
@@ -42,13 +43,22 @@ pub(crate) fn field(
         "spec.serviceAccountName" => spec
             .and_then(|spec| spec.service_account_name.clone())
             .unwrap_or_else(|| "default".to_owned()),
-        "status.hostIP" | "status.hostIPs" => surroundings.node_ip.to_string(),
-        "status.podIP" | "status.podIPs" => surroundings
-            .pod_ip
-            .map(|address| address.to_string())
-            .unwrap_or_default(),
+        "status.hostIP" => first(&surroundings.node_ips),
+        "status.hostIPs" => joined(&surroundings.node_ips),
+        "status.podIP" => first(&surroundings.pod_ips),
+        "status.podIPs" => joined(&surroundings.pod_ips),
         other => return Err(ReferenceError::Field(other.to_owned())),
     })
+}
+
+fn first(addresses: &[IpAddr]) -> String {
+    let first = addresses.first();
+    first.map(ToString::to_string).unwrap_or_default()
+}
+
+fn joined(addresses: &[IpAddr]) -> String {
+    let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    texts.join(",")
 }
 
 /// Labels or annotations as a downward volume lists them: `key="escaped value"`.

@@ -44,8 +44,10 @@ const CPU_PERIOD_US: u64 = 100_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Surroundings {
     pub(crate) node_name: String,
-    pub(crate) node_ip: IpAddr,
-    pub(crate) pod_ip: Option<IpAddr>,
+    /// The one the node is reached at first.
+    pub(crate) node_ips: Vec<IpAddr>,
+    /// The primary family's first.
+    pub(crate) pod_ips: Vec<IpAddr>,
     pub(crate) node_cpu_milli: i64,
     pub(crate) node_memory_bytes: u64,
 }
@@ -55,8 +57,8 @@ impl Surroundings {
     pub(crate) fn for_tests() -> Self {
         Self {
             node_name: "node-1".to_owned(),
-            node_ip: IpAddr::from([198, 18, 0, 101]),
-            pod_ip: Some(IpAddr::from([10, 244, 1, 2])),
+            node_ips: vec![IpAddr::from([198, 18, 0, 101])],
+            pod_ips: vec![IpAddr::from([10, 244, 1, 2])],
             node_cpu_milli: 2000,
             node_memory_bytes: 1 << 30,
         }

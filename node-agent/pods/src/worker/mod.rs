@@ -69,7 +69,8 @@ pub(crate) struct Worker {
     sandbox_retry_at: Option<Timestamp>,
     /// Why something of the pod would last not go.
     removal_failure: Option<String>,
-    pod_ip: Option<IpAddr>,
+    /// The primary family's first; none before the pod has its network.
+    pod_ips: Vec<IpAddr>,
     start_time: Timestamp,
     reported: Option<PodStatus>,
 }
@@ -106,7 +107,7 @@ impl Worker {
             sandbox_failures: 0,
             sandbox_retry_at: None,
             removal_failure: None,
-            pod_ip: None,
+            pod_ips: Vec::new(),
             start_time: known.map_or_else(Timestamp::now, |time| time.0),
             reported: None,
             shared,
@@ -264,10 +265,10 @@ impl Worker {
             let id = container.record.id.as_str();
             let spec = crate::pod::roles(&desired.pod)
                 .find(|(_, spec)| spec.name == container.record.name);
-            if let (Some((_, spec)), Some(address), false) = (spec, self.pod_ip, stopped) {
+            if let (Some((_, spec)), Some(address), false) = (spec, self.pod_ips.first(), stopped) {
                 running.push(id);
                 let known = known_verdict(&desired.pod, id);
-                self.probes.begin(id, spec, address, started_at, known);
+                self.probes.begin(id, spec, *address, started_at, known);
             }
         }
         self.probes.keep(&running);
@@ -335,8 +336,8 @@ impl Worker {
         let termination_message =
             |state: &ContainerState| stop::termination_message(&desired.pod, state);
         let context = StatusContext {
-            node_ip: self.shared.config.node_ip,
-            pod_ip: self.pod_ip,
+            node_ips: &self.shared.config.node_ips,
+            pod_ips: &self.pod_ips,
             start_time: self.start_time,
             previous,
             termination_message: &termination_message,
@@ -386,8 +387,8 @@ impl Worker {
         let machine = &self.shared.machine;
         Surroundings {
             node_name: self.shared.config.node_name.to_string(),
-            node_ip: self.shared.config.node_ip,
-            pod_ip: self.pod_ip,
+            node_ips: self.shared.config.node_ips.clone(),
+            pod_ips: self.pod_ips.clone(),
             node_cpu_milli: machine.cpu_milli(),
             node_memory_bytes: machine.memory_bytes,
         }

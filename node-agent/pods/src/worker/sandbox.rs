@@ -20,7 +20,7 @@ const HOSTNAME_BYTES_MAX: usize = 63;
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
 /// The longest wait between two tries to make a sandbox.
 const RETRY_S_MAX: i64 = 30;
-/// The pod's address, for an agent that comes back before its network does.
+/// The pod's addresses, one a line, for an agent that comes back before its network does.
 const ADDRESS_FILE: &str = "address";
 
 impl Worker {
@@ -34,14 +34,16 @@ impl Worker {
         if let Some(first) = state.containers.first() {
             self.start_time = self.start_time.min(first.record.created_at);
         }
-        self.pod_ip = fs::read_to_string(self.data_dir().join(ADDRESS_FILE))
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
+        let recorded = fs::read_to_string(self.data_dir().join(ADDRESS_FILE)).unwrap_or_default();
+        self.pod_ips = recorded
+            .lines()
+            .filter_map(|line| line.trim().parse().ok())
+            .collect();
         let desired = self.desired.borrow().clone();
         if state.alive && !desired.leaving && !host_network(&desired) {
             // The dataplane may have been restarted with us, and must know the pod again.
             match self.shared.network.attach(&self.uid, &self.netns()).await {
-                Ok(address) => self.pod_ip = Some(address),
+                Ok(addresses) => self.pod_ips = addresses,
                 Err(error) => {
                     tracing::warn!(pod = self.name, %error, "cannot confirm the pod's network");
                 }
@@ -107,21 +109,18 @@ impl Worker {
             fs::create_dir_all(dir).map_err(|error| failed(&error))?;
         }
         let netns = (!host_network(desired)).then(|| self.netns());
-        let address = match &netns {
+        self.pod_ips = match &netns {
             Some(netns) => self
                 .shared
                 .network
                 .attach(&self.uid, netns)
                 .await
                 .map_err(|error| failed(&error))?,
-            None => self.shared.config.node_ip,
+            None => self.shared.config.node_ips.clone(),
         };
-        self.pod_ip = Some(address);
-        write_atomically(
-            &self.data_dir().join(ADDRESS_FILE),
-            address.to_string().as_bytes(),
-        )
-        .map_err(|error| failed(&error))?;
+        let lines: Vec<_> = self.pod_ips.iter().map(ToString::to_string).collect();
+        let file = self.data_dir().join(ADDRESS_FILE);
+        write_atomically(&file, lines.join("\n").as_bytes()).map_err(|error| failed(&error))?;
         let surroundings = self.surroundings();
         let volumes = self.volumes(desired, &surroundings);
         volumes.prepare().map_err(|error| {

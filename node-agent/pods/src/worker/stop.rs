@@ -118,7 +118,7 @@ impl Worker {
             uid: self.uid.clone(),
             id: id.to_owned(),
             container: spec.clone(),
-            address: self.pod_ip?,
+            address: *self.pod_ips.first()?,
             started_at,
         })
     }

@@ -79,7 +79,7 @@ impl Node {
         let cgroup_prefix = format!("fairlead-test/{unique}");
         let config = Config {
             node_name: NodeName::new("node-1"),
-            node_ip: IpAddr::from([127, 0, 0, 1]),
+            node_ips: vec![IpAddr::from([127, 0, 0, 1])],
             data_dir: dir.path().join("data"),
             run_dir: dir.path().join("run"),
             log_dir: dir.path().join("log"),
@@ -348,9 +348,9 @@ struct Network {
 
 #[async_trait]
 impl PodNetwork for Network {
-    async fn attach(&self, uid: &str, netns: &Path) -> Result<IpAddr, NetworkError> {
+    async fn attach(&self, uid: &str, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
         if let Some(address) = self.addresses.lock().unwrap().get(uid) {
-            return Ok(*address);
+            return Ok(vec![*address]);
         }
         let number = self.last.fetch_add(1, Ordering::SeqCst) + 1;
         let here = nix::unistd::gettid();
@@ -376,7 +376,7 @@ impl PodNetwork for Network {
             .lock()
             .unwrap()
             .insert(uid.to_owned(), address);
-        Ok(address)
+        Ok(vec![address])
     }
 
     async fn detach(&self, uid: &str, netns: &Path) -> Result<(), NetworkError> {
