@@ -173,18 +173,11 @@ fn port_key(ports: &[EndpointPort]) -> Vec<Port> {
         .collect()
 }
 
-/// The endpoints there should be, grouped by what a slice has in common. With no pods there is one
-/// empty group.
+/// The endpoints there should be, grouped by what a slice has in common. A family without pods has
+/// one empty group.
 fn desired(service: &Service, pods: &[&Pod]) -> BTreeMap<Kind, (Vec<EndpointPort>, Vec<Endpoint>)> {
     let mut groups: BTreeMap<Kind, (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
     for &pod in pods {
-        let Some(address) = target::address(pod) else {
-            continue;
-        };
-        let Ok(parsed) = address.parse::<IpAddr>() else {
-            continue;
-        };
-        let family = if parsed.is_ipv4() { "IPv4" } else { "IPv6" };
         let ports: Vec<_> = target::ports(service)
             .iter()
             .filter_map(|port| {
@@ -200,27 +193,31 @@ fn desired(service: &Service, pods: &[&Pod]) -> BTreeMap<Kind, (Vec<EndpointPort
         if ports.is_empty() && !target::ports(service).is_empty() {
             continue;
         }
-        let key = (family.to_owned(), port_key(&ports));
-        let group = groups.entry(key).or_insert_with(|| (ports, Vec::new()));
-        group.1.push(endpoint(service, pod, address));
+        for address in target::addresses(service, pod) {
+            let key = (target::family(address).to_owned(), port_key(&ports));
+            let new = || (ports.clone(), Vec::new());
+            let (_, endpoints) = groups.entry(key).or_insert_with(new);
+            endpoints.push(endpoint(service, pod, address));
+        }
     }
-    if groups.is_empty() {
-        let family = service
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.ip_families.as_ref()?.first().cloned());
-        let family = family.unwrap_or_else(|| "IPv4".to_owned());
-        groups.insert((family, Vec::new()), (Vec::new(), Vec::new()));
+    let mut families = target::families(service).to_vec();
+    if families.is_empty() && groups.is_empty() {
+        families.push("IPv4".to_owned());
+    }
+    for family in families {
+        if !groups.keys().any(|(present, _)| *present == family) {
+            groups.insert((family, Vec::new()), (Vec::new(), Vec::new()));
+        }
     }
     groups
 }
 
-fn endpoint(service: &Service, pod: &Pod, address: &str) -> Endpoint {
+fn endpoint(service: &Service, pod: &Pod, address: IpAddr) -> Endpoint {
     let serving = pod_state::is_ready(pod);
     let terminating = pod.is_terminating();
     let ready = target::publishes_not_ready(service) || (serving && !terminating);
     Endpoint {
-        addresses: vec![address.to_owned()],
+        addresses: vec![address.to_string()],
         conditions: Some(EndpointConditions {
             ready: Some(ready),
             serving: Some(serving),
@@ -382,6 +379,35 @@ mod tests {
             .map(|slice| slice.ports.as_ref().unwrap()[0].port.unwrap())
             .collect();
         assert_eq!(ports, [8080, 9090]);
+    }
+
+    #[test]
+    fn each_family_of_a_service_has_slices_of_its_own() {
+        let mut both = pod(1, 8080, true, false);
+        both.status.as_mut().unwrap().pod_ips =
+            serde_json::from_value(json!([{"ip": "10.244.0.2"}, {"ip": "2001:db8:a::2"}])).unwrap();
+        let only_v4 = pod(2, 8080, true, false);
+        for (families, expected) in [
+            (json!([]), vec![("IPv4", 2)]),
+            (json!(["IPv4"]), vec![("IPv4", 2)]),
+            (json!(["IPv6"]), vec![("IPv6", 1)]),
+            (json!(["IPv6", "IPv4"]), vec![("IPv4", 2), ("IPv6", 1)]),
+        ] {
+            let service = service(json!({"ipFamilies": families}));
+            let slices = created(&check(&service, &[both.clone(), only_v4.clone()], &[]));
+            let found: Vec<_> = slices
+                .iter()
+                .map(|slice| (&*slice.address_type, count(slice)))
+                .collect();
+            assert_eq!(found, expected, "{families}");
+        }
+        let service = service(json!({"ipFamilies": ["IPv4", "IPv6"]}));
+        let slices = created(&check(&service, &[only_v4], &[]));
+        let found: Vec<_> = slices
+            .iter()
+            .map(|slice| (&*slice.address_type, count(slice)))
+            .collect();
+        assert_eq!(found, [("IPv4", 1), ("IPv6", 0)], "it was looked at");
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub(super) fn endpoints(service: &Service, pods: &[&Pod]) -> Endpoints {
         .iter()
         .filter(|pod| target::publishes_not_ready(service) || !pod.is_terminating());
     for pod in pods.take(ADDRESSES_MAX) {
-        let Some(address) = target::address(pod) else {
+        // The older form knows one family: the Service's first.
+        let addresses = target::addresses(service, pod);
+        let Some(address) = addresses.first() else {
             continue;
         };
         let wanted = target::ports(service);
@@ -44,7 +46,7 @@ pub(super) fn endpoints(service: &Service, pods: &[&Pod]) -> Endpoints {
             continue;
         }
         let entry = EndpointAddress {
-            ip: address.to_owned(),
+            ip: address.to_string(),
             node_name: pod_state::node(pod).map(str::to_owned),
             target_ref: Some(target::reference(pod)),
             hostname: None,

@@ -1,5 +1,7 @@
 //! Which pods stand behind a Service, where, and in what condition.
 
+use std::net::IpAddr;
+
 use fairlead_objects::Object;
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod, Service, ServicePort},
@@ -66,10 +68,39 @@ pub(super) fn port_of(pod: &Pod, port: &ServicePort) -> Option<i32> {
     }
 }
 
-/// The address of a pod that may stand behind a Service: it has one and has not ended.
-pub(super) fn address(pod: &Pod) -> Option<&str> {
-    let address = pod.status.as_ref()?.pod_ip.as_deref()?;
-    (!address.is_empty() && !pod_state::has_ended(pod)).then_some(address)
+/// The families of a Service, the primary one first, as `IPv4` and `IPv6`. None if it does not say:
+/// then it is for the address that its pods have first.
+pub(super) fn families(service: &Service) -> &[String] {
+    let spec = service.spec.as_ref();
+    spec.and_then(|spec| spec.ip_families.as_deref())
+        .unwrap_or_default()
+}
+
+/// What the API calls the family of an address.
+pub(super) fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+/// The addresses at which a pod may stand behind a Service, one for each family of the Service that
+/// the pod has. None when it has ended.
+pub(super) fn addresses(service: &Service, pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = pod.status.as_ref().filter(|_| !pod_state::has_ended(pod)) else {
+        return Vec::new();
+    };
+    let listed = status.pod_ips.iter().flatten().map(|listed| &listed.ip);
+    let held: Vec<IpAddr> = status
+        .pod_ip
+        .iter()
+        .chain(listed)
+        .filter_map(|address| address.parse().ok())
+        .collect();
+    match families(service) {
+        [] => held.first().copied().into_iter().collect(),
+        families => families
+            .iter()
+            .filter_map(|wanted| held.iter().find(|held| family(**held) == wanted).copied())
+            .collect(),
+    }
 }
 
 /// Whether the Service wants traffic to reach pods that are not ready.

@@ -7,12 +7,12 @@ use fairlead_objects::{About, Cache, Change, Changed, EventType, Object, ObjectN
 use fairlead_store::{CommitError, Expect, Key, Op, Transaction};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service},
+    api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service, ServiceStatus},
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
 };
 use tracing::{info, warn};
 
-use self::plan::{Action, Allocation, CONDITION, is_concerned, plan};
+use self::plan::{Action, Allocation, CONDITION, Lack, is_concerned, plan};
 use crate::controller::{Context, Controller, Outcome, everything};
 
 const PREFIX: &str = "/registry/ranges/vips/";
@@ -67,8 +67,9 @@ async fn apply(
     match action {
         Action::Assign {
             service: name,
-            address,
-            is_held,
+            addresses,
+            taken,
+            lack,
         } => {
             let Some(service) = cache.services.get(&name) else {
                 return Ok(());
@@ -78,34 +79,34 @@ async fn apply(
                 name: name.name.clone(),
                 uid: service.uid().to_owned(),
             };
-            let with = if is_held {
-                Vec::new()
-            } else {
-                vec![Op::Put {
-                    key: Key::raw(format!("{PREFIX}{address}")),
-                    expect: Expect::Absent,
-                    value: holder.encode(),
-                    index: Index::default().into(),
-                }]
-            };
+            let with = taken.iter().map(|address| Op::Put {
+                key: Key::raw(format!("{PREFIX}{address}")),
+                expect: Expect::Absent,
+                value: holder.encode(),
+                index: Index::default().into(),
+            });
+            let ingress: Vec<_> = addresses
+                .iter()
+                .map(|address| LoadBalancerIngress {
+                    ip: Some(address.to_string()),
+                    ip_mode: Some("VIP".to_owned()),
+                    ..LoadBalancerIngress::default()
+                })
+                .collect();
             let written = writer
-                .update_with::<Service>(&name, Some(service.uid()), with, |service| {
+                .update_with::<Service>(&name, Some(service.uid()), with.collect(), |service| {
+                    let generation = service.metadata.generation;
                     let status = service.status.get_or_insert_default();
                     status.load_balancer = Some(LoadBalancerStatus {
-                        ingress: Some(vec![LoadBalancerIngress {
-                            ip: Some(address.to_string()),
-                            ip_mode: Some("VIP".to_owned()),
-                            ..LoadBalancerIngress::default()
-                        }]),
+                        ingress: Some(ingress.clone()),
                     });
-                    if let Some(conditions) = &mut status.conditions {
-                        conditions.retain(|condition| condition.type_ != CONDITION);
-                    }
+                    tell(status, lack.as_ref(), generation);
                 })
                 .await?;
-            info!(service = %name, %address, "load balancer address assigned");
+            info!(service = %name, ?addresses, ?lack, "load balancer addresses assigned");
             outcome.wrote(written);
-            let message = format!("Assigned {address}");
+            let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            let message = format!("Assigned {}", texts.join(", "));
             recorder
                 .record(
                     &About::object(&**service),
@@ -117,28 +118,19 @@ async fn apply(
         }
         Action::Refuse {
             service: name,
-            reason,
-            message,
+            lack,
         } => {
             let Some(service) = cache.services.get(&name) else {
                 return Ok(());
             };
+            let Lack { reason, message } = &lack;
             warn!(service = %name, reason, message, "no load balancer address");
             let written = writer
                 .update::<Service>(&name, Some(service.uid()), |service| {
                     let generation = service.metadata.generation;
                     let status = service.status.get_or_insert_default();
                     status.load_balancer = Some(LoadBalancerStatus::default());
-                    let conditions = status.conditions.get_or_insert_default();
-                    conditions.retain(|condition| condition.type_ != CONDITION);
-                    conditions.push(Condition {
-                        type_: CONDITION.to_owned(),
-                        status: "False".to_owned(),
-                        reason: reason.to_owned(),
-                        message: message.clone(),
-                        last_transition_time: Time(Timestamp::now()),
-                        observed_generation: generation,
-                    });
+                    tell(status, Some(&lack), generation);
                 })
                 .await?;
             outcome.wrote(written);
@@ -147,7 +139,7 @@ async fn apply(
                     &About::object(&**service),
                     EventType::Warning,
                     "AllocationFailed",
-                    message,
+                    message.clone(),
                 )
                 .await;
         }
@@ -179,4 +171,21 @@ async fn apply(
         }
     }
     Ok(())
+}
+
+/// Says in a status what the Service lacks, or that it lacks nothing.
+fn tell(status: &mut ServiceStatus, lack: Option<&Lack>, generation: Option<i64>) {
+    if let Some(conditions) = &mut status.conditions {
+        conditions.retain(|condition| condition.type_ != CONDITION);
+    }
+    if let Some(Lack { reason, message }) = lack {
+        status.conditions.get_or_insert_default().push(Condition {
+            type_: CONDITION.to_owned(),
+            status: "False".to_owned(),
+            reason: (*reason).to_owned(),
+            message: message.clone(),
+            last_transition_time: Time(Timestamp::now()),
+            observed_generation: generation,
+        });
+    }
 }

@@ -6,7 +6,7 @@ use std::{
 use fairlead_api::RevisionedBytes;
 use fairlead_objects::{Object, ObjectName};
 use ipnetwork::IpNetwork;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
 use serde::{Deserialize, Serialize};
 
 /// The condition that says whether a Service has its address.
@@ -34,25 +34,70 @@ impl Allocation {
     }
 }
 
+/// Why a Service has not all the addresses it wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lack {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Takes an address (unless it is held already) and writes it to the Service.
+    /// Takes the addresses in `taken` and writes all of the Service's to it; with what it lacks.
     Assign {
         service: ObjectName,
-        address: IpAddr,
-        is_held: bool,
+        addresses: Vec<IpAddr>,
+        taken: Vec<IpAddr>,
+        lack: Option<Lack>,
     },
     /// Tells the Service that it gets none, and why.
-    Refuse {
-        service: ObjectName,
-        reason: &'static str,
-        message: String,
-    },
-    /// Takes the address off a Service that no longer wants one.
+    Refuse { service: ObjectName, lack: Lack },
+    /// Takes the addresses off a Service that no longer wants any.
     Clear { service: ObjectName },
     /// Frees an address.
     Release { address: IpAddr },
+}
+
+/// Which family an address is to be of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+    /// A Service that does not say takes what there is.
+    Any,
+}
+
+impl Family {
+    fn has(self, address: IpAddr) -> bool {
+        match self {
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+            Self::Any => true,
+        }
+    }
+}
+
+/// The families a Service wants an address of, the primary one first.
+fn families(service: &Service) -> Vec<Family> {
+    let spec = service.spec.as_ref();
+    let listed = spec.and_then(|spec| spec.ip_families.as_deref());
+    let families: Vec<_> = listed
+        .unwrap_or_default()
+        .iter()
+        .map(|family| {
+            if family == "IPv6" {
+                Family::V6
+            } else {
+                Family::V4
+            }
+        })
+        .collect();
+    if families.is_empty() {
+        vec![Family::Any]
+    } else {
+        families
+    }
 }
 
 fn is_load_balancer(service: &Service) -> bool {
@@ -103,17 +148,17 @@ pub(super) fn plan(
         .map(|service| (service.object_name(), *service))
         .collect();
     let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
-    let mut has: BTreeMap<ObjectName, IpAddr> = BTreeMap::new();
+    let mut has: BTreeMap<ObjectName, Vec<IpAddr>> = BTreeMap::new();
     for (address, allocation) in held {
-        let holder = wanting.get(&allocation.holder()).filter(|service| {
-            service.uid() == allocation.uid
-                && requested(service).is_none_or(|wanted| wanted.parse() == Ok(*address))
-                && !has.contains_key(&service.object_name())
-        });
+        let name = allocation.holder();
+        let kept = has.get(&name).map(Vec::as_slice).unwrap_or_default();
+        let holder = wanting
+            .get(&name)
+            .filter(|service| service.uid() == allocation.uid && may_hold(service, *address, kept));
         match holder {
-            Some(service) => {
+            Some(_) => {
                 taken.insert(*address);
-                has.insert(service.object_name(), *address);
+                has.entry(name).or_default().push(*address);
             }
             None => actions.push(Action::Release { address: *address }),
         }
@@ -125,20 +170,9 @@ pub(super) fn plan(
             });
         }
     }
-    let mut waiting: Vec<&Service> = Vec::new();
-    for (name, service) in &wanting {
-        match has.get(name) {
-            Some(address) if ingress(service) == [*address] => {}
-            Some(address) => actions.push(Action::Assign {
-                service: name.clone(),
-                address: *address,
-                is_held: true,
-            }),
-            None => waiting.push(service),
-        }
-    }
     // Those that ask for a certain address first, or an earlier one might be given it.
-    waiting.sort_by_key(|service| {
+    let mut turns: Vec<&Service> = wanting.values().copied().collect();
+    turns.sort_by_key(|service| {
         let created = service
             .metadata
             .creation_timestamp
@@ -146,65 +180,125 @@ pub(super) fn plan(
             .map(|time| time.0);
         (requested(service).is_none(), created, service.object_name())
     });
-    for service in waiting {
-        let name = service.object_name();
-        match choose(service, &taken, pools) {
-            Ok(address) => {
-                taken.insert(address);
-                actions.push(Action::Assign {
-                    service: name,
-                    address,
-                    is_held: false,
-                });
-            }
-            Err((reason, message)) => {
-                if !is_refused_for(service, reason, &message) {
-                    actions.push(Action::Refuse {
-                        service: name,
-                        reason,
-                        message,
-                    });
-                }
-            }
-        }
+    for service in turns {
+        let kept = has.remove(&service.object_name()).unwrap_or_default();
+        actions.extend(settle(service, &kept, &mut taken, pools));
     }
     actions
 }
 
+/// Whether a Service may keep `address`, beside those it was found to keep already.
+fn may_hold(service: &Service, address: IpAddr, kept: &[IpAddr]) -> bool {
+    let is_wanted = families(service)
+        .iter()
+        .any(|family| family.has(address) && !kept.iter().any(|kept| family.has(*kept)));
+    let asked = requested(service).and_then(|asked| asked.parse::<IpAddr>().ok());
+    is_wanted && asked.is_none_or(|asked| asked == address || !is_same_family(asked, address))
+}
+
+fn is_same_family(one: IpAddr, other: IpAddr) -> bool {
+    one.is_ipv4() == other.is_ipv4()
+}
+
+/// Gives a Service that keeps `kept` an address of each family it wants. One that cannot be had does
+/// not take the others away.
+fn settle(
+    service: &Service,
+    kept: &[IpAddr],
+    taken: &mut BTreeSet<IpAddr>,
+    pools: &[IpNetwork],
+) -> Option<Action> {
+    let mut addresses = Vec::new();
+    let mut new = Vec::new();
+    let mut lack = None;
+    for family in families(service) {
+        let address = match kept.iter().find(|kept| family.has(**kept)) {
+            Some(kept) => Ok(*kept),
+            None => choose(service, family, taken, pools),
+        };
+        match address {
+            Ok(address) => {
+                if taken.insert(address) {
+                    new.push(address);
+                }
+                addresses.push(address);
+            }
+            Err(why) => lack = lack.or(Some(why)),
+        }
+    }
+    if prefers(service) && !addresses.is_empty() {
+        lack = None;
+    }
+    let name = service.object_name();
+    match lack {
+        None if new.is_empty() && ingress(service) == addresses && !is_lacking(service) => None,
+        Some(ref lack) if ingress(service) == addresses && is_told(service, lack) => None,
+        Some(lack) if addresses.is_empty() => Some(Action::Refuse {
+            service: name,
+            lack,
+        }),
+        lack => Some(Action::Assign {
+            service: name,
+            addresses,
+            taken: new,
+            lack,
+        }),
+    }
+}
+
+/// Whether the Service is content with one family where there is no address of the other.
+fn prefers(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.and_then(|spec| spec.ip_family_policy.as_deref()) == Some("PreferDualStack")
+}
+
 fn choose(
     service: &Service,
+    family: Family,
     taken: &BTreeSet<IpAddr>,
     pools: &[IpNetwork],
-) -> Result<IpAddr, (&'static str, String)> {
-    if let Some(wanted) = requested(service) {
-        let Ok(address) = wanted.parse::<IpAddr>() else {
-            return Err(("InvalidAddress", format!("{wanted:?} is not an address")));
+) -> Result<IpAddr, Lack> {
+    let lack = |reason, message| Lack { reason, message };
+    let wanted = families(service);
+    if let Some(asked) = requested(service) {
+        let Ok(address) = asked.parse::<IpAddr>() else {
+            return Err(lack(
+                "InvalidAddress",
+                format!("{asked:?} is not an address"),
+            ));
         };
-        if !pools.iter().any(|pool| is_usable(pool, address)) {
-            return Err((
-                "AddressNotInPool",
-                format!("{address} is in no address pool"),
-            ));
+        if !wanted.iter().any(|family| family.has(address)) {
+            let message = format!("{address} is of none of the service's families");
+            return Err(lack("InvalidAddress", message));
         }
-        if taken.contains(&address) {
-            return Err((
-                "AddressInUse",
-                format!("{address} is held by another service"),
-            ));
+        if family.has(address) {
+            if !pools.iter().any(|pool| is_usable(pool, address)) {
+                let message = format!("{address} is in no address pool");
+                return Err(lack("AddressNotInPool", message));
+            }
+            if taken.contains(&address) {
+                let message = format!("{address} is held by another service");
+                return Err(lack("AddressInUse", message));
+            }
+            return Ok(address);
         }
-        return Ok(address);
     }
-    pools
-        .iter()
+    let of_family = || pools.iter().filter(|pool| family.has(pool.network()));
+    of_family()
         .flat_map(|pool| pool.iter().filter(|address| is_usable(pool, *address)))
         .find(|address| !taken.contains(address))
         .ok_or_else(|| {
-            let message = if pools.is_empty() {
-                "no address pool is configured".to_owned()
-            } else {
-                "no address is free in the pools".to_owned()
+            let kind = match family {
+                Family::V4 => "IPv4 ",
+                Family::V6 => "IPv6 ",
+                Family::Any => "",
             };
-            ("PoolExhausted", message)
+            let message = if of_family().next().is_none() {
+                format!("no {kind}address pool is configured")
+            } else {
+                format!("no {kind}address is free in the pools")
+            };
+            lack("PoolExhausted", message)
         })
 }
 
@@ -219,17 +313,21 @@ fn is_usable(pool: &IpNetwork, address: IpAddr) -> bool {
             || (address != pool.network() && (pool.is_ipv6() || address != pool.broadcast())))
 }
 
-fn is_refused_for(service: &Service, reason: &str, message: &str) -> bool {
-    let conditions = service
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref());
-    conditions.unwrap_or_default().iter().any(|condition| {
-        condition.type_ == CONDITION
-            && condition.status == "False"
-            && condition.reason == reason
-            && condition.message == message
-    })
+fn condition(service: &Service) -> Option<&Condition> {
+    let status = service.status.as_ref()?;
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == CONDITION && condition.status == "False")
+}
+
+/// Whether the Service's status says that it lacks an address.
+fn is_lacking(service: &Service) -> bool {
+    condition(service).is_some()
+}
+
+/// Whether it says why.
+fn is_told(service: &Service, lack: &Lack) -> bool {
+    condition(service)
+        .is_some_and(|said| said.reason == lack.reason && said.message == lack.message)
 }
 
 #[cfg(test)]
@@ -269,21 +367,19 @@ mod tests {
     }
 
     fn assign(name: &str, address: &str) -> Action {
-        let (service, address) = (ObjectName::new("shop", name), address.parse().unwrap());
+        let addresses = vec![address.parse().unwrap()];
         Action::Assign {
-            service,
-            address,
-            is_held: false,
+            service: ObjectName::new("shop", name),
+            addresses: addresses.clone(),
+            taken: addresses,
+            lack: None,
         }
     }
 
     fn check(services: &[Service], held: &[(IpAddr, Allocation)], pool: &str) -> Vec<Action> {
         let services: Vec<_> = services.iter().collect();
-        plan(
-            &services,
-            &held.iter().cloned().collect(),
-            &[pool.parse().unwrap()],
-        )
+        let pools: Vec<_> = pool.split(',').map(|pool| pool.parse().unwrap()).collect();
+        plan(&services, &held.iter().cloned().collect(), &pools)
     }
 
     #[test]
@@ -303,12 +399,10 @@ mod tests {
         let mut b = service("b", json!({}));
         let held = [holds("198.18.100.1", "a")];
         let refused = check(&[a.clone(), b.clone()], &held, pool);
-        let Action::Refuse {
-            reason, message, ..
-        } = &refused[0]
-        else {
+        let Action::Refuse { lack, .. } = &refused[0] else {
             panic!("{refused:?}")
         };
+        let Lack { reason, message } = lack;
         b.status = serde_json::from_value(json!({"conditions": [{
             "type": CONDITION, "status": "False", "reason": reason, "message": message,
             "lastTransitionTime": "2026-01-01T00:00:00Z",
@@ -339,7 +433,7 @@ mod tests {
             let b = service("b", json!({"loadBalancerIP": wanted}));
             let actions = check(&[a, b], &[holds("198.18.100.1", "a")], "198.18.100.0/24");
             assert!(
-                matches!(&actions[..], [Action::Refuse { reason, .. }] if *reason == expected),
+                matches!(&actions[..], [Action::Refuse { lack, .. }] if lack.reason == expected),
                 "{wanted}: {actions:?}"
             );
         }
@@ -365,9 +459,119 @@ mod tests {
             "198.18.100.0/24",
         );
         assert!(
-            matches!(actions[..], [Action::Assign { is_held: true, .. }]),
+            matches!(&actions[..], [Action::Assign { taken, .. }] if taken.is_empty()),
             "{actions:?}"
         );
+    }
+
+    /// What a Service of `families` is given: its addresses, those that it takes, and the reason why
+    /// one is lacking.
+    fn given(
+        families: &[&str],
+        more: Value,
+        held: &[(IpAddr, Allocation)],
+        pool: &str,
+    ) -> Vec<String> {
+        let mut service = service("a", more);
+        let spec = service.spec.as_mut().unwrap();
+        spec.ip_families = Some(families.iter().map(ToString::to_string).collect());
+        let texts = |addresses: &[IpAddr]| {
+            let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            texts.join(" ")
+        };
+        check(&[service], held, pool)
+            .iter()
+            .map(|action| match action {
+                Action::Assign {
+                    addresses,
+                    taken,
+                    lack,
+                    ..
+                } => {
+                    let lack = lack.as_ref().map_or("", |lack| &lack.message);
+                    format!("{}; takes {}; {lack}", texts(addresses), texts(taken))
+                }
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn service_of_both_families_has_an_address_of_each_in_its_own_order() {
+        let pools = "198.18.100.0/24,2001:db8:100::/120";
+        let (v4, v6) = ("198.18.100.1", "2001:db8:100::1");
+        let asks_v6 = || json!({"loadBalancerIP": "2001:db8:100::9"});
+        for (families, more, expected) in [
+            (&["IPv4"][..], json!({}), format!("{v4}; takes {v4}; ")),
+            (&["IPv6"], json!({}), format!("{v6}; takes {v6}; ")),
+            (
+                &["IPv4", "IPv6"],
+                json!({}),
+                format!("{v4} {v6}; takes {v4} {v6}; "),
+            ),
+            (
+                &["IPv6", "IPv4"],
+                json!({}),
+                format!("{v6} {v4}; takes {v6} {v4}; "),
+            ),
+            (
+                &["IPv4", "IPv6"],
+                asks_v6(),
+                format!("{v4} 2001:db8:100::9; takes {v4} 2001:db8:100::9; "),
+            ),
+        ] {
+            assert_eq!(
+                given(families, more, &[], pools),
+                [expected],
+                "{families:?}"
+            );
+        }
+        let refused = given(&["IPv4"], asks_v6(), &[], pools);
+        assert!(
+            refused[0].contains("none of the service's families"),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn second_family_comes_and_goes_and_the_first_address_stays() {
+        let pools = "198.18.100.0/24,2001:db8:100::/120";
+        let (v4, v6) = (holds("198.18.100.7", "a"), holds("2001:db8:100::7", "a"));
+        assert_eq!(
+            given(
+                &["IPv4", "IPv6"],
+                json!({}),
+                std::slice::from_ref(&v4),
+                pools
+            ),
+            ["198.18.100.7 2001:db8:100::1; takes 2001:db8:100::1; "]
+        );
+        assert_eq!(
+            given(&["IPv4"], json!({}), &[v4, v6], pools),
+            [
+                format!(
+                    "{:?}",
+                    Action::Release {
+                        address: "2001:db8:100::7".parse().unwrap()
+                    }
+                ),
+                "198.18.100.7; takes ; ".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn family_without_an_address_is_told_of_unless_it_was_only_preferred() {
+        let both = &["IPv4", "IPv6"];
+        let pool = "198.18.100.0/24";
+        let v4 = "198.18.100.1; takes 198.18.100.1; ";
+        let required = json!({"ipFamilyPolicy": "RequireDualStack"});
+        let preferred = json!({"ipFamilyPolicy": "PreferDualStack"});
+        assert_eq!(
+            given(both, required, &[], pool),
+            [format!("{v4}no IPv6 address pool is configured")]
+        );
+        assert_eq!(given(both, preferred, &[], pool), [v4]);
     }
 
     #[test]
