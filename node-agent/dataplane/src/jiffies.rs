@@ -40,6 +40,15 @@ impl Jiffies {
     }
 }
 
+#[cfg(test)]
+impl Jiffies {
+    /// What a program would have noted so many seconds ago.
+    pub(crate) fn before(&self, seconds: Seconds) -> u64 {
+        // Far enough from the beginning to subtract from; only the low half counts.
+        (1 << 40) + u64::from(self.now().unwrap()) - u64::from(seconds * self.per_second)
+    }
+}
+
 fn age(seen: u64, now: u32, per_second: u32) -> Seconds {
     let passed = now.wrapping_sub(seen as u32);
     // What a program saw after the clock was read is of now.

@@ -1,6 +1,8 @@
 //! Plans against a model of the maps. The model is what the programs read: banks, table slots,
 //! backend slots; after each single action a packet must meet the old state or the new one, whole.
 
+mod services;
+
 use std::net::IpAddr;
 
 use fairlead_dataplane_common::{
