@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use fairlead_api::Generation;
+use fairlead_pods::Pressure;
+use fairlead_proto::node::Event;
 use serde_json::{Value, json};
 
 use crate::config::{Config, PODS_MAX};
@@ -65,6 +67,50 @@ fn capabilities_condition(missing: &[&str], now: jiff::Timestamp) -> Value {
     condition("CapabilitiesLimited", status, reason, &message, now)
 }
 
+/// What the machine runs short of, in kubelet's words.
+fn pressure_conditions(pressure: Pressure, now: jiff::Timestamp) -> [Value; 3] {
+    [
+        (
+            "MemoryPressure",
+            pressure.memory,
+            (
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
+            (
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            ),
+        ),
+        (
+            "DiskPressure",
+            pressure.disk,
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+        ),
+        (
+            "PIDPressure",
+            pressure.processes,
+            (
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ),
+            (
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            ),
+        ),
+    ]
+    .map(|(type_, is_short, plenty, short)| {
+        let (status, (reason, message)) = if is_short {
+            ("True", short)
+        } else {
+            ("False", plenty)
+        };
+        condition(type_, status, reason, message, now)
+    })
+}
+
 fn condition(
     type_: &str,
     status: &str,
@@ -114,17 +160,35 @@ pub(crate) fn status(
         .addresses()
         .map(|address| json!({"type": "InternalIP", "address": address}));
     let name = json!({"type": "Hostname", "address": config.node_name.as_str()});
+    let mut conditions = pressure_conditions(Pressure::probe(data_dir), now).to_vec();
+    conditions.push(capabilities_condition(
+        &fairlead_pods::missing_capabilities(),
+        now,
+    ));
+    conditions.push(readiness.condition(now));
     json!({
         "addresses": internal.chain([name]).collect::<Vec<_>>(),
         "capacity": resources,
         "allocatable": resources,
-        "conditions": [
-            readiness.condition(now),
-            capabilities_condition(&fairlead_pods::missing_capabilities(), now),
-        ],
+        "conditions": conditions,
         "nodeInfo": fairlead_pods::node_info(),
         "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
     })
+}
+
+/// The news that this process has begun.
+pub(crate) fn starting(config: &Config) -> Event {
+    let name = config.node_name.as_str();
+    Event {
+        kind: "Node".to_owned(),
+        name: name.to_owned(),
+        // As kubelet's: a node knows itself by its name.
+        uid: name.to_owned(),
+        r#type: "Normal".to_owned(),
+        reason: "Starting".to_owned(),
+        message: "Starting fairlead-agent.".to_owned(),
+        ..Event::default()
+    }
 }
 
 fn seconds(time: jiff::Timestamp) -> String {
@@ -134,6 +198,27 @@ fn seconds(time: jiff::Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shortage_is_a_condition_of_its_own() {
+        let pressure = Pressure {
+            disk: true,
+            ..Pressure::default()
+        };
+        let conditions = pressure_conditions(pressure, jiff::Timestamp::UNIX_EPOCH);
+        let told = conditions.each_ref().map(|condition| {
+            let text = |key: &str| condition[key].as_str().unwrap_or_default();
+            (text("type"), text("status"), text("reason"))
+        });
+        assert_eq!(
+            told,
+            [
+                ("MemoryPressure", "False", "KubeletHasSufficientMemory"),
+                ("DiskPressure", "True", "KubeletHasDiskPressure"),
+                ("PIDPressure", "False", "KubeletHasSufficientPID"),
+            ]
+        );
+    }
 
     #[test]
     fn capabilities_the_machine_withholds_are_named_in_a_condition() {

@@ -15,8 +15,13 @@ use tokio::{
 };
 
 use crate::{
-    config::Layout, network::DataplaneNetwork, node::Readiness, outbox::Outbox, session::Session,
-    socket, work::Node,
+    config::Layout,
+    network::DataplaneNetwork,
+    node::{self, Readiness},
+    outbox::Outbox,
+    session::Session,
+    socket,
+    work::Node,
 };
 
 /// Updates that wait while others are applied; they are taken all at once, so one more than this
@@ -49,6 +54,7 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         readiness: Mutex::new(Readiness::of_adopted(dataplane.generation())),
         config,
     });
+    node.tell(|outbox| outbox.put_event(node::starting(&node.config)));
     let (updates, received) = mpsc::channel(UPDATES_MAX);
     let session = Session::new(Arc::clone(&node), &layout, updates)?;
     tracing::info!(node = %node.config.node_name, "running");
@@ -58,6 +64,7 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
         () = session.run() => {}
         () = node.work(received) => {}
+        () = node.watch_pressure() => {}
         () = forward(&node, reported) => {}
         () = socket::serve(listener, dataplane) => {}
     }

@@ -6,11 +6,12 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use fairlead_api::error_chain;
 use fairlead_dataplane::Dataplane;
-use fairlead_pods::{Objects, Pods};
+use fairlead_pods::{Objects, Pods, Pressure};
 use fairlead_proto::node::{Acknowledgement, NodeStatus};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1;
@@ -23,6 +24,9 @@ use crate::{
     node::{self, Readiness},
     outbox::Outbox,
 };
+
+/// How often the machine is looked at; as kubelet's eviction manager does.
+const PRESSURE_PERIOD: Duration = Duration::from_secs(10);
 
 /// The node's parts, and what it has to tell.
 pub(crate) struct Node {
@@ -136,6 +140,26 @@ impl Node {
             .await;
     }
 
+    /// Says what the machine runs short of, whenever that changed.
+    pub(crate) async fn watch_pressure(&self) {
+        let mut look = tokio::time::interval(PRESSURE_PERIOD);
+        let mut told = Pressure::probe(&self.data_dir);
+        loop {
+            look.tick().await;
+            let pressure = Pressure::probe(&self.data_dir);
+            if pressure != told {
+                tracing::warn!(?pressure, "what the machine runs short of changed");
+                told = pressure;
+                let readiness = self
+                    .readiness
+                    .lock()
+                    .expect("nothing panics while it is held")
+                    .clone();
+                self.report(&readiness);
+            }
+        }
+    }
+
     fn set_readiness(&self, readiness: Readiness) {
         let mut held = self
             .readiness
@@ -145,9 +169,14 @@ impl Node {
             return;
         }
         tracing::info!(?readiness, "the node's readiness changed");
-        *held = readiness;
-        let status = node::status(&self.config, &self.data_dir, &held, jiff::Timestamp::now());
+        *held = readiness.clone();
         drop(held);
+        self.report(&readiness);
+    }
+
+    fn report(&self, readiness: &Readiness) {
+        let now = jiff::Timestamp::now();
+        let status = node::status(&self.config, &self.data_dir, readiness, now);
         let status_json = status.to_string().into();
         self.tell(|outbox| outbox.put_node_status(NodeStatus { status_json }));
     }

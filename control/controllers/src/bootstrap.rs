@@ -22,7 +22,11 @@ use k8s_openapi::{
 };
 use tracing::warn;
 
-use crate::{controller::Context, endpoints::SERVICE_LABEL, namespace};
+use crate::{
+    controller::Context,
+    endpoints::{SERVICE_LABEL, mirror},
+    namespace,
+};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
@@ -217,8 +221,12 @@ fn endpoints(members: &BTreeSet<IpAddr>, port: i32) -> Endpoints {
         }]),
         not_ready_addresses: None,
     };
+    let skip = (mirror::SKIP_LABEL.to_owned(), "true".to_owned());
     Endpoints {
-        metadata: metadata(),
+        metadata: ObjectMeta {
+            labels: Some([skip].into()),
+            ..metadata()
+        },
         subsets: Some(vec![subset]).filter(|_| !members.is_empty()),
     }
 }

@@ -12,6 +12,7 @@ mod bootstrap;
 mod controller;
 mod deployment;
 mod endpoints;
+mod event_expiry;
 mod garbage;
 mod load_balancer;
 mod namespace;
@@ -47,6 +48,8 @@ pub struct Config {
     pub api_port: u16,
     /// How old a node's lease may become before the node counts as unreachable.
     pub node_grace: Duration,
+    /// How long an event is kept after it was told last.
+    pub event_lifetime: Duration,
     /// How many ended pods are kept for people to look at.
     pub ended_pods_max: usize,
 }
@@ -64,6 +67,7 @@ impl Config {
             vip_pools,
             api_port: 6443,
             node_grace: Duration::from_secs(40),
+            event_lifetime: Duration::from_secs(3600),
             ended_pods_max: 12_500,
         }
     }

@@ -12,6 +12,7 @@ use crate::{
     controller::{Context, Route, start},
     deployment::DeploymentController,
     endpoints::EndpointsController,
+    event_expiry,
     garbage::GarbageCollector,
     load_balancer::LoadBalancerController,
     namespace::NamespaceController,
@@ -53,6 +54,7 @@ pub(crate) async fn run(store: Store, config: Config) {
     ];
     routes.push(Scheduler::start(&context, &mut tasks));
     tasks.spawn(bootstrap::run(context.clone()));
+    tasks.spawn(event_expiry::run(context.clone()));
 
     let informer = context.informer.clone();
     let watching = context.informer.run(|change| {

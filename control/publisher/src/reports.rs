@@ -95,8 +95,10 @@ impl Reports {
                 set_node_status(node, status);
             }
         };
+        let before = self.writer.get::<Node>(&name).ok().flatten();
         let written = self.writer.update::<Node>(&name, None, change).await;
         written.map_err(|source| self.not_written(source))?;
+        self.tell_readiness(before.as_ref()).await;
         self.heartbeat().await
     }
 
@@ -105,9 +107,29 @@ impl Reports {
         let status: NodeStatus = self.decode("the status", status_json)?;
         let name = ObjectName::cluster(&self.node);
         let change = |node: &mut Node| set_node_status(node, &status);
+        let before = self.writer.get::<Node>(&name).ok().flatten();
         let written = self.writer.update::<Node>(&name, None, change).await;
         self.last_status = Some(status.clone());
-        self.done(written)
+        self.done(written)?;
+        self.tell_readiness(before.as_ref()).await;
+        Ok(())
+    }
+
+    /// Records that the node became ready, or no longer is.
+    async fn tell_readiness(&self, before: Option<&Node>) {
+        let (Some(before), Some(status)) = (before, &self.last_status) else {
+            return;
+        };
+        let was_ready = before.status.as_ref().is_some_and(is_ready);
+        let reason = match (was_ready, is_ready(status)) {
+            (false, true) => "NodeReady",
+            (true, false) => "NodeNotReady",
+            _ => return,
+        };
+        let message = format!("Node {} status is now: {reason}", self.node);
+        self.recorder
+            .record(&About::object(before), EventType::Normal, reason, message)
+            .await;
     }
 
     /// Renews the node's lease; a node that was declared dead is alive again.
@@ -303,6 +325,13 @@ fn keep_transitions(
             condition.last_transition_time = same.last_transition_time.clone();
         }
     }
+}
+
+fn is_ready(status: &NodeStatus) -> bool {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn is_declared_dead(node: &Node) -> bool {

@@ -33,7 +33,9 @@ pub(crate) async fn log(
     let pod = response::decode(&entry.value)?;
     let previous = request.query.flag("previous")?.unwrap_or(false);
     let container = container(&pod, request.query.get("container"))?;
-    if !previous {
+    if previous {
+        has_predecessor(&pod, container)?;
+    } else {
         has_started(&pod, container)?;
     }
     let node = pod
@@ -119,11 +121,7 @@ fn container<'a>(pod: &'a Value, asked: Option<&str>) -> Result<&'a str, Status>
 /// A container that waits for its first start has written nothing, and the reason is what its
 /// reader wants to know.
 fn has_started(pod: &Value, container: &str) -> Result<(), Status> {
-    let statuses = ["containerStatuses", "initContainerStatuses"]
-        .into_iter()
-        .filter_map(|field| pod.get("status")?.get(field)?.as_array())
-        .flatten();
-    for status in statuses.filter(|status| status["name"] == container) {
+    for status in statuses(pod, container) {
         let ran_before = status.pointer("/lastState/terminated").is_some();
         if let (Some(waiting), false) = (status.pointer("/state/waiting"), ran_before) {
             return Err(Status::bad_request(format!(
@@ -134,6 +132,30 @@ fn has_started(pod: &Value, container: &str) -> Result<(), Status> {
         }
     }
     Ok(())
+}
+
+/// A container that runs for the first time has no run before it.
+fn has_predecessor(pod: &Value, container: &str) -> Result<(), Status> {
+    let ran_before = |status: &Value| status.pointer("/lastState/terminated").is_some();
+    if statuses(pod, container).any(ran_before) {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "previous terminated container {container:?} in pod {:?} not found",
+        metadata::name(pod)
+    )))
+}
+
+fn statuses<'a>(pod: &'a Value, container: &'a str) -> impl Iterator<Item = &'a Value> {
+    [
+        "containerStatuses",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
+    ]
+    .into_iter()
+    .filter_map(|field| pod.get("status")?.get(field)?.as_array())
+    .flatten()
+    .filter(move |status| status["name"] == container)
 }
 
 /// The request as the node's agent reads it.
@@ -189,6 +211,18 @@ mod tests {
         assert_eq!(container(&pod, Some("i")).unwrap(), "i");
         let refused = container(&pod, Some("x")).unwrap_err();
         assert_eq!(refused.message, "container x is not valid for pod p");
+    }
+
+    #[test]
+    fn container_without_a_predecessor_has_no_previous_log() {
+        let mut pod = pod();
+        let refused = has_predecessor(&pod, "a").unwrap_err();
+        assert_eq!(
+            refused.message,
+            "previous terminated container \"a\" in pod \"p\" not found"
+        );
+        pod["status"]["containerStatuses"][0]["lastState"] = json!({"terminated": {}});
+        has_predecessor(&pod, "a").unwrap();
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Where a Service's traffic may go: EndpointSlices, and the older Endpoints beside them.
 
+pub(crate) mod mirror;
 mod slices;
 mod subsets;
 mod target;
@@ -44,16 +45,21 @@ impl Controller for EndpointsController {
     async fn reconcile(&self, context: &Context, name: &ObjectName) -> Result<Outcome, WriteError> {
         let cache = context.cache();
         let mut outcome = Outcome::default();
-        // Slices of a service that is gone go by garbage collection; one without a selector has
-        // endpoints that somebody else keeps.
+        // Slices of a service that is gone go by garbage collection.
         let Some(service) = cache
             .services
             .get(name)
-            .filter(|service| target::has_selector(service))
+            .filter(|service| !service.is_terminating())
         else {
             return Ok(outcome);
         };
-        if service.is_terminating() {
+        if !target::has_selector(service) {
+            // Its endpoints somebody else keeps, as slices or as Endpoints.
+            let present = slices_of(&cache, name, mirror::is_ours);
+            let endpoints = cache.endpoints.get(name).map(|endpoints| &**endpoints);
+            for action in mirror::plan(service, endpoints, &present) {
+                outcome.wrote(apply(context, action).await?);
+            }
             return Ok(outcome);
         }
         let pods: Vec<&Pod> = cache
@@ -62,18 +68,30 @@ impl Controller for EndpointsController {
             .filter(|pod| target::is_selected(service, pod))
             .map(|pod| &**pod)
             .collect();
-        let present: Vec<&EndpointSlice> = cache
-            .endpoint_slices
-            .in_namespace(&name.namespace)
-            .filter(|slice| slices::is_ours(slice, name))
-            .map(|slice| &**slice)
-            .collect();
+        let present = slices_of(&cache, name, |slice| slices::is_ours(slice, name));
+        // Mirrors of a time without a selector.
+        for action in mirror::plan(service, None, &slices_of(&cache, name, mirror::is_ours)) {
+            outcome.wrote(apply(context, action).await?);
+        }
         for action in slices::plan(service, &pods, &present) {
             outcome.wrote(apply(context, action).await?);
         }
         outcome.wrote(write_endpoints(context, &cache, service, &pods).await?);
         Ok(outcome)
     }
+}
+
+fn slices_of<'a>(
+    cache: &'a Cache,
+    service: &'a ObjectName,
+    is_ours: impl Fn(&EndpointSlice) -> bool,
+) -> Vec<&'a EndpointSlice> {
+    cache
+        .endpoint_slices
+        .in_namespace(&service.namespace)
+        .map(|slice| &**slice)
+        .filter(|slice| slices::service(slice) == Some(&service.name) && is_ours(slice))
+        .collect()
 }
 
 async fn apply(
@@ -92,6 +110,7 @@ async fn apply(
                     present.endpoints = slice.endpoints.clone();
                     present.ports = slice.ports.clone();
                     present.metadata.labels = slice.metadata.labels.clone();
+                    present.metadata.annotations = slice.metadata.annotations.clone();
                 })
                 .await
         }

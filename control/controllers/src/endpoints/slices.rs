@@ -3,6 +3,7 @@ use std::{
     net::IpAddr,
 };
 
+use fairlead_api::balancing::{WEIGHTS, Weights, weight_of_pod, weights_text};
 use fairlead_objects::{Object, ObjectName};
 use k8s_openapi::{
     api::{
@@ -17,7 +18,7 @@ use crate::{pod_state, replica_set::claim};
 
 /// The label that names a slice's Service.
 pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 /// How many endpoints one slice holds at most, as upstream's default.
 const ENDPOINTS_MAX: usize = 100;
@@ -67,6 +68,7 @@ type Kind = (String, Vec<Port>);
 pub(super) fn plan(service: &Service, pods: &[&Pod], present: &[&EndpointSlice]) -> Vec<Action> {
     let mut wanted = desired(service, pods);
     let labels = labels(service);
+    let weights = weights(pods);
     let mut actions = Vec::new();
     let mut kept: BTreeMap<Kind, Vec<(&EndpointSlice, EndpointSlice)>> = BTreeMap::new();
     let mut placed = HashSet::new();
@@ -105,7 +107,8 @@ pub(super) fn plan(service: &Service, pods: &[&Pod], present: &[&EndpointSlice])
         }
         let is_first = slices.is_empty();
         let mut full = 0;
-        for (slice, next) in slices {
+        for (slice, mut next) in slices {
+            annotate(&mut next, &weights);
             // One slice, even an empty one, says that the Service was looked at.
             if count(&next) == 0 && (full > 0 || !left.is_empty()) {
                 actions.push(delete(slice));
@@ -125,12 +128,47 @@ pub(super) fn plan(service: &Service, pods: &[&Pod], present: &[&EndpointSlice])
             let rest = left.split_off(left.len().min(ENDPOINTS_MAX));
             let endpoints = std::mem::replace(&mut left, rest);
             full += 1;
-            actions.push(Action::Create(Box::new(slice(
-                service, &kind.0, &ports, endpoints, &labels,
-            ))));
+            let mut slice = slice(service, &kind.0, &ports, endpoints, &labels);
+            annotate(&mut slice, &weights);
+            actions.push(Action::Create(Box::new(slice)));
         }
     }
     actions
+}
+
+/// The weights of pods that do not weigh 1, by their addresses.
+fn weights(pods: &[&Pod]) -> Weights {
+    let mut weights = Weights::new();
+    for pod in pods {
+        let (weight, _) = weight_of_pod(pod.metadata.annotations.as_ref());
+        let Some(status) = pod.status.as_ref().filter(|_| weight != 1) else {
+            continue;
+        };
+        let others = status.pod_ips.iter().flatten().map(|address| &address.ip);
+        let addresses = status.pod_ip.iter().chain(others);
+        weights.extend(addresses.filter_map(|ip| Some((ip.parse().ok()?, weight))));
+    }
+    weights
+}
+
+/// Says in a slice what its endpoints weigh.
+fn annotate(slice: &mut EndpointSlice, weights: &Weights) {
+    let addresses = slice.endpoints.iter().flatten();
+    let addresses = addresses.flat_map(|endpoint| &endpoint.addresses);
+    let own: Weights = addresses
+        .filter_map(|address| {
+            let address: IpAddr = address.parse().ok()?;
+            Some((address, *weights.get(&address)?))
+        })
+        .collect();
+    let annotations = slice.metadata.annotations.get_or_insert_default();
+    match weights_text(&own) {
+        Some(text) => drop(annotations.insert(WEIGHTS.to_owned(), text)),
+        None => drop(annotations.remove(WEIGHTS)),
+    }
+    if annotations.is_empty() {
+        slice.metadata.annotations = None;
+    }
 }
 
 fn count(slice: &EndpointSlice) -> usize {
@@ -408,6 +446,33 @@ mod tests {
             .map(|slice| (&*slice.address_type, count(slice)))
             .collect();
         assert_eq!(found, [("IPv4", 1), ("IPv6", 0)], "it was looked at");
+    }
+
+    #[test]
+    fn slice_says_what_its_pods_weigh() {
+        let service = service(json!({}));
+        let mut heavy = pod(1, 8080, true, false);
+        let weighs = |pod: &mut Pod, weight: &str| {
+            let annotation = ("net.fairlead.io/weight".to_owned(), weight.to_owned());
+            pod.metadata.annotations = Some([annotation].into());
+        };
+        weighs(&mut heavy, "3");
+        let slices = created(&check(
+            &service,
+            &[heavy.clone(), pod(2, 8080, true, false)],
+            &[],
+        ));
+        let told = |slice: &EndpointSlice| {
+            let annotations = slice.metadata.annotations.as_ref();
+            annotations.and_then(|all| all.get(WEIGHTS)).cloned()
+        };
+        assert_eq!(told(&slices[0]).as_deref(), Some("10.244.0.2=3"));
+        weighs(&mut heavy, "1");
+        let actions = check(&service, &[heavy, pod(2, 8080, true, false)], &slices);
+        assert!(
+            matches!(&actions[..], [Action::Update { slice, .. }] if told(slice).is_none()),
+            "{actions:?}"
+        );
     }
 
     #[test]
