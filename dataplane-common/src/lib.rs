@@ -60,6 +60,7 @@ mod service;
 mod socket;
 mod stats;
 mod track;
+pub mod traffic;
 
 pub use address::Address;
 pub use backend::{BACKEND_ACTIVE, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_SERVER, BackendEntry};

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 
 const TARGET: &str = "bpfel-unknown-none";
 
-/// The objects that are built: the node's programs first, then those of the benchmark.
-const OBJECTS: [&str; 2] = ["fairlead", "measured"];
+/// The objects that are built: the node's programs first, then those of the benchmarks.
+const OBJECTS: [&str; 3] = ["fairlead", "measured", "traffic"];
 
 /// Debug information becomes BTF, which names types and source lines to the verifier and bpftool.
 /// `v3` has 32-bit operations and jumps; kernels run it since 5.1.

@@ -2,6 +2,7 @@
 
 mod network;
 
+use std::ffi::OsString;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -12,9 +13,16 @@ use crate::{build, cargo, image, setup};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Subject {
-    /// Nanoseconds a packet in the loaded programs; how long tables take to program; requests and datagrams a second through the
-    /// test network, against nftables DNAT in the same topology.
+    /// Nanoseconds a packet in the loaded programs; packets a second through a node; how long tables
+    /// take to program; requests and datagrams a second through the test network, against nftables
+    /// DNAT in the same topology.
     Dataplane,
+    /// Packets a second and latencies on real network cards: bench/nic.md.
+    Nic {
+        /// `--iface NAME --role gen|lb|sink`, and what the role needs; `--help` lists it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Measures, prints tables, and writes JSON to `target/bench`.
@@ -22,7 +30,22 @@ pub(crate) enum Subject {
 /// # Errors
 /// Something does not build, or a measurement failed.
 pub(crate) fn run(subject: &Subject, workspace: &Workspace, progress: &Progress) -> Result<()> {
-    let Subject::Dataplane = subject;
+    match subject {
+        Subject::Dataplane => dataplane(workspace, progress),
+        Subject::Nic { arguments } => nic(workspace, progress, arguments),
+    }
+}
+
+fn nic(workspace: &Workspace, progress: &Progress, arguments: &[OsString]) -> Result<()> {
+    setup::ensure(workspace, progress)?;
+    build::ebpf(workspace, progress)?;
+    cargo::run(workspace, "build --release --package bench-nic")?;
+    let release = workspace.clone().with_profile("release");
+    let mut program = std::process::Command::new(release.binary("bench-nic")?);
+    cargo::run_to_end(program.args(arguments), "bench-nic")
+}
+
+fn dataplane(workspace: &Workspace, progress: &Progress) -> Result<()> {
     setup::ensure(workspace, progress)?;
     build::ebpf(workspace, progress)?;
     progress.step("build: programs, in release mode");
@@ -32,7 +55,7 @@ pub(crate) fn run(subject: &Subject, workspace: &Workspace, progress: &Progress)
     let results = workspace.target().join("bench");
     fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
 
-    progress.step("measure: tables, and nanoseconds a packet");
+    progress.step("measure: tables, packets a second, and nanoseconds a packet");
     let mut packets = std::process::Command::new(release.binary("bench-dataplane")?);
     packets.arg("--json").arg(results.join("packets.json"));
     packets
