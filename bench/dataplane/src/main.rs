@@ -10,6 +10,7 @@
 mod cases;
 mod maglev_quality;
 mod measure;
+mod rate;
 mod services;
 mod tables;
 mod timing;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use fairlead_dataplane::{loader, object};
+use fairlead_dataplane_common::protocol;
 use packet_tests::World;
 use serde::Serialize;
 
@@ -31,7 +33,7 @@ struct Arguments {
     /// Measure one part only.
     #[arg(long, value_enum)]
     part: Option<Part>,
-    /// Also write the rows of the packets, as one JSON array, to this file.
+    /// Also write the rows of packets and rates, as one JSON array, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Also write the figures of the tables, as JSON, to this file.
@@ -46,6 +48,12 @@ struct Arguments {
     /// Packets of each timed run.
     #[arg(long, default_value_t = 1_000_000)]
     packets: u32,
+    /// Rounds in which the ways through a node carry packets in turn.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// The object with the generator and the sink.
+    #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bpf/traffic.o"))]
+    traffic: PathBuf,
     /// The object with the measured programs.
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bpf/measured.o"))]
     object: PathBuf,
@@ -55,6 +63,8 @@ struct Arguments {
 enum Part {
     /// Nanoseconds a packet.
     Packets,
+    /// Packets a second through a node.
+    Rates,
     /// How long tables take to build and to program.
     Tables,
 }
@@ -71,32 +81,53 @@ fn main() -> Result<()> {
         tables::print_table(&tables);
         write_json(arguments.tables_json.as_deref(), &tables)?;
     }
-    if is_wanted(Part::Packets) {
-        measure_packets(&arguments)?;
+    let mut figures = Vec::new();
+    if is_wanted(Part::Rates) {
+        let traffic = read_object(&arguments.traffic)?;
+        let rates = rate::measure(&traffic, arguments.cpu, arguments.rounds)?;
+        rate::print_table(&rates);
+        figures.extend(rates.into_iter().map(Figure::Rate));
     }
-    Ok(())
+    if is_wanted(Part::Packets) {
+        let rows = measure_packets(&arguments)?;
+        print_table(&rows);
+        figures.extend(rows.into_iter().map(Figure::Packet));
+    }
+    write_json(arguments.json.as_deref(), &figures)
 }
 
-fn measure_packets(arguments: &Arguments) -> Result<()> {
-    measure::pin_to(arguments.cpu)?;
-    let measured = fs::read(&arguments.object).with_context(|| {
+/// A row of either kind.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Figure {
+    Packet(Row),
+    Rate(rate::Rate),
+}
+
+fn read_object(path: &Path) -> Result<Vec<u8>> {
+    let hint = || {
         format!(
             "read {} (`cargo xtask build-ebpf` makes it)",
-            arguments.object.display()
+            path.display()
         )
-    })?;
+    };
+    fs::read(path).with_context(hint)
+}
+
+fn measure_packets(arguments: &Arguments) -> Result<Vec<Row>> {
+    measure::pin_to(arguments.cpu)?;
+    let measured = read_object(&arguments.object)?;
     let mut rows = Vec::new();
     for services in [1, 10_000] {
         let pins = Pins::new()?;
         let mut world = World::load(object::embedded()?, Some(&pins.directory));
-        services::fill(&mut world, services)?;
+        services::fill(&mut world, services, protocol::TCP)?;
         let mut programs = Measured::load(&measured, &pins.directory)?;
         for case in cases::all(services) {
             rows.push(programs.run(&case, services, arguments.trials, arguments.packets)?);
         }
     }
-    print_table(&rows);
-    write_json(arguments.json.as_deref(), &rows)
+    Ok(rows)
 }
 
 fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<()> {

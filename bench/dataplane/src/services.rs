@@ -9,7 +9,7 @@ use fairlead_dataplane::maglev::{self, Candidate};
 use fairlead_dataplane_common::maps::FRONTEND_BUCKETS;
 use fairlead_dataplane_common::{
     BACKEND_ACTIVE, BackendEntry, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry, FrontendKey,
-    SERVICE_DR, ServiceEntry, protocol,
+    SERVICE_DR, ServiceEntry,
 };
 use packet_tests::World;
 
@@ -46,7 +46,7 @@ pub(crate) fn vip_v6(index: u32) -> Ipv6Addr {
 }
 
 /// Adds `count` services of ten backends, each with a VIP of either family, for either forwarding.
-pub(crate) fn fill(world: &mut World, count: u32) -> Result<()> {
+pub(crate) fn fill(world: &mut World, count: u32, protocol: u8) -> Result<()> {
     let present = world
         .tables
         .frontends
@@ -114,7 +114,7 @@ pub(crate) fn fill(world: &mut World, count: u32) -> Result<()> {
         let asked = [(PORT, service), (PORT_DR, service_dr)];
         for (vip, (port, service)) in vips.into_iter().flat_map(|vip| asked.map(|to| (vip, to))) {
             let entry = FrontendEntry {
-                key: FrontendKey::new(0, vip, protocol::TCP, port.to_be()),
+                key: FrontendKey::new(0, vip, protocol, port.to_be()),
                 service,
                 flags: FRONTEND_USED | FRONTEND_EXTERNAL,
             };
