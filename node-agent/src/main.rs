@@ -6,7 +6,10 @@
 mod cleanup;
 mod config;
 mod desired;
+mod health;
+mod health_port;
 mod join;
+mod loads;
 mod network;
 mod node;
 mod outbox;

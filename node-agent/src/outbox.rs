@@ -10,6 +10,29 @@ use fairlead_proto::node::{
 /// Events kept while no session takes them; the oldest go first.
 const EVENTS_MAX: usize = 256;
 
+/// An event about the service called "namespace/name" or "namespace/name:port".
+pub(crate) fn about_service(
+    service: &str,
+    is_warning: bool,
+    reason: &str,
+    message: String,
+) -> Event {
+    let object = service
+        .split_once(':')
+        .map_or(service, |(object, _)| object);
+    let (namespace, name) = object.split_once('/').unwrap_or(("", object));
+    Event {
+        kind: "Service".to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        // Its maker is not told; the control plane looks it up.
+        uid: String::new(),
+        r#type: if is_warning { "Warning" } else { "Normal" }.to_owned(),
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
 /// Messages that wait, and the state a new session must be told again.
 #[derive(Default)]
 pub(crate) struct Outbox {

@@ -16,6 +16,8 @@ use tokio::{
 
 use crate::{
     config::Layout,
+    health,
+    health_port::{self, Tell},
     network::DataplaneNetwork,
     node::{self, Readiness},
     outbox::Outbox,
@@ -57,6 +59,18 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
     node.tell(|outbox| outbox.put_event(node::starting(&node.config)));
     let (updates, received) = mpsc::channel(UPDATES_MAX);
     let session = Session::new(Arc::clone(&node), &layout, updates)?;
+    let teller = Arc::clone(&node);
+    let tell: Tell = Arc::new(move |event| teller.tell(|outbox| outbox.put_event(event)));
+    let tell_health = Arc::clone(&tell);
+    let record = layout.state().join("unhealthy");
+    let servers = health::follow(Arc::clone(&dataplane), record, move |event| {
+        tell_health(event)
+    });
+    let ports = health_port::follow(
+        Arc::clone(&dataplane),
+        node.config.addresses().collect(),
+        tell,
+    );
     tracing::info!(node = %node.config.node_name, "running");
 
     tokio::select! {
@@ -66,6 +80,8 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         () = node.work(received) => {}
         () = node.watch_pressure() => {}
         () = forward(&node, reported) => {}
+        () = servers => {}
+        () = ports => {}
         () = socket::serve(listener, dataplane) => {}
     }
     tracing::info!("stopped; pods and traffic go on");

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
-use fairlead_api::Generation;
+use fairlead_api::{BackendId, Generation};
 use fairlead_config::read;
 use fairlead_proto::node::{
     AgentMessage, ControlMessage, Heartbeat, Hello, agent_message, control_message,
@@ -20,10 +20,13 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use crate::{config::Layout, desired::Update, node, tunnel, work::Node};
+use crate::{config::Layout, desired::Update, loads::Told, node, tunnel, work::Node};
 
-/// How often the agent says that it lives: a VIP that it answers for moves after six without.
+/// The addresses that a node announces find another one when it has been silent for a second and a
+/// half: this leaves room for five that are lost or late. A heartbeat is some 90 bytes on the wire.
 const HEARTBEAT_PERIOD: Duration = Duration::from_millis(250);
+/// How often the control plane is told how busy backends are, at most.
+const LOADS_PERIOD: Duration = Duration::from_secs(1);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two rounds over all members.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -62,6 +65,7 @@ impl Session {
         loop {
             for endpoint in &endpoints {
                 let Err(error) = self.hold(*endpoint).await;
+                self.node.dataplane.set_in_session(false);
                 // The same failure is told once, not twice a second for as long as it lasts.
                 let failure = format!("{endpoint}: {error:#}");
                 if failure != last_failure {
@@ -97,6 +101,7 @@ impl Session {
             Err(status) => bail!("{}", status.message()),
         };
         tracing::info!(%endpoint, "session begun");
+        self.node.dataplane.set_in_session(true);
         self.with_outbox(|outbox| outbox.begin_session());
         self.converse(channel, sender, stream).await
     }
@@ -110,6 +115,9 @@ impl Session {
         let mut heartbeat = interval(HEARTBEAT_PERIOD);
         let mut held = Generation::default();
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut loads = interval(LOADS_PERIOD);
+        loads.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Told::default();
         loop {
             while let Some(message) = self.with_outbox(|outbox| outbox.take()) {
                 sender.send(message).await.context("the session ended")?;
@@ -119,6 +127,12 @@ impl Session {
                 _ = heartbeat.tick() => {
                     let message = Some(agent_message::Message::Heartbeat(Heartbeat {}));
                     sender.send(AgentMessage { message }).await.context("the session ended")?;
+                }
+                _ = loads.tick() => {
+                    if let Some(loads) = told.tell(&self.node.dataplane.loads()) {
+                        let message = Some(agent_message::Message::Loads(loads));
+                        sender.send(AgentMessage { message }).await.context("the session ended")?;
+                    }
                 }
                 received = stream.message() => match received {
                     Ok(Some(message)) => self.receive(&channel, message, &mut held).await?,
@@ -152,7 +166,12 @@ impl Session {
             Some(control_message::Message::OpenTunnel(open)) => {
                 tokio::spawn(tunnel::serve(Arc::clone(&self.node), channel.clone(), open));
             }
-            Some(control_message::Message::Loads(_)) => {}
+            Some(control_message::Message::Loads(loads)) => {
+                let loads = loads.backends.into_iter();
+                let loads = loads.map(|load| (BackendId(load.id), load.connections));
+                let dataplane = &self.node.dataplane;
+                dataplane.set_loads_elsewhere(loads.collect()).await?;
+            }
             None => {
                 bail!("a message of an unknown kind: the control plane is newer than the agent")
             }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{Node, NodeStatus, Pod, PodStatus},
+        core::v1::{Node, NodeStatus, Pod, PodStatus, Service},
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
 };
@@ -203,8 +203,9 @@ impl Reports {
         self.done(deleted)
     }
 
-    /// Records an event about the node or one of its pods.
+    /// Records an event about the node, one of its pods, or a Service.
     pub(crate) async fn event(&self, event: &node::Event) -> Result<(), Error> {
+        let mut uid = event.uid.clone();
         let name = match event.kind.as_str() {
             "Node" if event.name == self.node => ObjectName::cluster(&event.name),
             "Pod" => {
@@ -216,6 +217,19 @@ impl Reports {
                 if !pod.is_some_and(|pod| self.is_ours(&pod)) {
                     return Ok(());
                 }
+                name
+            }
+            // Agents look after servers outside the cluster and after ports of Services.
+            "Service" => {
+                let name = ObjectName::new(&event.namespace, &event.name);
+                let service = self
+                    .writer
+                    .get::<Service>(&name)
+                    .map_err(|source| self.not_written(source))?;
+                let Some(found) = service.and_then(|service| service.metadata.uid) else {
+                    return Ok(());
+                };
+                uid = found;
                 name
             }
             kind => {
@@ -232,7 +246,7 @@ impl Reports {
             api_version: "v1".to_owned(),
             kind: event.kind.clone(),
             name,
-            uid: event.uid.clone(),
+            uid,
         };
         let event_type = if event.r#type == "Warning" {
             EventType::Warning

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,8 @@ use crate::Error;
 use crate::announce::Announcer;
 use crate::apply::PodEntries;
 use crate::changes::Changes;
+use crate::desired::Desired;
+use crate::inquiry::{self, LocalBackends, ServerCheck};
 use crate::jiffies::Jiffies;
 use crate::links;
 use crate::loader::{self, Loaded, Place, Tables};
@@ -212,6 +214,16 @@ impl Dataplane {
         self.in_force.subscribe()
     }
 
+    /// The backends outside the cluster that are to be checked, by the state in force.
+    pub fn server_checks(&self) -> Vec<ServerCheck> {
+        inquiry::server_checks(&self.desired())
+    }
+
+    /// The health-check ports, and what is to be said there, by the state in force.
+    pub fn local_backends(&self) -> BTreeMap<u16, LocalBackends> {
+        inquiry::local_backends(&self.desired())
+    }
+
     /// Says whether the control plane is in touch, so that what it said last about who announces a
     /// VIP holds. While it is not, a VIP that somebody else announces is left to them.
     pub fn set_in_session(&self, is_in_session: bool) {
@@ -368,6 +380,11 @@ impl Dataplane {
         Ok(pod_network::remove_all(&netlink, &config.state_dir).await?)
     }
 
+    /// The state in force; what it holds is shared, so nobody waits while it is looked at.
+    fn desired(&self) -> Desired {
+        self.state().desired.clone().unwrap_or_default()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -381,7 +398,7 @@ impl Dataplane {
 
     /// Has the ways to the nodes and real servers of the state in force looked for.
     fn follow_nodes(&self) {
-        let desired = self.state().desired.clone().unwrap_or_default();
+        let desired = self.desired();
         let servers = desired.servers.keys().copied();
         let nodes = desired.other_nodes().map(|node| node.address);
         let addresses: BTreeSet<IpAddr> = nodes.chain(servers).collect();

@@ -26,6 +26,7 @@ mod error;
 #[cfg(test)]
 mod examples;
 mod forwarding;
+mod inquiry;
 pub mod ipam;
 mod jiffies;
 pub mod links;
@@ -57,4 +58,5 @@ pub use apply::Error as MapError;
 pub use changes::Changes;
 pub use dataplane::{Applied, Config, Dataplane};
 pub use error::Error;
+pub use inquiry::{LocalBackends, ServerCheck};
 pub use local::{Local, Way};

@@ -26,7 +26,7 @@ use self::{
     file::{File, Invalid, Node},
     watch::Watch,
 };
-use crate::socket;
+use crate::{health, socket};
 
 /// Balances as the file at `path` says until told to stop. Traffic outlives it.
 pub(crate) async fn run(path: &Path) -> anyhow::Result<()> {
@@ -58,13 +58,18 @@ pub(crate) async fn run(path: &Path) -> anyhow::Result<()> {
         "balancing"
     );
 
+    // Logged, and there is nobody else to be told.
+    let tell = |_event| {};
+    let record = balancer.node.state_dir.join("unhealthy");
+    let health = health::follow(Arc::clone(&dataplane), record, tell);
     let serving = socket::serve(listener, Arc::clone(&dataplane));
-    tokio::pin!(serving);
+    tokio::pin!(serving, health);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             () = &mut serving => break,
+            () = &mut health => break,
             _ = hang_up.recv() => balancer.reload().await,
             changed = watch.changed() => {
                 changed.with_context(|| format!("cannot watch {} any more", path.display()))?;

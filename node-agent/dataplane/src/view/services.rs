@@ -124,7 +124,8 @@ fn slots_of(state: &State, service: &ServiceEntry) -> Result<BTreeMap<u32, u32>,
 }
 
 /// Backends of a service: those in its table, by what the table really holds, and those that the
-/// control plane named beside (draining, or of weight 0).
+/// control plane named beside (draining, of weight 0, or gone to the programs because they do not
+/// answer or have drained).
 fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Error> {
     let slots = slots_of(state, service)?;
     let described = description(state, service);
@@ -151,6 +152,20 @@ fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Erro
             "slots": held,
             "share": f64::from(held) / f64::from(service.lut_length.max(1)),
         }));
+    }
+    for (id, named) in described.iter().flat_map(|service| &service.backends) {
+        if state.local.is_lapsed(*id) {
+            rows.push(json!({
+                "id": id.0,
+                "name": named.name,
+                "address": named.address,
+                "port": named.port,
+                "state": if state.local.unhealthy.contains(id) { "unhealthy" } else { "drained" },
+                "weight": named.weight,
+                "slots": 0,
+                "share": 0.0,
+            }));
+        }
     }
     Ok(rows)
 }
