@@ -69,6 +69,15 @@ impl Address {
         self.words[0] | self.words[1] | self.words[2] | self.words[3] == 0
     }
 
+    /// Zero if `other` is the same address. No bit of it means anything else.
+    #[inline(always)]
+    pub const fn difference(&self, other: &Self) -> u32 {
+        (self.words[0] ^ other.words[0])
+            | (self.words[1] ^ other.words[1])
+            | (self.words[2] ^ other.words[2])
+            | (self.words[3] ^ other.words[3])
+    }
+
     /// The sum of its words, as checksums of pseudo headers take it. The words that only map an
     /// IPv4 address are not part of any packet.
     #[inline(always)]

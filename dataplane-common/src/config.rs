@@ -10,9 +10,9 @@ pub struct Config {
     /// Keys the flow hash; shared by the cluster, unknown outside.
     pub seed: [u64; 2],
     /// The node's own address: where it takes encapsulated packets, and their source when it sends
-    /// them. IPv4 is masqueraded as [`Self::address_v4`].
+    /// them.
     pub node_address: Address,
-    /// The node's address of the other family, `::` if it has none.
+    /// The node's address of the other family; the same one again if it has none.
     pub other_address: Address,
     /// The range of the pods here that are masqueraded: their IPv4 range, with the host bits clear.
     /// `::` until one was assigned.
@@ -29,27 +29,24 @@ pub struct Config {
     pub vxlan_port_be: u16,
     /// Zero.
     pub padding: u16,
+    /// The node's IPv4 address, as whom pods are masqueraded, as the word it is on the wire; 0 if it
+    /// has none.
+    pub masquerade_word: u32,
+    /// Zero.
+    pub reserved: u32,
 }
-map_struct!(Config, 96);
+map_struct!(Config, 104);
 
 impl Config {
     /// Whether `address` is one of the node's own.
+    ///
+    /// Written without `||` and `==` of addresses: each would be a fork for the verifier, and all
+    /// that follows would be looked at once more for each.
     #[inline(always)]
-    pub fn is_own(&self, address: &Address) -> bool {
-        *address == self.node_address
-            || (*address == self.other_address && !address.is_unspecified())
-    }
-
-    /// The node's IPv4 address, if it has one.
-    #[inline(always)]
-    pub fn address_v4(&self) -> Option<Address> {
-        if self.node_address.is_v4() {
-            Some(self.node_address)
-        } else if self.other_address.is_v4() {
-            Some(self.other_address)
-        } else {
-            None
-        }
+    pub const fn is_own(&self, address: &Address) -> bool {
+        let first = self.node_address.difference(address) as u64;
+        let second = self.other_address.difference(address) as u64;
+        first * second == 0
     }
 }
 
@@ -65,3 +62,31 @@ pub struct Meta {
     pub padding: u32,
 }
 map_struct!(Meta, 16);
+
+#[cfg(test)]
+mod tests {
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn node_knows_both_its_addresses_and_no_other() {
+        let v4 = Address::from(Ipv4Addr::new(198, 18, 0, 101));
+        let v6 = Address::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x101));
+        let config = |node_address, other_address| Config {
+            node_address,
+            other_address,
+            ..Config::default()
+        };
+        let strangers = [
+            Address::UNSPECIFIED,
+            Ipv4Addr::new(198, 18, 0, 100).into(),
+            Ipv6Addr::new(0x3001, 0xdb8, 0, 0, 0, 0, 0, 0x101).into(),
+        ];
+        for both in [config(v4, v6), config(v6, v4)] {
+            assert!(both.is_own(&v4) && both.is_own(&v6));
+            assert!(!strangers.iter().any(|stranger| both.is_own(stranger)));
+        }
+        assert!(!config(v4, v4).is_own(&v6));
+    }
+}

@@ -56,7 +56,10 @@ fn try_leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
 /// As whom a pod's packet of `flow` leaves.
 #[inline(always)]
 fn source_of(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<Peer, DropReason> {
-    let own = config.address_v4().ok_or(DropReason::NoRoute)?;
+    if config.masquerade_word == 0 {
+        return Err(DropReason::NoRoute);
+    }
+    let own = Address::from_v4_word(config.masquerade_word);
     let key = *flow;
     let port_be = match SNAT_OUT.get_ptr_mut(&key) {
         Some(entry) => {

@@ -67,6 +67,13 @@ impl Local {
         }
     }
 
+    /// Its IPv4 address, if it has one.
+    fn address_v4(&self) -> Option<Address> {
+        let addresses = [Some(self.address), self.other_address];
+        let mut held = addresses.into_iter().flatten().map(Address::from);
+        held.find(Address::is_v4)
+    }
+
     /// Whether a backend is as good as gone.
     pub fn is_lapsed(&self, backend: BackendId) -> bool {
         self.drained.contains(&backend) || self.unhealthy.contains(&backend)
@@ -111,7 +118,8 @@ impl Local {
         };
         Config {
             node_address: self.address.into(),
-            other_address: self.other_address.map(Address::from).unwrap_or_default(),
+            other_address: self.other_address.unwrap_or(self.address).into(),
+            masquerade_word: self.address_v4().map_or(0, |own| own.v4_word()),
             pod_prefix,
             pod_mask,
             uplink_ifindex: self.uplink,

@@ -317,7 +317,9 @@ impl World {
         let config = Config {
             seed: SEED,
             node_address: NODE_1.into(),
-            other_address: Address::UNSPECIFIED,
+            other_address: NODE_1.into(),
+            masquerade_word: Address::from(NODE_1).v4_word(),
+            reserved: 0,
             pod_prefix: Ipv4Addr::new(10, 244, 1, 0).into(),
             pod_mask: Address::mask(96 + 24),
             node_id: 1,

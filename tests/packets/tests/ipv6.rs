@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use fairlead_dataplane_common::{DropReason, NodeEntry, mac, protocol};
+use fairlead_dataplane_common::{Address, DropReason, NodeEntry, mac, protocol};
 use packet_tests::frame::{self, ACK, NETWORK, OVERHEAD, OWN_MAC, ROUTER_MAC, SYN};
 use packet_tests::frame_v6::{
     self, ECHO_REPLY, ECHO_REQUEST, assert_checksums, echo, ends, icmp, ipv6, tcp, udp,
@@ -40,6 +40,8 @@ fn cut(mut frame: Vec<u8>, length: usize) -> Vec<u8> {
 fn use_ipv6_underlay(world: &mut World) {
     let mut config = world.tables.config.get(&0, 0).unwrap();
     config.node_address = NODE_1_V6.into();
+    config.other_address = NODE_1_V6.into();
+    config.masquerade_word = 0;
     world.tables.config.set(0, config, 0).unwrap();
     let (own, peer) = (NODE_1_V6.into(), NODE_2_V6.into());
     let node = NodeEntry::new(2, peer, own, 1, 1500, Some(NODE_2_MAC));
@@ -432,6 +434,7 @@ fn node_is_met_at_both_its_addresses_and_masquerades_as_the_one_of_ipv4() {
     use_ipv6_underlay(&mut world);
     let mut config = world.tables.config.get(&0, 0).unwrap();
     config.other_address = NODE_1.into();
+    config.masquerade_word = Address::from(NODE_1).v4_word();
     world.tables.config.set(0, config, 0).unwrap();
 
     let inner = frame::tcp((POD_1, 5000), (NODE_1, 8080), SYN, b"");
