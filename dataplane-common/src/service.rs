@@ -61,6 +61,13 @@ pub const SERVICE_SLOW: u32 = SERVICE_TRACK
     | SERVICE_IN_TURN
     | SERVICE_LEAST_LOAD;
 
+/// What a socket that asks for a service with any of these has to be looked at for.
+pub const SERVICE_SLOW_FOR_SOCKETS: u32 = SERVICE_SOURCE_HASH
+    | SERVICE_DESTINATION_HASH
+    | SERVICE_AFFINITY
+    | SERVICE_INTERNAL_LOCAL
+    | SERVICE_IN_TURN
+    | SERVICE_LEAST_LOAD;
 /// A service with any of these has every flow noted, whatever its table slot's state: its pick is no
 /// function of the packet and the table alone.
 pub const SERVICE_NOTED: u32 =

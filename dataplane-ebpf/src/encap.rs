@@ -65,6 +65,15 @@ impl Label {
         }
     }
 
+    /// For the backend that may know a connection which is unknown here.
+    #[inline(always)]
+    pub fn second_chance(config: &Config, id: u32) -> Self {
+        Self {
+            destination: mac::of_backend(id),
+            source: mac::of_second_chance(config.node_id),
+        }
+    }
+
     /// For a node, which knows what to do by the packet's own addresses.
     #[inline(always)]
     pub fn node(config: &Config, id: u32) -> Self {

@@ -12,7 +12,8 @@ use crate::frame::{Frame, is_passed_on};
 use crate::header::Ethernet;
 use crate::parse::{Packet, Shape};
 use crate::pick::{self, Pick};
-use crate::{lookup, reply, stats, too_big};
+use crate::reply::{self, DELIVER, DELIVER_ERROR};
+use crate::{lookup, stats, too_big};
 
 /// Sends a frame to the node of the backend that was picked for it.
 /// Passes what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -33,8 +34,8 @@ pub fn send_xdp(
     if node.flags & NODE_RESOLVED == 0 {
         return Ok(XDP_PASS);
     }
-    stats::packet(pick.service_slot, ctx.length(), packet.opens);
-    if service.flags & SERVICE_DR != 0 && node.takes_frames() {
+    stats::packet(pick.found.backend_slot(), ctx.length(), pick.found.begins());
+    if service.flags & SERVICE_DR != 0 && pick.found.is_agreed() && node.takes_frames() {
         return pass_on(ctx, config, node);
     }
     let overhead = encap::overhead_to(node);
@@ -61,15 +62,14 @@ pub fn send_skb(
     // a moment.
     let was_passed_on = is_passed_on(ctx)?;
     if !was_passed_on {
-        stats::packet(pick.service_slot, ctx.length(), packet.opens);
+        stats::packet(pick.found.backend_slot(), ctx.length(), pick.found.begins());
     }
     if was_passed_on || backend.node == NODE_LOCAL {
-        let backend = pick::local(pick)?;
-        return match packet.shape {
-            Shape::Error => reply::deliver_error(ctx.skb.skb, flow, backend),
-            _ => reply::deliver(ctx.skb.skb, flow, backend),
-        }
-        .unpack_skb();
+        let kind = match packet.shape {
+            Shape::Error => DELIVER_ERROR,
+            _ => DELIVER,
+        };
+        return reply::hand_in(flow, pick::local(pick)?, kind);
     }
     let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
     let label = Label::backend(config, backend.id);

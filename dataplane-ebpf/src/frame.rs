@@ -4,6 +4,7 @@ use core::arch::asm;
 use core::mem;
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_xdp_load_bytes};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use fairlead_dataplane_common::{DropReason, mac};
 
@@ -11,12 +12,19 @@ use crate::header::Ethernet;
 
 /// A packet that begins with its Ethernet header, whatever holds it.
 pub trait Frame {
+    /// Whether what a program passes comes to another one of ours.
+    const HANDS_UP: bool;
+
     /// Address of the first byte.
     fn start(&self) -> usize;
     /// Address behind the last byte that can be reached directly.
     fn end(&self) -> usize;
     /// Bytes of the whole packet, also those that are not reached directly.
     fn length(&self) -> u32;
+
+    /// Copies the packet's beginning to `room`, also where it is not reached directly, and returns how
+    /// many bytes that were.
+    fn load<const ROOM: usize>(&self, room: &mut [u8; ROOM]) -> u32;
 
     /// The header at `offset`, or [`DropReason::Malformed`] if the packet ends before it does.
     ///
@@ -60,6 +68,8 @@ macro_rules! packet_pointer {
 }
 
 impl Frame for XdpContext {
+    const HANDS_UP: bool = true;
+
     #[inline(always)]
     fn start(&self) -> usize {
         const _: () = assert!(mem::offset_of!(xdp_md, data) == 0);
@@ -76,9 +86,19 @@ impl Frame for XdpContext {
     fn length(&self) -> u32 {
         (self.end() - self.start()) as u32
     }
+
+    #[inline(always)]
+    fn load<const ROOM: usize>(&self, room: &mut [u8; ROOM]) -> u32 {
+        let length = bounded::<ROOM>(self.length());
+        // SAFETY: the context is the program's own, and the room is as long as that.
+        let loaded = unsafe { bpf_xdp_load_bytes(self.ctx, 0, room.as_mut_ptr().cast(), length) };
+        if loaded == 0 { length } else { 0 }
+    }
 }
 
 impl Frame for TcContext {
+    const HANDS_UP: bool = false;
+
     #[inline(always)]
     fn start(&self) -> usize {
         const _: () = assert!(mem::offset_of!(__sk_buff, data) == 76);
@@ -95,6 +115,32 @@ impl Frame for TcContext {
     fn length(&self) -> u32 {
         self.len()
     }
+
+    #[inline(always)]
+    fn load<const ROOM: usize>(&self, room: &mut [u8; ROOM]) -> u32 {
+        let length = bounded::<ROOM>(self.len());
+        // SAFETY: as above.
+        let loaded =
+            unsafe { bpf_skb_load_bytes(self.skb.skb.cast(), 0, room.as_mut_ptr().cast(), length) };
+        if loaded == 0 { length } else { 0 }
+    }
+}
+
+/// `length`, but at least 1 and at most `ROOM`.
+#[inline(always)]
+fn bounded<const ROOM: usize>(length: u32) -> u32 {
+    let mut length = u64::from(length);
+    // The verifier (seen with 6.18) loses the bound of half a register that is copied before it is
+    // compared; to the compiler this is a whole one.
+    // SAFETY: changes nothing.
+    unsafe { asm!("/* {0} */", inout(reg) length, options(nomem, nostack)) };
+    if length > ROOM as u64 {
+        length = ROOM as u64;
+    }
+    if length == 0 {
+        length = 1;
+    }
+    length as u32
 }
 
 /// Whether another node of the cluster passed the frame on as it is: then it is for a backend here,

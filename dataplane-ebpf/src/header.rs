@@ -3,6 +3,8 @@
 //! cost twice the instructions. A field in network order says so by `_be`; a
 //! checksum, an address word or an opaque number is carried as loaded and never swapped.
 
+use fairlead_dataplane_common::checksum;
+
 use crate::frame::OnWire;
 
 /// EtherType of IPv4, network order.
@@ -93,6 +95,35 @@ impl Ipv4 {
     pub const FRAGMENT_BE: u16 = 0x3fff_u16.to_be();
     /// The fragment's offset alone: zero in a whole packet and in a first fragment. Network order.
     pub const FRAGMENT_OFFSET_BE: u16 = 0x1fff_u16.to_be();
+    /// Hops that a packet of our own may take.
+    pub const TTL: u8 = 64;
+
+    /// The header of a packet of our own, checksum included: `length` bytes from it on, not to be
+    /// fragmented (so that it needs no identification, RFC 6864 §4.1).
+    #[inline(always)]
+    pub const fn plain(protocol: u8, length: u16, source: u32, destination: u32) -> Self {
+        let first = u16::from_ne_bytes([Self::PLAIN, 0]);
+        let third = u16::from_ne_bytes([Self::TTL, protocol]);
+        let sum = first as u64
+            + length.to_be() as u64
+            + Self::DONT_FRAGMENT_BE as u64
+            + third as u64
+            + source as u64
+            + destination as u64;
+        Self {
+            version_and_length: Self::PLAIN,
+            dscp_ecn: 0,
+            total_length_be: length.to_be(),
+            identification: 0,
+            fragment_be: Self::DONT_FRAGMENT_BE,
+            ttl: Self::TTL,
+            protocol,
+            checksum: !checksum::fold(sum),
+            source,
+            destination,
+        }
+    }
+
     /// Offset of the checksum in the frame.
     pub const CHECKSUM: usize = NETWORK + 10;
     /// Offset of the source address in the frame.
@@ -156,12 +187,22 @@ pub struct Tcp {
 header!(Tcp, 20);
 
 impl Tcp {
+    /// Closes the sender's direction.
+    pub const FIN: u8 = 0x01;
     /// Opens a connection, unless with [`Self::ACK`].
     pub const SYN: u8 = 0x02;
+    /// Ends a connection at once.
+    pub const RST: u8 = 0x04;
     /// Acknowledges.
     pub const ACK: u8 = 0x10;
     /// Offset of the checksum in the header.
     pub const CHECKSUM: usize = 16;
+
+    /// Bytes of the header with its options.
+    #[inline(always)]
+    pub const fn header_length(&self) -> u32 {
+        (self.data_offset >> 4) as u32 * 4
+    }
 }
 
 /// UDP (RFC 768).

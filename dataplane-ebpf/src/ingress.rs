@@ -11,14 +11,15 @@ use crate::header::{
     ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK,
 };
 use crate::parse::{Family, Packet, Shape};
-use crate::verdict::Packed;
+use crate::pick::{self, Choice};
+use crate::verdict::{Packed, Refusal};
 use crate::vlan::{self, Tags};
-use crate::{announce, encap, forward, fragment, lookup, parse, pick};
+use crate::{announce, encap, forward, fragment, lookup, parse, reset};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
 #[inline(always)]
-pub fn balance(ctx: &XdpContext) -> Result<u32, DropReason> {
+pub fn balance(ctx: &XdpContext) -> Result<u32, Refusal> {
     let mut ethertype_be = ethertype(ctx)?;
     let mut tags = Tags::NONE;
     if ethertype_be != ETHERTYPE_IPV4_BE && vlan::is_tag(ethertype_be) {
@@ -28,11 +29,11 @@ pub fn balance(ctx: &XdpContext) -> Result<u32, DropReason> {
     let action = match ethertype_be {
         ETHERTYPE_IPV4_BE => dispatch(ctx, &parse::ipv4(ctx, 0)?),
         ETHERTYPE_IPV6_BE => dispatch(ctx, &parse::ipv6(ctx, 0)?),
-        ETHERTYPE_ARP_BE => announce::arp(ctx.ctx).unpack(),
+        ETHERTYPE_ARP_BE => Ok(announce::arp(ctx.ctx).unpack()?),
         _ => Ok(XDP_PASS),
     }?;
     if tags != Tags::NONE && !vlan::put_back(ctx.ctx, tags) {
-        return Err(DropReason::RewriteFailed);
+        return Err(DropReason::RewriteFailed.into());
     }
     Ok(action)
 }
@@ -46,14 +47,14 @@ fn ethertype(ctx: &XdpContext) -> Result<u16, DropReason> {
 
 /// Compiled once for each family, so that no packet pays for the other.
 #[inline(always)]
-fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
+fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
     let flow = match packet.shape {
         Shape::Ports => packet.flow,
-        Shape::Discovery => return announce::discovery(ctx.ctx).unpack(),
+        Shape::Discovery => return Ok(announce::discovery(ctx.ctx).unpack()?),
         _ => {
-            let mut flow = FlowKey::default();
-            match without_ports(ctx.ctx, packet.family, &mut flow).unpack()? {
-                BALANCE => flow,
+            let flow = pick::flow()?;
+            match without_ports(ctx.ctx, packet.family, flow).unpack()? {
+                BALANCE => *flow,
                 action => return Ok(action),
             }
         }
@@ -62,8 +63,11 @@ fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
     let Some(frontend) = lookup::external(config, &flow) else {
         return Ok(XDP_PASS);
     };
-    let pick = pick::pick(config, frontend, &flow)?;
-    forward::send_xdp(ctx, config, packet, &pick)
+    let done = match pick::choose(ctx, config, frontend, packet, &flow)? {
+        Choice::Send(pick) => forward::send_xdp(ctx, config, packet, &pick),
+        Choice::Reset => reset::answer_xdp(ctx.ctx, packet.family).unpack(),
+    };
+    done.map_err(|reason| Refusal::of_service(reason, frontend.service))
 }
 
 /// Takes back what [`balance`] did to a frame it sent, but for the MAC addresses: for the benchmark,

@@ -16,7 +16,9 @@
 #![feature(asm_experimental_arch)]
 #![warn(missing_docs)]
 
+mod affinity;
 mod announce;
+mod atomic;
 mod encap;
 mod forward;
 mod fragment;
@@ -30,11 +32,15 @@ mod parse;
 mod pick;
 pub mod pod;
 mod reply;
+mod reset;
 mod rewrite;
+mod schedule;
+mod second_chance;
 mod snat;
 pub mod socket;
 mod stats;
 mod too_big;
+mod track;
 pub mod uplink;
 pub mod verdict;
 mod vlan;

@@ -3,13 +3,14 @@
 use fairlead_dataplane_common::{
     Address, BACKEND_EMPTY, BackendEntry, Config, DropReason, EndpointEntry, EndpointKey,
     FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FlowKey, FrontendEntry, FrontendKey, NODE_USED, NodeEntry,
-    RouteEntry, RouteKey,
+    RouteEntry, RouteKey, SourceRangeKey,
 };
 
 use aya_ebpf::maps::lpm_trie::Key;
 
 use crate::maps::{
     BACKEND_IDS, BACKENDS, CONFIG, ENDPOINTS, FRONTENDS, NODE_ADDRESSES, NODES, ROUTES,
+    SOURCE_RANGES,
 };
 
 /// The node's parameters. The element always exists; the verifier wants it asked for.
@@ -53,9 +54,22 @@ pub fn is_vip(config: &Config, vpc: u32, address: Address) -> bool {
     }
 }
 
-/// The backend that another node picked and named, if it is here.
+/// Whether `client` may use the service with this id, which has source ranges.
 #[inline(always)]
-pub fn named_backend(id: u32) -> Option<&'static BackendEntry> {
+pub fn is_source_allowed(service: u32, client: &Address) -> bool {
+    let key = Key::new(
+        SourceRangeKey::BITS,
+        SourceRangeKey {
+            service_be: service.to_be(),
+            client: *client,
+        },
+    );
+    SOURCE_RANGES.get(&key).is_some()
+}
+
+/// The backend that another node picked and named, if it is here, and its slot.
+#[inline(always)]
+pub fn named_backend(id: u32) -> Option<(u32, &'static BackendEntry)> {
     // SAFETY: the value is copied at once, and an element that is replaced meanwhile is one of the
     // two values whole: it is four bytes.
     let slot = unsafe { *BACKEND_IDS.get(id)? };
@@ -63,7 +77,7 @@ pub fn named_backend(id: u32) -> Option<&'static BackendEntry> {
     if backend.state == BACKEND_EMPTY || backend.id != id {
         None
     } else {
-        Some(backend)
+        Some((slot, backend))
     }
 }
 

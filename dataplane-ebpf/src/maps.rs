@@ -17,6 +17,9 @@ use fairlead_dataplane_common::{
     TrackEntry, UplinkEntry,
 };
 
+use crate::reply::Delivery;
+use crate::track::Query;
+
 /// The node's parameters.
 #[map(name = "config")]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
@@ -150,6 +153,15 @@ pub static DROP_SAMPLES: Array<DropSample> = Array::with_max_entries(DROP_REASON
 /// What is counted and is no drop.
 #[map(name = "counters")]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
+
+/// Where the question of a packet that takes a second look is put together: the stack has no room for
+/// it. Not pinned, as it holds nothing from one packet to the next.
+#[map(name = "query")]
+pub static QUERY: PerCpuArray<Query> = PerCpuArray::with_max_entries(1, 0);
+
+/// The same for what a pod here is to be given.
+#[map(name = "delivery")]
+pub static DELIVERY: PerCpuArray<Delivery> = PerCpuArray::with_max_entries(1, 0);
 
 /// Service slot to counters.
 #[map(name = "service_stats")]

@@ -99,6 +99,8 @@ pub struct Packet {
     pub length: u32,
     /// Whether it is a TCP packet that begins a connection.
     pub opens: bool,
+    /// The flags of its TCP header, 0 if it shows none.
+    pub tcp_flags: u8,
 }
 
 /// Reads the packet behind the frame's Ethernet header, whichever IP it is of: for functions that are
@@ -140,6 +142,7 @@ pub fn ipv4<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
         dscp_ecn: ip.dscp_ecn,
         length,
         opens: false,
+        tcp_flags: 0,
     };
     if ip.version_and_length != Ipv4::PLAIN {
         let words = u32::from(ip.version_and_length & 0xf);
@@ -198,6 +201,7 @@ pub fn ipv6<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
         dscp_ecn: (first_word >> 20) as u8,
         length,
         opens: false,
+        tcp_flags: 0,
     };
     match ip.next_header {
         protocol::TCP | protocol::UDP => ports(frame, &mut packet, HEADER)?,
@@ -242,6 +246,7 @@ fn ports<F: Frame>(frame: &F, packet: &mut Packet, header: u32) -> Result<(), Dr
         }
         packet.flow.source_port_be = tcp.source_be;
         packet.flow.destination_port_be = tcp.destination_be;
+        packet.tcp_flags = tcp.flags;
         packet.opens = tcp.flags & (Tcp::SYN | Tcp::ACK) == Tcp::SYN;
     } else {
         let udp: *mut Udp = frame.header(transport)?;

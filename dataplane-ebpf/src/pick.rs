@@ -1,76 +1,179 @@
-//! Which backend a packet of a known flow is for.
+//! Which backend a packet of a known flow, or a socket, is for.
+//!
+//! A pick is a function of the flow's hash and the table: one read of one element. What cannot be
+//! settled by that is [`track`]'s.
 
 use fairlead_dataplane_common::{
-    BACKEND_EMPTY, BackendEntry, Config, DropReason, FlowKey, FrontendEntry, LUT_SLOT_MASK,
-    NODE_LOCAL, ServiceEntry, hash,
+    Address, BACKEND_EMPTY, BackendEntry, Config, DropReason, FRONTEND_NODE_PORT, FlowKey,
+    FrontendEntry, LUT_SLOT_MASK, LUT_STATE_MASK, NODE_LOCAL, SERVICE_SLOW,
+    SERVICE_SLOW_FOR_SOCKETS, ServiceEntry, hash,
 };
 
-use crate::maps::{BACKENDS, LUT, SERVICES};
-use crate::stats;
+use crate::frame::{Frame, is_passed_on};
+use crate::maps::{BACKENDS, LUT, QUERY, SERVICES};
+use crate::parse::{Packet, Shape};
+use crate::track::{
+    self, Found, QUERY_ERROR, QUERY_HANDS_UP, QUERY_PASSED_ON, QUERY_VIP, Query, SocketQuery,
+};
+use crate::verdict::Refusal;
 
 /// What was picked for a packet.
 #[derive(Clone, Copy)]
 pub struct Pick {
-    /// Slot of the service that the packet is for.
-    pub service_slot: u32,
-    /// The service.
+    /// The service that the packet is for.
     pub service: &'static ServiceEntry,
     /// The backend.
     pub backend: &'static BackendEntry,
     /// Of the packet's flow.
     pub hash: u32,
+    /// What else is to be said of the pick.
+    pub found: Found,
 }
 
-/// What `flow` picks among the backends of the service behind `frontend`.
-#[inline(always)]
-pub fn pick(config: &Config, frontend: &FrontendEntry, flow: &FlowKey) -> Result<Pick, DropReason> {
-    by_hash(config, frontend.service, hash::flow(&config.seed, flow))
+/// What is done with a packet whose service is known.
+pub enum Choice {
+    /// It goes to a backend.
+    Send(Pick),
+    /// Its backend is gone: the client is told, in the VIP's name.
+    Reset,
 }
 
-/// What `hash` picks among the backends of the service in `service_slot`.
+/// Chooses for a packet of `flow`, its own or the one that an ICMP error is about.
 #[inline(always)]
-pub fn by_hash(config: &Config, service_slot: u32, hash: u32) -> Result<Pick, DropReason> {
-    match try_by_hash(config, service_slot, hash) {
-        Some(pick) => Ok(pick),
-        None => {
-            stats::refused(service_slot);
-            Err(DropReason::NoBackend)
+pub fn choose<F: Frame>(
+    frame: &F,
+    config: &Config,
+    frontend: &FrontendEntry,
+    packet: &Packet,
+    flow: &FlowKey,
+) -> Result<Choice, Refusal> {
+    let refused = |reason| Refusal::of_service(reason, frontend.service);
+    let hash = hash::flow(&config.seed, flow);
+    let index = ServiceEntry::index(config.bank, frontend.service);
+    let service = SERVICES.get(index).ok_or(refused(DropReason::NoBackend))?;
+    let element = element(service.lut_index(hash)).ok_or(refused(DropReason::NoBackend))?;
+    let mut found = Found::plain(element, packet.opens);
+    if service.flags & SERVICE_SLOW | element & LUT_STATE_MASK != 0 {
+        let query = QUERY.get_ptr_mut(0).ok_or(DropReason::NoBackend)?;
+        // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
+        let query = unsafe { &mut *query };
+        *query = Query::new(flow, hash, index);
+        query.bytes = frame.length();
+        query.traits = traits(frame, frontend, packet)?;
+        query.tcp_flags = packet.tcp_flags.into();
+        track::answer(query);
+        found = query.found;
+        found.refusal().map_err(refused)?;
+        if found.is_gone() {
+            return Ok(Choice::Reset);
         }
     }
+    Ok(Choice::Send(Pick {
+        service,
+        backend: backend(found.backend_slot()).ok_or(refused(DropReason::NoBackend))?,
+        hash,
+        found,
+    }))
 }
 
-/// The same among the service's backends that are on this node: for a packet that another node
-/// passed on, and that must not be passed on again.
+/// Room for a packet's flow, where [`choose`] puts it as well: the stack has none.
 #[inline(always)]
-pub fn local(pick: &Pick) -> Result<&'static BackendEntry, DropReason> {
-    if pick.backend.node == NODE_LOCAL {
-        return Ok(pick.backend);
+pub fn flow() -> Result<&'static mut FlowKey, DropReason> {
+    let query = QUERY.get_ptr_mut(0).ok_or(DropReason::NoBackend)?;
+    // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
+    Ok(unsafe { &mut (*query).flow })
+}
+
+/// What a subprogram has to know of a packet beside its flow.
+#[inline(always)]
+fn traits<F: Frame>(
+    frame: &F,
+    frontend: &FrontendEntry,
+    packet: &Packet,
+) -> Result<u32, DropReason> {
+    let mut traits = 0;
+    if is_passed_on(frame)? {
+        traits |= QUERY_PASSED_ON;
     }
-    match pick.service.local_index(pick.hash).and_then(backend_at) {
-        Some(backend) if backend.node == NODE_LOCAL => Ok(backend),
+    if packet.shape == Shape::Error {
+        traits |= QUERY_ERROR;
+    }
+    if frontend.flags & FRONTEND_NODE_PORT == 0 {
+        traits |= QUERY_VIP;
+    }
+    if F::HANDS_UP {
+        traits |= QUERY_HANDS_UP;
+    }
+    Ok(traits)
+}
+
+/// Slot of the backend on this node for a packet that another node passed on, and that must not be
+/// passed on again: the one picked, or another of the service that is here.
+#[inline(always)]
+pub fn local(pick: &Pick) -> Result<u32, DropReason> {
+    if pick.backend.node == NODE_LOCAL {
+        return Ok(pick.found.backend_slot());
+    }
+    let slot = element(pick.service.local_index(pick.hash)).ok_or(DropReason::NoLocalBackend)?;
+    match backend(slot) {
+        Some(backend) if backend.node == NODE_LOCAL => Ok(slot & LUT_SLOT_MASK),
         _ => Err(DropReason::NoLocalBackend),
     }
 }
 
+/// A socket of this node that asks for a service.
+pub struct Asker {
+    /// Of the socket and what it asks for.
+    pub hash: u32,
+    /// Its network namespace's.
+    pub netns_cookie: u64,
+    /// The address it asks for.
+    pub asked: Address,
+    /// Whether it connects; else every datagram asks anew.
+    pub connects: bool,
+}
+
+/// The backend of the service in `service_slot` that a socket is given, and its slot.
 #[inline(always)]
-fn try_by_hash(config: &Config, service_slot: u32, hash: u32) -> Option<Pick> {
-    let service = SERVICES.get(ServiceEntry::index(config.bank, service_slot))?;
-    let backend = backend_at(service.lut_index(hash)?)?;
-    Some(Pick {
-        service_slot,
-        service,
-        backend,
-        hash,
-    })
+pub fn for_socket(
+    config: &Config,
+    service_slot: u32,
+    asker: &Asker,
+) -> Result<(u32, &'static BackendEntry), Refusal> {
+    let refused = |reason| Refusal::of_service(reason, service_slot);
+    let index = ServiceEntry::index(config.bank, service_slot);
+    let service = SERVICES.get(index).ok_or(refused(DropReason::NoBackend))?;
+    let mut slot = element(service.lut_index(asker.hash)).ok_or(refused(DropReason::NoBackend))?;
+    if service.flags & SERVICE_SLOW_FOR_SOCKETS != 0 {
+        let cookie = asker.netns_cookie;
+        let query = SocketQuery {
+            client: Address {
+                words: [0, 0, (cookie >> 32) as u32, cookie as u32],
+            },
+            asked: asker.asked,
+            hash: asker.hash,
+            service_index: index,
+            connects: asker.connects.into(),
+        };
+        let found = track::answer_socket(&query);
+        found.refusal().map_err(refused)?;
+        slot = found.backend_slot();
+    }
+    match backend(slot) {
+        Some(backend) => Ok((slot & LUT_SLOT_MASK, backend)),
+        None => Err(refused(DropReason::NoBackend)),
+    }
+}
+
+#[inline(always)]
+fn element(index: Option<u32>) -> Option<u32> {
+    LUT.get(index?).copied()
 }
 
 /// The backend that an element of the LUT names.
 #[inline(always)]
-fn backend_at(index: u32) -> Option<&'static BackendEntry> {
-    let backend = BACKENDS.get(*LUT.get(index)? & LUT_SLOT_MASK)?;
-    if backend.state == BACKEND_EMPTY {
-        None
-    } else {
-        Some(backend)
-    }
+fn backend(element: u32) -> Option<&'static BackendEntry> {
+    BACKENDS
+        .get(element & LUT_SLOT_MASK)
+        .filter(|backend| backend.state != BACKEND_EMPTY)
 }

@@ -9,35 +9,90 @@ use fairlead_dataplane_common::{
 };
 
 use crate::frame::Frame;
-use crate::maps::REPLIES;
+use crate::header::Tcp;
+use crate::maps::{BACKENDS, DELIVERY, REPLIES};
 use crate::parse::{self, Packet, Shape};
 use crate::rewrite::{self, End, Peer};
 use crate::verdict::Packed;
 use crate::{fragment, lookup, mss, vlan};
 
-/// Delivers a client's packet to a backend on this node, and remembers as whom it answers. `flow` is
-/// the packet's; that of a later fragment may lack the ports, which then are not needed.
+/// A client's packet that is for a backend on this node.
+///
+/// Who finds that out says so by returning [`DELIVER`] or [`DELIVER_ERROR`], and the program itself does
+/// it: what calls and what is called share a stack.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Delivery {
+    /// The client's flow, the packet's own or the one that an error is about.
+    pub flow: FlowKey,
+    /// Slot of the backend.
+    pub backend_slot: u32,
+}
+
+/// No action of TC: the packet is to be delivered, see [`Delivery`].
+pub const DELIVER: i32 = i32::MAX - 4;
+/// No action of TC: the same of an ICMP error.
+pub const DELIVER_ERROR: i32 = i32::MAX - 5;
+/// No action of TC: the same of a packet that two nodes have had in their hands.
+pub const DELIVER_LAST: i32 = i32::MAX - 6;
+/// No action of TC but of [`deliver`]: nothing is known here of the packet's connection.
+pub const UNKNOWN: i32 = i32::MAX - 3;
+
+/// Notes what is to be delivered, and returns the `kind` of it.
+#[inline(always)]
+pub fn hand_in(flow: &FlowKey, backend_slot: u32, kind: i32) -> Result<i32, DropReason> {
+    let delivery = DELIVERY.get_ptr_mut(0).ok_or(DropReason::NoEndpoint)?;
+    // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
+    unsafe {
+        *delivery = Delivery {
+            flow: *flow,
+            backend_slot,
+        };
+    }
+    Ok(kind)
+}
+
+/// What was noted, and the backend that it is for.
+#[inline(always)]
+pub fn delivery() -> Result<(&'static Delivery, &'static BackendEntry), DropReason> {
+    let delivery = DELIVERY.get_ptr(0).ok_or(DropReason::NoEndpoint)?;
+    // SAFETY: as in `hand_in`.
+    let delivery = unsafe { &*delivery };
+    let backend = BACKENDS
+        .get(delivery.backend_slot)
+        .ok_or(DropReason::NoEndpoint)?;
+    Ok((delivery, backend))
+}
+
+/// Delivers a client's packet to a backend on this node, and remembers as whom it answers. If it
+/// `asks`, a packet of a TCP connection that is older than anything known of it here stays as it is,
+/// and the answer is [`UNKNOWN`].
 #[inline(never)]
-pub fn deliver(skb: *mut __sk_buff, flow: &FlowKey, backend: &BackendEntry) -> Packed {
+pub fn deliver(skb: *mut __sk_buff, asks: bool) -> Packed {
     let ctx = &TcContext::new(skb);
-    parse::of(ctx, flow.vpc)
-        .and_then(|packet| try_deliver(ctx, &packet, flow, backend))
-        .into()
+    try_deliver(ctx, asks).into()
 }
 
 #[inline(always)]
-fn try_deliver(
-    ctx: &TcContext,
-    packet: &Packet,
-    flow: &FlowKey,
-    backend: &BackendEntry,
-) -> Result<i32, DropReason> {
+fn try_deliver(ctx: &TcContext, asks: bool) -> Result<i32, DropReason> {
+    let (Delivery { flow, .. }, backend) = delivery()?;
+    let packet = &parse::of(ctx, flow.vpc)?;
     if !packet.family.has(&backend.address) {
         return Err(DropReason::FamilyMismatch);
     }
     let endpoint = lookup::endpoint(flow.vpc, backend.address).ok_or(DropReason::NoEndpoint)?;
+    // A later fragment may lack the ports, which then are not needed.
     if packet.shape != Shape::LaterFragment {
-        remember(ctx, flow, backend);
+        let answer = answer(flow, backend);
+        if !is_known(ctx, &answer, flow) {
+            if asks && flow.protocol == protocol::TCP && !packet.opens {
+                return Ok(UNKNOWN);
+            }
+            // A pod answers nothing to a reset.
+            if packet.tcp_flags & Tcp::RST == 0 {
+                remember(ctx, &answer, flow, backend);
+            }
+        }
     }
     let pod = Peer {
         address: backend.address,
@@ -63,23 +118,16 @@ fn vip_of(ctx: &TcContext, flow: &FlowKey) -> Option<Peer> {
     }
 }
 
-/// Delivers an ICMP error about what a backend on this node has sent in the VIP's name; `flow` is its
-/// client's, see [`parse::quoted`].
+/// Delivers an ICMP error about what a backend on this node has sent in the VIP's name.
 #[inline(never)]
-pub fn deliver_error(skb: *mut __sk_buff, flow: &FlowKey, backend: &BackendEntry) -> Packed {
-    let ctx = &TcContext::new(skb);
-    parse::of(ctx, flow.vpc)
-        .and_then(|packet| try_deliver_error(ctx, &packet, flow, backend))
-        .into()
+pub fn deliver_error(skb: *mut __sk_buff) -> Packed {
+    try_deliver_error(&TcContext::new(skb)).into()
 }
 
 #[inline(always)]
-fn try_deliver_error(
-    ctx: &TcContext,
-    packet: &Packet,
-    flow: &FlowKey,
-    backend: &BackendEntry,
-) -> Result<i32, DropReason> {
+fn try_deliver_error(ctx: &TcContext) -> Result<i32, DropReason> {
+    let (Delivery { flow, .. }, backend) = delivery()?;
+    let packet = &parse::of(ctx, flow.vpc)?;
     if packet.flow.destination != flow.destination {
         return Err(DropReason::ForeignError);
     }
@@ -217,9 +265,10 @@ pub unsafe fn met(entry: *mut FlowEntry, bytes: u32) {
     }
 }
 
+/// The direction in which `backend` answers `flow`.
 #[inline(always)]
-fn remember(ctx: &TcContext, flow: &FlowKey, backend: &BackendEntry) {
-    let key = FlowKey {
+fn answer(flow: &FlowKey, backend: &BackendEntry) -> FlowKey {
+    FlowKey {
         source: backend.address,
         destination: flow.source,
         vpc: flow.vpc,
@@ -227,17 +276,39 @@ fn remember(ctx: &TcContext, flow: &FlowKey, backend: &BackendEntry) {
         destination_port_be: flow.source_port_be,
         protocol: flow.protocol,
         padding: [0; 3],
-    };
-    if let Some(entry) = REPLIES.get_ptr_mut(&key) {
-        // SAFETY: as in `vip_of`.
-        let same = unsafe {
-            met(entry, ctx.length());
-            (*entry).address == flow.destination && (*entry).port_be == flow.destination_port_be
-        };
-        if same {
-            return;
-        }
     }
+}
+
+/// Whether `backend` has answered `flow` before, or was to.
+#[inline(always)]
+pub fn knows(flow: &FlowKey, backend: &BackendEntry) -> bool {
+    let Some(entry) = REPLIES.get_ptr(answer(flow, backend)) else {
+        return false;
+    };
+    // SAFETY: as in `vip_of`.
+    unsafe { is_for(&*entry, flow) }
+}
+
+/// The same by the answer, and the packet is counted.
+#[inline(always)]
+fn is_known(ctx: &TcContext, answer: &FlowKey, flow: &FlowKey) -> bool {
+    let Some(entry) = REPLIES.get_ptr_mut(answer) else {
+        return false;
+    };
+    // SAFETY: as in `vip_of`.
+    unsafe {
+        met(entry, ctx.length());
+        is_for(&*entry, flow)
+    }
+}
+
+#[inline(always)]
+fn is_for(entry: &FlowEntry, flow: &FlowKey) -> bool {
+    entry.address == flow.destination && entry.port_be == flow.destination_port_be
+}
+
+#[inline(always)]
+fn remember(ctx: &TcContext, answer: &FlowKey, flow: &FlowKey, backend: &BackendEntry) {
     let entry = FlowEntry {
         address: flow.destination,
         port_be: flow.destination_port_be,
@@ -250,5 +321,5 @@ fn remember(ctx: &TcContext, flow: &FlowKey, backend: &BackendEntry) {
     };
     // An LRU map makes room; if it cannot, the pod's answer leaves in its own name and the client
     // resets it, as with any lost state.
-    let _ = REPLIES.insert(&key, &entry, u64::from(BPF_ANY));
+    let _ = REPLIES.insert(answer, &entry, u64::from(BPF_ANY));
 }

@@ -7,16 +7,17 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_ANY;
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use fairlead_dataplane_common::{
-    Address, BackendEntry, DropReason, FrontendEntry, FrontendKey, SocketKey, SocketOrigin, hash,
+    Address, BackendEntry, DropReason, FrontendKey, SocketKey, SocketOrigin, hash,
 };
 
 use crate::maps::SOCKET_ORIGINS;
 use crate::parse::Family;
-use crate::verdict::SOCKET_PROCEED;
-use crate::{lookup, pick, stats};
+use crate::pick::{self, Asker};
+use crate::verdict::{Refusal, SOCKET_PROCEED};
+use crate::{lookup, stats};
 
 /// ECONNREFUSED, what a closed port would answer.
 const ECONNREFUSED: i32 = 111;
@@ -24,17 +25,17 @@ const ECONNREFUSED: i32 = 111;
 /// Gives a connecting socket a backend of the service it asks for. The pick depends on the socket,
 /// so that connections spread, and stays the same while the table does.
 #[inline(always)]
-pub fn connect(ctx: &SockAddrContext, family: Family) -> Result<(), DropReason> {
-    if let Some(frontend) = translate(ctx, family)? {
-        stats::connection(frontend.service);
+pub fn connect(ctx: &SockAddrContext, family: Family) -> Result<(), Refusal> {
+    if let Some(backend_slot) = translate(ctx, family, true)? {
+        stats::connection(backend_slot);
     }
     Ok(())
 }
 
 /// Does the same for one datagram of an unconnected socket.
 #[inline(always)]
-pub fn send(ctx: &SockAddrContext, family: Family) -> Result<(), DropReason> {
-    translate(ctx, family).map(|_| ())
+pub fn send(ctx: &SockAddrContext, family: Family) -> Result<(), Refusal> {
+    translate(ctx, family, false).map(|_| ())
 }
 
 /// Shows a socket's peer as what the socket had asked for.
@@ -51,11 +52,14 @@ pub fn show_origin(ctx: &SockAddrContext, family: Family) -> i32 {
     SOCKET_PROCEED
 }
 
+/// Gives the operation a backend's address, and returns the backend's slot; nothing if no service was
+/// asked for.
 #[inline(always)]
 fn translate(
     ctx: &SockAddrContext,
     family: Family,
-) -> Result<Option<&'static FrontendEntry>, DropReason> {
+    connects: bool,
+) -> Result<Option<u32>, Refusal> {
     let config = lookup::config()?;
     let (address, port_be) = peer(ctx, family);
     // SAFETY: the context is the program's own.
@@ -64,26 +68,31 @@ fn translate(
     let Some(frontend) = lookup::frontend(config, &asked) else {
         return Ok(None);
     };
-    let hash = hash::socket(&config.seed, cookie(ctx), &address, port_be);
-    let backend = match pick::by_hash(config, frontend.service, hash) {
-        Ok(pick) => pick.backend,
-        Err(reason) => return Err(refused(reason)),
+    let asker = Asker {
+        hash: hash::socket(&config.seed, cookie(ctx), &address, port_be),
+        // SAFETY: the context is the program's own.
+        netns_cookie: unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+        asked: address,
+        connects,
     };
+    let (backend_slot, backend) =
+        pick::for_socket(config, frontend.service, &asker).map_err(refused)?;
     // A socket reaches a backend of the other family by no address it could be given.
     if backend.address.is_v4() != asked.address.is_v4() {
-        return Err(refused(DropReason::UnsupportedFamily));
+        let reason = DropReason::UnsupportedFamily;
+        return Err(refused(Refusal::of_service(reason, frontend.service)));
     }
     remember(ctx, &asked, backend);
     set_peer(ctx, family, backend.address, backend.port_be);
-    Ok(Some(frontend))
+    Ok(Some(backend_slot))
 }
 
-/// `reason`, with the error that the socket's owner is to see.
+/// `refusal`, with the error that the socket's owner is to see.
 #[inline(always)]
-fn refused(reason: DropReason) -> DropReason {
+fn refused(refusal: Refusal) -> Refusal {
     // SAFETY: takes a number only.
     unsafe { bpf_set_retval(-ECONNREFUSED) };
-    reason
+    refusal
 }
 
 #[inline(always)]

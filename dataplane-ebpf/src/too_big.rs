@@ -13,9 +13,6 @@ use crate::parse::{Family, Packet, Shape};
 use crate::verdict::Packed;
 use crate::{ingress, parse};
 
-/// Hops that the answer may take.
-const TTL: u8 = 64;
-
 /// The start of a packet that an error quotes: its IP header and eight bytes more, which is what the
 /// sender needs to find the flow.
 #[repr(C, packed(2))]
@@ -65,25 +62,8 @@ fn answer_v4(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropRea
     }
     refuse_errors(packet)?;
     let flow = &packet.flow;
-    let mut ip = Ipv4 {
-        version_and_length: Ipv4::PLAIN,
-        dscp_ecn: 0,
-        total_length_be: (LENGTH as u16).to_be(),
-        identification: 0,
-        fragment_be: Ipv4::DONT_FRAGMENT_BE,
-        ttl: TTL,
-        protocol: protocol::ICMP,
-        checksum: 0,
-        source: flow.destination.v4_word(),
-        destination: flow.source.v4_word(),
-    };
-    let sum = u64::from(u16::from_ne_bytes([ip.version_and_length, ip.dscp_ecn]))
-        + u64::from(ip.total_length_be)
-        + u64::from(ip.fragment_be)
-        + u64::from(u16::from_ne_bytes([ip.ttl, ip.protocol]))
-        + u64::from(ip.source)
-        + u64::from(ip.destination);
-    ip.checksum = !checksum::fold(sum);
+    let (vip, client) = (flow.destination.v4_word(), flow.source.v4_word());
+    let ip = Ipv4::plain(protocol::ICMP, LENGTH as u16, vip, client);
     let icmp = icmp(Icmp::UNREACHABLE, Icmp::FRAGMENTATION_NEEDED, mtu);
     replace::<Ipv4, QUOTE_V4>(ctx, ip, icmp, 0)
 }
@@ -97,7 +77,7 @@ fn answer_v6(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropRea
         version_class_label_be: (6_u32 << 28).to_be(),
         payload_length_be: (LENGTH as u16).to_be(),
         next_header: protocol::ICMPV6,
-        hop_limit: TTL,
+        hop_limit: Ipv4::TTL,
         source: flow.destination.words,
         destination: flow.source.words,
     };

@@ -16,16 +16,18 @@ use crate::frame::{Frame, pull};
 use crate::header::{Ethernet, Udp, Vxlan};
 use crate::maps::VPCS;
 use crate::parse::{Family, HEADERS, Packet, Shape};
-use crate::verdict::Packed;
+use crate::pick::{self, Choice};
+use crate::reply::{DELIVER, DELIVER_ERROR, DELIVER_LAST};
+use crate::verdict::{Packed, Refusal};
 use crate::vlan::{self, Outer};
-use crate::{forward, fragment, lookup, parse, pick, reply, snat};
+use crate::{forward, fragment, lookup, parse, reply, reset, second_chance, snat};
 
 /// Bytes of the headers this side looks at, the outer ones included.
 const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
 
 /// A packet that the uplink received and XDP passed.
 #[inline(always)]
-pub fn receive(ctx: &TcContext) -> Result<i32, DropReason> {
+pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
     pull(ctx, ALL_HEADERS)?;
     let mut outer = Outer::NONE;
     if vlan::is_tag(ethertype(ctx)?) {
@@ -33,83 +35,90 @@ pub fn receive(ctx: &TcContext) -> Result<i32, DropReason> {
         pull(ctx, ALL_HEADERS)?;
     }
     let action = if Family::of(ethertype(ctx)?).is_some() {
-        match decapsulate(ctx.skb.skb).unpack_skb()? {
-            PLAIN => accept(ctx.skb.skb).unpack_skb()?,
+        let mut action = decapsulate(ctx.skb.skb).unpack_skb()?;
+        if action == PLAIN {
+            action = find_flow(ctx.skb.skb, pick::flow()?).unpack_skb()?;
+        }
+        if action == BALANCE {
+            action = accept(ctx.skb.skb).unpack_refusal()? as i32;
+        }
+        match action {
+            DELIVER => second_chance::deliver(ctx)?,
+            DELIVER_LAST => reply::deliver(ctx.skb.skb, false).unpack_skb()?,
+            DELIVER_ERROR => reply::deliver_error(ctx.skb.skb).unpack_skb()?,
+            COME_BACK => snat::come_back(ctx.skb.skb).unpack_skb()?,
             action => action,
         }
     } else {
         TC_ACT_OK
     };
     if outer != Outer::NONE && !vlan::push(ctx.skb.skb, outer, action) {
-        return Err(DropReason::RewriteFailed);
+        return Err(DropReason::RewriteFailed.into());
     }
     Ok(action)
 }
 
-/// A packet that no node has encapsulated.
+/// No action of TC but of [`accept`]: the packet may be an answer to a pod.
+const COME_BACK: i32 = i32::MAX - 3;
+
+/// A packet that no node has encapsulated, of the flow that was found.
 #[inline(never)]
 fn accept(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, 0)
+        .map_err(Refusal::from)
         .and_then(|packet| try_accept(ctx, &packet))
         .into()
 }
 
 #[inline(always)]
-fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, Refusal> {
     let config = lookup::config()?;
     let is_for_node = config.is_own(&packet.flow.destination);
-    let flow = if packet.shape == Shape::Ports {
-        packet.flow
-    } else {
-        let mut flow = FlowKey::default();
-        match without_ports(ctx.skb.skb, &mut flow).unpack_skb()? {
-            BALANCE => flow,
-            action => return Ok(action),
-        }
-    };
+    let flow = *pick::flow()?;
     if let Some(frontend) = lookup::external(config, &flow) {
-        let pick = pick::pick(config, frontend, &flow)?;
-        return forward::send_skb(ctx, config, packet, &flow, &pick);
+        let done = match pick::choose(ctx, config, frontend, packet, &flow)? {
+            Choice::Send(pick) => forward::send_skb(ctx, config, packet, &flow, &pick),
+            Choice::Reset => reset::answer_skb(ctx.skb.skb, packet.family).unpack_skb(),
+        };
+        return done.map_err(|reason| Refusal::of_service(reason, frontend.service));
     }
     if is_for_node {
         return match packet.family {
-            Family::V4 => snat::come_back(ctx.skb.skb).unpack_skb(),
+            Family::V4 => Ok(COME_BACK),
             Family::V6 => Ok(TC_ACT_OK),
         };
     }
     if lookup::is_vip(config, flow.vpc, flow.destination) {
-        return Err(DropReason::UnknownPort);
+        return Err(DropReason::UnknownPort.into());
     }
     Ok(TC_ACT_OK)
 }
 
-/// No action of TC but of [`without_ports`]: the packet may be for a service, by the flow that was
-/// found.
+/// No action of TC but of [`find_flow`]: the packet may be for a service, by the flow that was found.
 const BALANCE: i32 = i32::MAX;
 
-/// What does not show its ports. If it belongs to a flow all the same, that goes to `flow`.
+/// Finds the flow that a packet belongs to, also if it does not show its ports.
 #[inline(never)]
-fn without_ports(skb: *mut __sk_buff, flow: &mut FlowKey) -> Packed {
+fn find_flow(skb: *mut __sk_buff, flow: &mut FlowKey) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, 0)
-        .and_then(|packet| try_without_ports(ctx, &packet, flow))
+        .and_then(|packet| try_find_flow(ctx, &packet, flow))
         .into()
 }
 
 #[inline(always)]
-fn try_without_ports(
-    ctx: &TcContext,
-    packet: &Packet,
-    flow: &mut FlowKey,
-) -> Result<i32, DropReason> {
+fn try_find_flow(ctx: &TcContext, packet: &Packet, flow: &mut FlowKey) -> Result<i32, DropReason> {
+    *flow = packet.flow;
+    if packet.shape == Shape::Ports {
+        return Ok(BALANCE);
+    }
     let config = lookup::config()?;
     let is_for_node = config.is_own(&packet.flow.destination);
     let is_vip = lookup::is_vip(config, packet.flow.vpc, packet.flow.destination);
     if !is_vip && !is_for_node {
         return Ok(TC_ACT_OK);
     }
-    *flow = packet.flow;
     match packet.shape {
         Shape::FirstFragment | Shape::LaterFragment => match fragment::flow(ctx, packet)? {
             Some(found) => {
@@ -229,11 +238,11 @@ fn try_decapsulate(ctx: &TcContext, outer: &Packet) -> Result<i32, DropReason> {
     match family {
         Family::V4 => {
             let packet = parse::ipv4(ctx, vni)?;
-            arrive(ctx, config, &packet, room, inner.destination)
+            arrive(ctx, config, &packet, room, &inner)
         }
         Family::V6 => {
             let packet = parse::ipv6(ctx, vni)?;
-            arrive(ctx, config, &packet, room, inner.destination)
+            arrive(ctx, config, &packet, room, &inner)
         }
     }
 }
@@ -256,36 +265,39 @@ fn strip(ctx: &TcContext, outer: Family, inner: Family) -> Result<(), DropReason
     encap::set_ethertype(ctx, outer, inner)
 }
 
-/// A packet that was encapsulated for `named` in an outer one that had `room` for it, without its outer
-/// headers.
+/// A packet that was encapsulated for whom `label` names in an outer one that had `room` for it,
+/// without its outer headers.
 #[inline(always)]
 fn arrive(
     ctx: &TcContext,
     config: &Config,
     packet: &Packet,
     room: u32,
-    named: [u8; 6],
+    label: &Ethernet,
 ) -> Result<i32, DropReason> {
     if packet.length > room {
         return Err(DropReason::Malformed);
     }
     let flow = &packet.flow;
-    if let Some(id) = mac::backend_of(named) {
-        let backend = lookup::named_backend(id).ok_or(DropReason::UnknownBackend)?;
+    if let Some(id) = mac::backend_of(label.destination) {
+        let (slot, backend) = lookup::named_backend(id).ok_or(DropReason::UnknownBackend)?;
         if backend.node != NODE_LOCAL || backend.vpc != flow.vpc {
             return Err(DropReason::UnknownBackend);
         }
+        let kind = if mac::is_second_chance(label.source) {
+            DELIVER_LAST
+        } else {
+            DELIVER
+        };
         return match packet.shape {
-            Shape::Ports | Shape::LaterFragment => {
-                reply::deliver(ctx.skb.skb, flow, backend).unpack_skb()
-            }
+            Shape::Ports | Shape::LaterFragment => reply::hand_in(flow, slot, kind),
             Shape::FirstFragment => {
                 let flow = fragment::flow(ctx, packet)?.ok_or(fragment::unknown(packet))?;
-                reply::deliver(ctx.skb.skb, &flow, backend).unpack_skb()
+                reply::hand_in(&flow, slot, kind)
             }
             Shape::Error => {
                 let flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
-                reply::deliver_error(ctx.skb.skb, &flow, backend).unpack_skb()
+                reply::hand_in(&flow, slot, DELIVER_ERROR)
             }
             _ => Err(DropReason::UnknownBackend),
         };

@@ -1,18 +1,46 @@
-//! How programs end: the one exit that counts what is dropped.
+//! How programs end: the one exit that counts what is dropped, and keeps a sample of it.
 
-use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::bindings::xdp_action::XDP_DROP;
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, TC_ACT_SHOT, xdp_md};
+use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::mem;
-use fairlead_dataplane_common::DropReason;
+use fairlead_dataplane_common::{DropReason, ServiceDropKey};
 
+use crate::atomic;
 use crate::frame::Frame;
-use crate::maps::DROPS;
+use crate::maps::{DROP_SAMPLES, DROPS, SERVICE_DROPS, SERVICE_STATS};
 
 /// Lets the operation on a socket proceed.
 pub const SOCKET_PROCEED: i32 = 1;
 /// Refuses it; the caller has set the error.
 const SOCKET_REFUSE: i32 = 0;
+
+/// Why something is dropped, and whose it was.
+#[derive(Clone, Copy)]
+pub struct Refusal {
+    reason: DropReason,
+    /// Service slot and one, 0 if it was not known yet.
+    service: u32,
+}
+
+impl Refusal {
+    /// Of what was for the service in `slot`.
+    #[inline(always)]
+    pub fn of_service(reason: DropReason, slot: u32) -> Self {
+        Self {
+            reason,
+            service: slot + 1,
+        }
+    }
+}
+
+impl From<DropReason> for Refusal {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self { reason, service: 0 }
+    }
+}
 
 /// A result in one register: what a function that is not inlined returns, because it cannot return
 /// two.
@@ -20,16 +48,34 @@ const SOCKET_REFUSE: i32 = 0;
 #[derive(Clone, Copy)]
 pub struct Packed(u64);
 
-/// Set in a [`Packed`] that holds a reason.
+/// Set in a [`Packed`] that holds a reason, below the service.
 const IS_REASON: u64 = 1 << 32;
+/// Where the service stands.
+const SERVICE_SHIFT: u32 = 33;
+
+impl From<Result<u32, Refusal>> for Packed {
+    #[inline(always)]
+    fn from(result: Result<u32, Refusal>) -> Self {
+        match result {
+            Ok(value) => Self(value as u64),
+            Err(Refusal { reason, service }) => {
+                Self((service as u64) << SERVICE_SHIFT | IS_REASON | reason as u64)
+            }
+        }
+    }
+}
+
+impl From<Result<i32, Refusal>> for Packed {
+    #[inline(always)]
+    fn from(result: Result<i32, Refusal>) -> Self {
+        result.map(|value| value as u32).into()
+    }
+}
 
 impl From<Result<u32, DropReason>> for Packed {
     #[inline(always)]
     fn from(result: Result<u32, DropReason>) -> Self {
-        match result {
-            Ok(value) => Self(value as u64),
-            Err(reason) => Self(IS_REASON | reason as u64),
-        }
+        result.map_err(Refusal::from).into()
     }
 }
 
@@ -50,22 +96,31 @@ impl Packed {
     /// The result again.
     #[inline(always)]
     pub fn unpack(self) -> Result<u32, DropReason> {
+        self.unpack_refusal().map_err(|refusal| refusal.reason)
+    }
+
+    /// The result again, with the service that the packet was for.
+    #[inline(always)]
+    pub fn unpack_refusal(self) -> Result<u32, Refusal> {
         let value = self.0 as u32;
         if self.0 & IS_REASON == 0 {
             return Ok(value);
         }
-        // SAFETY: made of a `DropReason`, by `from`.
-        Err(unsafe { mem::transmute::<u32, DropReason>(value) })
+        Err(Refusal {
+            // SAFETY: made of a `DropReason`, by `from`.
+            reason: unsafe { mem::transmute::<u32, DropReason>(value) },
+            service: (self.0 >> SERVICE_SHIFT) as u32,
+        })
     }
 }
 
 /// The XDP action that `result` asks for.
 #[inline(always)]
-pub fn of_xdp(ctx: &XdpContext, result: Result<u32, DropReason>) -> u32 {
+pub fn of_xdp(ctx: &XdpContext, result: Result<u32, Refusal>) -> u32 {
     match result {
         Ok(action) => action,
-        Err(reason) => {
-            count(reason, ctx.length());
+        Err(Refusal { reason, service }) => {
+            drop_xdp(ctx.ctx, reason as u32, service);
             XDP_DROP
         }
     }
@@ -73,11 +128,11 @@ pub fn of_xdp(ctx: &XdpContext, result: Result<u32, DropReason>) -> u32 {
 
 /// The TC action that `result` asks for.
 #[inline(always)]
-pub fn of_skb(ctx: &TcContext, result: Result<i32, DropReason>) -> i32 {
+pub fn of_skb(ctx: &TcContext, result: Result<i32, Refusal>) -> i32 {
     match result {
         Ok(action) => action,
-        Err(reason) => {
-            count(reason, ctx.length());
+        Err(Refusal { reason, service }) => {
+            drop_skb(ctx.skb.skb, reason as u32, service);
             TC_ACT_SHOT
         }
     }
@@ -85,23 +140,77 @@ pub fn of_skb(ctx: &TcContext, result: Result<i32, DropReason>) -> i32 {
 
 /// What becomes of the operation on a socket.
 #[inline(always)]
-pub fn of_socket(result: Result<(), DropReason>) -> i32 {
+pub fn of_socket(result: Result<(), Refusal>) -> i32 {
     match result {
         Ok(()) => SOCKET_PROCEED,
-        Err(reason) => {
-            count(reason, 0);
+        Err(Refusal { reason, service }) => {
+            count(reason as u32, service, 0);
             SOCKET_REFUSE
         }
     }
 }
 
+/// Counts a frame that is dropped and keeps a sample of it. Not inlined: programs drop in many places.
+#[inline(never)]
+fn drop_xdp(ctx: *mut xdp_md, reason: u32, service: u32) {
+    let frame = XdpContext::new(ctx);
+    count(reason, service, frame.length());
+    // SAFETY: the context is the program's own.
+    sample(&frame, unsafe { (*ctx).ingress_ifindex }, reason, service);
+}
+
+/// The same for an skb.
+#[inline(never)]
+fn drop_skb(ctx: *mut __sk_buff, reason: u32, service: u32) {
+    let frame = TcContext::new(ctx);
+    count(reason, service, frame.length());
+    // SAFETY: the context is the program's own.
+    sample(&frame, unsafe { (*ctx).ifindex }, reason, service);
+}
+
 #[inline(always)]
-fn count(reason: DropReason, bytes: u32) {
-    if let Some(drops) = DROPS.get_ptr_mut(reason as u32) {
+fn count(reason: u32, service: u32, bytes: u32) {
+    if let Some(drops) = DROPS.get_ptr_mut(reason) {
         // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
         unsafe {
             (*drops).packets += 1;
             (*drops).bytes += u64::from(bytes);
         }
     }
+    if service == 0 {
+        return;
+    }
+    let service = service - 1;
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(service) {
+        // SAFETY: as above.
+        unsafe { (*stats).drops += 1 }
+    }
+    let key = ServiceDropKey { service, reason };
+    if let Some(drops) = SERVICE_DROPS.get_ptr_mut(&key) {
+        // SAFETY: as above.
+        unsafe { *drops += 1 }
+    } else {
+        // Where there is no room, the drop is counted by service and by reason, but not by both.
+        let _ = SERVICE_DROPS.insert(&key, &1, u64::from(BPF_ANY));
+    }
+}
+
+/// Keeps the beginning of a frame, at most once a jiffy for a reason.
+#[inline(always)]
+fn sample<F: Frame>(frame: &F, ifindex: u32, reason: u32, service: u32) {
+    let Some(sample) = DROP_SAMPLES.get_ptr_mut(reason) else {
+        return;
+    };
+    // SAFETY: takes nothing.
+    let now = unsafe { bpf_jiffies64() };
+    // SAFETY: a word of a live map element, aligned as its struct is.
+    if unsafe { atomic::swap(&raw mut (*sample).seen_jiffies, now) } == now {
+        return;
+    }
+    // SAFETY: a live map element, which nobody else writes in this jiffy.
+    let sample = unsafe { &mut *sample };
+    sample.length = frame.length();
+    sample.ifindex = ifindex;
+    sample.service = service;
+    sample.captured = frame.load(&mut sample.bytes);
 }

@@ -23,13 +23,13 @@ pub fn tc_uplink_in(ctx: TcContext) -> i32 {
 /// What leaves by an uplink: the node's own packets to pods elsewhere, and masquerading.
 #[classifier]
 pub fn tc_uplink_out(ctx: TcContext) -> i32 {
-    verdict::of_skb(&ctx, uplink::send(&ctx))
+    verdict::of_skb(&ctx, uplink::send(&ctx).map_err(Into::into))
 }
 
 /// Every packet a pod sends, on the host's end of its veth.
 #[classifier]
 pub fn tc_from_pod(ctx: TcContext) -> i32 {
-    verdict::of_skb(&ctx, pod::send(&ctx))
+    verdict::of_skb(&ctx, pod::send(&ctx).map_err(Into::into))
 }
 
 /// `connect(2)` over IPv4: the socket is given a backend instead of the service's address.

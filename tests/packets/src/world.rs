@@ -6,10 +6,10 @@ use aya::programs::{Program, TestRun, TestRunOptions};
 use fairlead_dataplane::loader::{Programs, Tables};
 use fairlead_dataplane::object;
 use fairlead_dataplane_common::{
-    Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, EndpointEntry, EndpointKey,
-    FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey,
-    NodeEntry, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry,
-    RouteKey, SERVICE_DR, ServiceEntry, ServiceStats, maps, protocol,
+    Address, BACKEND_ACTIVE, BackendEntry, BackendStats, Config, DropReason, EndpointEntry,
+    EndpointKey, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendBucket, FrontendEntry,
+    FrontendKey, NodeEntry, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE,
+    RouteEntry, RouteKey, SERVICE_DR, ServiceEntry, ServiceStats, maps, protocol,
 };
 
 /// The node whose programs run.
@@ -191,7 +191,23 @@ impl World {
             .collect()
     }
 
-    /// What the service in `slot` has seen on all CPUs.
+    /// What the backend in `slot` was sent on all CPUs.
+    pub fn backend_stats(&self, slot: u32) -> BackendStats {
+        let counts = self
+            .tables
+            .backend_stats
+            .get(&slot, 0)
+            .expect("a counter of each backend");
+        counts
+            .iter()
+            .fold(BackendStats::default(), |sum, one| BackendStats {
+                packets: sum.packets + one.packets,
+                bytes: sum.bytes + one.bytes,
+                connections: sum.connections + one.connections,
+            })
+    }
+
+    /// What was refused of the service in `slot` on all CPUs.
     pub fn service_stats(&self, slot: u32) -> ServiceStats {
         let counts = self
             .tables

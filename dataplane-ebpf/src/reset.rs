@@ -1,0 +1,183 @@
+//! The answer to a packet of a connection whose backend is gone: a reset in the VIP's name (RFC 9293
+//! §3.10.7.1), so that the client need not wait for its own timeouts.
+
+use aya_ebpf::bindings::xdp_action::XDP_TX;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use core::mem;
+use fairlead_dataplane_common::{Counter, DropReason, FlowKey, checksum, protocol};
+
+use crate::frame::{Frame, pull};
+use crate::header::{Ethernet, Ipv4, Ipv6, NETWORK, Tcp};
+use crate::parse::{Family, Packet};
+use crate::verdict::Packed;
+use crate::{parse, stats};
+
+/// Bytes of a reset from its TCP header on: it has no options and no data.
+const SEGMENT: usize = mem::size_of::<Tcp>();
+
+/// Turns a TCP segment into the reset that answers it, and sends it back.
+#[inline(never)]
+pub fn answer_xdp(ctx: *mut xdp_md, family: Family) -> Packed {
+    let ctx = &XdpContext::new(ctx);
+    match family {
+        Family::V4 => parse::ipv4(ctx, 0).and_then(|packet| send_back_xdp(ctx, &packet)),
+        Family::V6 => parse::ipv6(ctx, 0).and_then(|packet| send_back_xdp(ctx, &packet)),
+    }
+    .into()
+}
+
+/// The same for an skb.
+#[inline(never)]
+pub fn answer_skb(skb: *mut __sk_buff, family: Family) -> Packed {
+    let ctx = &TcContext::new(skb);
+    match family {
+        Family::V4 => parse::ipv4(ctx, 0).and_then(|packet| send_back_skb(ctx, &packet)),
+        Family::V6 => parse::ipv6(ctx, 0).and_then(|packet| send_back_skb(ctx, &packet)),
+    }
+    .into()
+}
+
+#[inline(always)]
+fn send_back_xdp(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
+    let (tcp, _) = answer(ctx, packet)?;
+    let length = packet.family.transport() + SEGMENT;
+    // SAFETY: the context is the program's own.
+    if unsafe { bpf_xdp_adjust_tail(ctx.ctx, length as i32 - ctx.length() as i32) } != 0 {
+        return Err(DropReason::RewriteFailed);
+    }
+    write(ctx, packet, tcp)?;
+    stats::count(Counter::Reset);
+    Ok(XDP_TX)
+}
+
+#[inline(always)]
+fn send_back_skb(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    let (tcp, pseudo) = answer(ctx, packet)?;
+    let transport = packet.family.transport();
+    let length = (transport + SEGMENT) as u32;
+    let skb = ctx.skb.skb;
+    // SAFETY: the context is the program's own.
+    if unsafe { bpf_skb_change_tail(skb, length, 0) } != 0 {
+        return Err(DropReason::RewriteFailed);
+    }
+    pull(ctx, length)?;
+    write(ctx, packet, Tcp { checksum: 0, ..tcp })?;
+    let checksum = if is_finished_by_device(ctx, transport + Tcp::CHECKSUM)? {
+        checksum::fold(pseudo)
+    } else {
+        tcp.checksum
+    };
+    ctx.store(transport + Tcp::CHECKSUM, &checksum, 0)
+        .map_err(|_| DropReason::RewriteFailed)?;
+    stats::count(Counter::Reset);
+    // SAFETY: the context is the program's own; the rest are numbers.
+    Ok(unsafe { bpf_redirect((*skb).ifindex, 0) } as i32)
+}
+
+/// Whether the sum of a packet's transport header is left to the device (`CHECKSUM_PARTIAL`): a sender
+/// on the same machine does so. The field holds the sum of the pseudo header then, which a change
+/// behind that header does not touch; the kernel tells nobody in another way.
+#[inline(always)]
+fn is_finished_by_device(ctx: &TcContext, checksum: usize) -> Result<bool, DropReason> {
+    ctx.l4_csum_replace(checksum, 0, 1, 2)
+        .map_err(|_| DropReason::RewriteFailed)?;
+    let after: u16 = ctx.load(checksum).map_err(|_| DropReason::RewriteFailed)?;
+    Ok(after == 0)
+}
+
+/// The TCP header of the reset, and the sum of its pseudo header.
+#[inline(always)]
+fn answer<F: Frame>(frame: &F, packet: &Packet) -> Result<(Tcp, u64), DropReason> {
+    let flow = &packet.flow;
+    let tcp: *mut Tcp = frame.header(packet.family.transport())?;
+    // SAFETY: in bounds, as `header` has checked, and any bytes are a `Tcp`.
+    let tcp = unsafe { *tcp };
+    let (sequence, acknowledgement, flags) = if tcp.flags & Tcp::ACK != 0 {
+        (tcp.acknowledgement, 0, Tcp::RST)
+    } else {
+        let headers = (packet.family.transport() - NETWORK) as u32 + tcp.header_length();
+        let length = packet.length.saturating_sub(headers)
+            + u32::from(tcp.flags & Tcp::SYN != 0)
+            + u32::from(tcp.flags & Tcp::FIN != 0);
+        let next = u32::from_be(tcp.sequence).wrapping_add(length);
+        (0, next.to_be(), Tcp::RST | Tcp::ACK)
+    };
+    let mut reset = Tcp {
+        source_be: flow.destination_port_be,
+        destination_be: flow.source_port_be,
+        sequence,
+        acknowledgement,
+        data_offset: ((SEGMENT / 4) as u8) << 4,
+        flags,
+        window: 0,
+        checksum: 0,
+        urgent: 0,
+    };
+    let pseudo = pseudo_header(flow);
+    let sum = pseudo
+        + u64::from(reset.source_be)
+        + u64::from(reset.destination_be)
+        + u64::from(reset.sequence)
+        + u64::from(reset.acknowledgement)
+        + u64::from(u16::from_ne_bytes([reset.data_offset, reset.flags]));
+    reset.checksum = !checksum::fold(sum);
+    Ok((reset, pseudo))
+}
+
+/// The sum of the reset's pseudo header: RFC 9293 §3.1, RFC 8200 §8.1. The two differ in how wide
+/// they write the same numbers, which a sum does not show.
+#[inline(always)]
+fn pseudo_header(flow: &FlowKey) -> u64 {
+    flow.source.sum()
+        + flow.destination.sum()
+        + u64::from((SEGMENT as u16).to_be())
+        + u64::from(u16::from(protocol::TCP).to_be())
+}
+
+/// Writes all headers of the reset, back to whom the packet came from.
+#[inline(always)]
+fn write<F: Frame>(frame: &F, packet: &Packet, tcp: Tcp) -> Result<(), DropReason> {
+    let flow = &packet.flow;
+    let ethernet: *mut Ethernet = frame.header(0)?;
+    // SAFETY: in bounds, as `header` has checked.
+    unsafe {
+        let (destination, source) = ((*ethernet).destination, (*ethernet).source);
+        (*ethernet).destination = source;
+        (*ethernet).source = destination;
+    }
+    match packet.family {
+        Family::V4 => {
+            let ip: *mut Ipv4 = frame.header(NETWORK)?;
+            let length = mem::size_of::<Ipv4>() + SEGMENT;
+            // SAFETY: as above.
+            unsafe {
+                *ip = Ipv4::plain(
+                    protocol::TCP,
+                    length as u16,
+                    flow.destination.v4_word(),
+                    flow.source.v4_word(),
+                );
+            }
+        }
+        Family::V6 => {
+            let ip: *mut Ipv6 = frame.header(NETWORK)?;
+            // SAFETY: as above.
+            unsafe {
+                *ip = Ipv6 {
+                    version_class_label_be: (6_u32 << 28).to_be(),
+                    payload_length_be: (SEGMENT as u16).to_be(),
+                    next_header: protocol::TCP,
+                    hop_limit: Ipv4::TTL,
+                    source: flow.destination.words,
+                    destination: flow.source.words,
+                };
+            }
+        }
+    }
+    let segment: *mut Tcp = frame.header(packet.family.transport())?;
+    // SAFETY: as above.
+    unsafe { *segment = tcp };
+    Ok(())
+}

@@ -1,0 +1,509 @@
+//! Picks that one read of the table does not settle: table slots that have changed hands, services
+//! whose flows are all noted, and services that not everybody may use.
+//!
+//! All of it is called, not inlined: what a packet of a plain service at a stable slot costs does not
+//! depend on it. A subprogram takes a pointer and returns a number, so a [`Query`] carries both the
+//! question and the pick.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::helpers::bpf_jiffies64;
+use fairlead_dataplane_common::{
+    Address, BACKEND_ACTIVE, BACKEND_EMPTY, BackendEntry, Config, Counter, DropReason,
+    FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_OPENING, FlowKey, LUT_EMPTY, LUT_MOVING,
+    LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK, NODE_LOCAL, NODE_RESOLVED, SERVICE_AFFINITY,
+    SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN, SERVICE_INTERNAL_LOCAL,
+    SERVICE_LEAST_LOAD, SERVICE_NOTED, SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry,
+    TrackEntry, hash, protocol,
+};
+
+use crate::header::Tcp;
+use crate::maps::{BACKENDS, FLOWS, LUT, SERVICES};
+use crate::{affinity, lookup, schedule, stats};
+
+/// The packet is no packet of the flow but an ICMP error about one: it follows, and leaves no trace.
+pub const QUERY_ERROR: u32 = 1;
+/// The packet is for an address that source ranges hold for: a VIP, not a node port.
+pub const QUERY_VIP: u32 = 1 << 1;
+/// The next hook gets the packet if this one cannot finish it, and will ask again.
+pub const QUERY_HANDS_UP: u32 = 1 << 2;
+/// Another node passed the packet on and has chosen already: the table alone says for whom.
+pub const QUERY_PASSED_ON: u32 = 1 << 3;
+
+/// A packet of a known flow and, in the end, the backend it is for. It is kept in a map of its own:
+/// the stack has no room for it.
+#[repr(C)]
+pub struct Query {
+    /// The flow, client → VIP.
+    pub flow: FlowKey,
+    /// Of the flow.
+    pub hash: u32,
+    /// Of the service, in `services`.
+    pub service_index: u32,
+    /// The packet's bytes.
+    pub bytes: u32,
+    /// `QUERY_*`.
+    pub traits: u32,
+    /// The flags of its TCP header, 0 if it has none.
+    pub tcp_flags: u32,
+    /// Out: the answer.
+    pub found: Found,
+    /// Room for the entry that notes the flow.
+    entry: TrackEntry,
+}
+
+/// What came of a [`Query`], in one register: a subprogram returns no more, and what is live while a
+/// packet is sent is spilled to the stack.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Found(u64);
+
+impl Found {
+    /// The packet begins a connection or a flow of datagrams.
+    const BEGINS: u64 = 1 << 24;
+    /// Not every node would pick this backend by the table alone.
+    const IS_PRIVATE: u64 = 1 << 25;
+    /// The backend of the connection is gone, and its client has to be told.
+    const IS_GONE: u64 = 1 << 26;
+    /// Where the port stands that the flow is translated to.
+    const NAT_PORT_SHIFT: u32 = 32;
+    /// Where the reason for a refusal stands.
+    const REASON_SHIFT: u32 = 48;
+
+    /// The backend in slot `backend_slot`, for a packet that `begins` something or does not.
+    #[inline(always)]
+    pub fn plain(backend_slot: u32, begins: bool) -> Self {
+        Self(u64::from(backend_slot) | if begins { Self::BEGINS } else { 0 })
+    }
+
+    #[inline(always)]
+    const fn refused(reason: DropReason) -> Self {
+        Self((reason as u64) << Self::REASON_SHIFT)
+    }
+
+    /// Slot of the backend.
+    #[inline(always)]
+    pub fn backend_slot(self) -> u32 {
+        self.0 as u32 & LUT_SLOT_MASK
+    }
+
+    /// Whether the packet begins a connection or a flow of datagrams.
+    #[inline(always)]
+    pub fn begins(self) -> bool {
+        self.0 & Self::BEGINS != 0
+    }
+
+    /// Whether every node would pick the same by the table alone. Only then a frame may be passed on as
+    /// it is to a node of ours; else it has to name the backend.
+    #[inline(always)]
+    pub fn is_agreed(self) -> bool {
+        self.0 & Self::IS_PRIVATE == 0
+    }
+
+    /// Whether the backend of the connection is gone, and its client has to be told.
+    #[inline(always)]
+    pub fn is_gone(self) -> bool {
+        self.0 & Self::IS_GONE != 0
+    }
+
+    /// [`TrackEntry::nat_port_be`] of the flow: 0 if nothing is known yet.
+    #[inline(always)]
+    pub fn nat_port_be(self) -> u16 {
+        (self.0 >> Self::NAT_PORT_SHIFT) as u16
+    }
+
+    /// Why there is no pick, if there is none.
+    #[inline(always)]
+    pub fn refusal(self) -> Result<(), DropReason> {
+        match (self.0 >> Self::REASON_SHIFT) as u32 {
+            0 => Ok(()),
+            Self::NO_LOCAL_BACKEND => Err(DropReason::NoLocalBackend),
+            Self::SOURCE_NOT_ALLOWED => Err(DropReason::SourceNotAllowed),
+            _ => Err(DropReason::NoBackend),
+        }
+    }
+
+    const NO_LOCAL_BACKEND: u32 = DropReason::NoLocalBackend as u32;
+    const SOURCE_NOT_ALLOWED: u32 = DropReason::SourceNotAllowed as u32;
+}
+
+impl Query {
+    /// A query without an answer.
+    #[inline(always)]
+    pub fn new(flow: &FlowKey, hash: u32, service_index: u32) -> Self {
+        Self {
+            flow: *flow,
+            hash,
+            service_index,
+            bytes: 0,
+            traits: 0,
+            tcp_flags: 0,
+            found: Found(0),
+            entry: TrackEntry {
+                backend: 0,
+                backend_slot: LUT_EMPTY,
+                service: 0,
+                state: 0,
+                padding: 0,
+                nat_port_be: 0,
+                seen_jiffies: 0,
+                packets: 0,
+                bytes: 0,
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn has(&self, one: u32) -> bool {
+        self.traits & one != 0
+    }
+
+    /// Whether the packet begins a TCP connection.
+    #[inline(always)]
+    fn opens(&self) -> bool {
+        self.tcp_flags as u8 & (Tcp::SYN | Tcp::ACK) == Tcp::SYN
+    }
+
+    /// Whether the packet's connection may be older than what is known of it here.
+    #[inline(always)]
+    fn is_midway(&self) -> bool {
+        self.flow.protocol == protocol::TCP && !self.opens()
+    }
+
+    /// Whether the packet may leave an entry: nothing is noted on the word of an error or a reset.
+    #[inline(always)]
+    fn may_note(&self) -> bool {
+        !self.has(QUERY_ERROR) && self.tcp_flags as u8 & Tcp::RST == 0
+    }
+}
+
+/// What the table says of a flow.
+pub struct TableSlot {
+    /// Slot of the backend it names.
+    pub current: u32,
+    /// Slot of the backend that had it before; [`LUT_EMPTY`] if that is gone, or nothing has moved.
+    pub base: u32,
+    /// Its state: [`LUT_STABLE`], [`LUT_MOVING`] or `LUT_SETTLING`.
+    pub state: u32,
+}
+
+/// Answers a query, in the query itself: were the answer returned, the verifier would follow each of
+/// its kinds through all that a caller goes on to do.
+#[inline(never)]
+pub fn answer(query: &mut Query) {
+    query.found = find(query);
+}
+
+#[inline(always)]
+fn find(query: &mut Query) -> Found {
+    let (Ok(config), Some(service)) = (lookup::config(), SERVICES.get(query.service_index)) else {
+        return Found::refused(DropReason::NoBackend);
+    };
+    if service.flags & SERVICE_SOURCE_RANGES != 0
+        && query.traits & (QUERY_VIP | QUERY_PASSED_ON) == QUERY_VIP
+        && !lookup::is_source_allowed(service.id, &query.flow.source)
+    {
+        return Found::refused(DropReason::SourceNotAllowed);
+    }
+    let flow = &query.flow;
+    let (source, destination) = (&flow.source, &flow.destination);
+    let hash = table_hash(config, service, flow.vpc, source, destination, query.hash);
+    let Some(slot) = table_slot(service, hash) else {
+        return Found::refused(if service.flags & SERVICE_EXTERNAL_LOCAL != 0 {
+            DropReason::NoLocalBackend
+        } else {
+            DropReason::NoBackend
+        });
+    };
+    let is_plain = service.flags & SERVICE_NOTED == 0 && slot.state == LUT_STABLE;
+    if is_plain || query.has(QUERY_PASSED_ON) {
+        return Found::plain(slot.current, query.opens());
+    }
+    let mut found = match follow(query, service) {
+        Followed::To(found) => found,
+        Followed::Gone => return Found(Found::IS_GONE),
+        Followed::Ended => return Found::refused(DropReason::NoBackend),
+        Followed::Nowhere => begin(query, service, &slot, hash),
+    };
+    if found.backend_slot() != slot.current {
+        found.0 |= Found::IS_PRIVATE;
+    }
+    found
+}
+
+/// A socket of this node that asks for a service.
+#[repr(C)]
+pub struct SocketQuery {
+    /// Who asks: a network namespace, in the form of an address.
+    pub client: Address,
+    /// The address that is asked for.
+    pub asked: Address,
+    /// Of the socket and what it asks for.
+    pub hash: u32,
+    /// Of the service, in `services`.
+    pub service_index: u32,
+    /// 1 if the socket connects; else every datagram asks anew, and must not take a turn of its own.
+    pub connects: u32,
+}
+
+/// Answers a socket's query. Sockets stay with what they were given, so nothing is noted of them but
+/// their namespace's affinity.
+#[inline(never)]
+pub fn answer_socket(query: &SocketQuery) -> Found {
+    let (Ok(config), Some(service)) = (lookup::config(), SERVICES.get(query.service_index)) else {
+        return Found::refused(DropReason::NoBackend);
+    };
+    let is_local = service.flags & SERVICE_INTERNAL_LOCAL != 0;
+    let hash = table_hash(config, service, 0, &query.client, &query.asked, query.hash);
+    let index = if is_local {
+        service.local_index(hash)
+    } else {
+        service.lut_index(hash)
+    };
+    let Some(element) = index.and_then(|index| LUT.get(index)) else {
+        return Found::refused(if is_local {
+            DropReason::NoLocalBackend
+        } else {
+            DropReason::NoBackend
+        });
+    };
+    let mut picked = LUT_EMPTY;
+    if service.flags & SERVICE_AFFINITY != 0 {
+        picked = affinity::of_client(&query.client, service, is_local);
+    }
+    let is_scheduled = service.flags & (SERVICE_IN_TURN | SERVICE_LEAST_LOAD) != 0;
+    if picked == LUT_EMPTY && is_scheduled && query.connects != 0 {
+        picked = schedule::next(query.service_index, hash, is_local.into());
+    }
+    if picked == LUT_EMPTY {
+        picked = *element & LUT_SLOT_MASK;
+    }
+    if service.flags & SERVICE_AFFINITY != 0
+        && let Some(backend) = BACKENDS.get(picked)
+    {
+        affinity::note(&query.client, service, picked, backend.id);
+    }
+    Found::plain(picked, true)
+}
+
+/// The hash that finds the table slot of what has `of_flow` itself.
+#[inline(always)]
+pub fn table_hash(
+    config: &Config,
+    service: &ServiceEntry,
+    vpc: u32,
+    source: &Address,
+    destination: &Address,
+    of_flow: u32,
+) -> u32 {
+    if service.flags & (SERVICE_SOURCE_HASH | SERVICE_AFFINITY) != 0 {
+        hash::source(&config.seed, vpc, source)
+    } else if service.flags & SERVICE_DESTINATION_HASH != 0 {
+        hash::destination(&config.seed, vpc, destination)
+    } else {
+        of_flow
+    }
+}
+
+/// The table slot that a hash points at.
+#[inline(always)]
+pub fn table_slot(service: &ServiceEntry, hash: u32) -> Option<TableSlot> {
+    let index = if service.flags & SERVICE_EXTERNAL_LOCAL != 0 {
+        service.local_index(hash)?
+    } else {
+        service.lut_index(hash)?
+    };
+    let element = *LUT.get(index)?;
+    let state = element & LUT_STATE_MASK;
+    let base = if state == LUT_STABLE {
+        LUT_EMPTY
+    } else {
+        base(service, hash)
+    };
+    Some(TableSlot {
+        current: element & LUT_SLOT_MASK,
+        base,
+        state,
+    })
+}
+
+/// Slot of the backend that had a hash before slots began to move, [`LUT_EMPTY`] if it is gone.
+#[inline(always)]
+fn base(service: &ServiceEntry, hash: u32) -> u32 {
+    let Some(element) = service.base_index(hash).and_then(|index| LUT.get(index)) else {
+        return LUT_EMPTY;
+    };
+    let slot = *element & LUT_SLOT_MASK;
+    match BACKENDS.get(slot) {
+        Some(backend) if backend.state != BACKEND_EMPTY => slot,
+        _ => LUT_EMPTY,
+    }
+}
+
+/// Where a flow's entry leads.
+enum Followed {
+    /// To this backend.
+    To(Found),
+    /// To a backend that is gone, and with it the connection.
+    Gone,
+    /// The same, and the client has given it up by itself.
+    Ended,
+    /// There is no entry, or none that holds for this packet.
+    Nowhere,
+}
+
+#[inline(always)]
+fn follow(query: &mut Query, service: &ServiceEntry) -> Followed {
+    let Some(entry) = FLOWS.get_ptr_mut(&query.flow) else {
+        return Followed::Nowhere;
+    };
+    // SAFETY: the kernel keeps a removed element readable until the program has ended. Two CPUs that
+    // meet here may lose a count or a step of the state, which the next packet makes up for.
+    let entry = unsafe { &mut *entry };
+    if entry.service != service.id {
+        return Followed::Nowhere;
+    }
+    let backend = match BACKENDS.get(entry.backend_slot) {
+        Some(backend) if backend.state != BACKEND_EMPTY && backend.id == entry.backend => backend,
+        _ => return gone(query),
+    };
+    // A SYN sent again follows; one that uses an old connection's ports anew begins anew.
+    if query.opens() && (entry.state == FLOW_CLOSING || backend.state != BACKEND_ACTIVE) {
+        return Followed::Nowhere;
+    }
+    let mut begins = query.opens();
+    if !query.has(QUERY_ERROR) && !is_handed_up(query, backend) {
+        begins |= entry.state == FLOW_DATAGRAMS && entry.packets == 0;
+        met(entry, query);
+    }
+    let mut found = Found::plain(entry.backend_slot & LUT_SLOT_MASK, begins);
+    found.0 |= u64::from(entry.nat_port_be) << Found::NAT_PORT_SHIFT;
+    Followed::To(found)
+}
+
+/// What becomes of a packet whose entry names a backend that is gone.
+#[inline(always)]
+fn gone(query: &Query) -> Followed {
+    if query.has(QUERY_ERROR) || !query.is_midway() {
+        return Followed::Nowhere;
+    }
+    // If it is gone already, another CPU was faster.
+    let _ = FLOWS.remove(&query.flow);
+    if query.tcp_flags as u8 & Tcp::RST != 0 {
+        return Followed::Ended;
+    }
+    Followed::Gone
+}
+
+/// Notes on an entry that a packet has met it.
+#[inline(always)]
+fn met(entry: &mut TrackEntry, query: &Query) {
+    let flags = query.tcp_flags as u8;
+    if flags & (Tcp::FIN | Tcp::RST) != 0 {
+        entry.state = FLOW_CLOSING;
+    } else if entry.state == FLOW_OPENING && query.is_midway() {
+        entry.state = FLOW_ESTABLISHED;
+    }
+    // SAFETY: takes nothing.
+    entry.seen_jiffies = unsafe { bpf_jiffies64() };
+    entry.packets += 1;
+    entry.bytes += u64::from(query.bytes);
+}
+
+/// Picks for a flow without an entry and notes the pick, where the service or the slot asks for it.
+#[inline(always)]
+fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32) -> Found {
+    let is_moving = slot.state == LUT_MOVING;
+    let is_noted = service.flags & SERVICE_NOTED != 0 || is_moving;
+    // Where the flow's packets go as long as nothing is noted of it.
+    let unnoted = if is_moving && slot.base != LUT_EMPTY && query.flow.protocol == protocol::TCP {
+        slot.base
+    } else {
+        slot.current
+    };
+    let opens = query.opens();
+    if !is_noted {
+        return Found::plain(slot.current, opens);
+    }
+    if !query.may_note() {
+        return Found::plain(unnoted, opens);
+    }
+    let is_local = service.flags & SERVICE_EXTERNAL_LOCAL != 0;
+    let mut picked = LUT_EMPTY;
+    if service.flags & SERVICE_AFFINITY != 0 {
+        picked = affinity::of_client(&query.flow.source, service, is_local);
+    }
+    if picked == LUT_EMPTY && service.flags & (SERVICE_IN_TURN | SERVICE_LEAST_LOAD) != 0 {
+        picked = schedule::next(query.service_index, hash, is_local.into());
+    }
+    if picked == LUT_EMPTY {
+        picked = if query.is_midway() {
+            unnoted
+        } else {
+            slot.current
+        };
+    }
+    let Some(backend) = BACKENDS.get(picked) else {
+        return Found::refused(DropReason::NoBackend);
+    };
+    let begins = opens || query.flow.protocol != protocol::TCP && !is_handed_up(query, backend);
+    if !note(query, service, picked, backend) {
+        stats::count(Counter::FlowTableFull);
+        return Found::plain(unnoted, opens);
+    }
+    if service.flags & SERVICE_LEAST_LOAD != 0 {
+        schedule::took_one(picked);
+    }
+    if service.flags & SERVICE_AFFINITY != 0 {
+        affinity::note(&query.flow.source, service, picked, backend.id);
+    }
+    Found::plain(picked, begins)
+}
+
+/// Enters a flow; false if there is no room.
+#[inline(always)]
+fn note(
+    query: &mut Query,
+    service: &ServiceEntry,
+    backend_slot: u32,
+    backend: &BackendEntry,
+) -> bool {
+    let state = if query.flow.protocol != protocol::TCP {
+        FLOW_DATAGRAMS
+    } else if query.opens() {
+        FLOW_OPENING
+    } else if query.tcp_flags as u8 & Tcp::FIN != 0 {
+        FLOW_CLOSING
+    } else {
+        FLOW_ESTABLISHED
+    };
+    let is_counted = !is_handed_up(query, backend);
+    let entry = &mut query.entry;
+    entry.backend = backend.id;
+    entry.backend_slot = backend_slot;
+    entry.service = service.id;
+    entry.state = state;
+    // SAFETY: takes nothing.
+    entry.seen_jiffies = unsafe { bpf_jiffies64() };
+    if is_counted {
+        entry.packets = 1;
+        entry.bytes = query.bytes.into();
+    }
+    FLOWS
+        .insert(&query.flow, &query.entry, u64::from(BPF_ANY))
+        .is_ok()
+}
+
+/// Whether the next hook will count the packet.
+#[inline(always)]
+fn is_handed_up(query: &Query, backend: &BackendEntry) -> bool {
+    if !query.has(QUERY_HANDS_UP) {
+        return false;
+    }
+    if backend.node == NODE_LOCAL {
+        return true;
+    }
+    match lookup::node(backend.node) {
+        Some(node) => node.flags & NODE_RESOLVED == 0,
+        None => true,
+    }
+}
