@@ -270,9 +270,15 @@ impl Observed {
         }
     }
 
-    /// Takes over from what was known before the maps were read what they do not say: since when
-    /// slots have been moving, where they are what they were.
+    /// Takes over from what was known before the maps were read what they do not say: whose backend
+    /// slots are that stand in no table, and since when table slots have been moving, where they
+    /// are what they were.
     pub(crate) fn remember(&mut self, before: &Self) {
+        for (slot, service) in &before.backend_owners {
+            if self.backends.get(*slot) == before.backends.get(*slot) {
+                self.backend_owners.entry(*slot).or_insert(*service);
+            }
+        }
         for (range, table) in &mut self.tables {
             let Some(known) = before.tables.get(range) else {
                 continue;

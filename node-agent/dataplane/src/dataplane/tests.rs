@@ -2,6 +2,7 @@
 //! test is a node of its own, with a neighbour on its wire, a bpffs directory and a cgroup.
 
 mod announcing;
+mod flows;
 mod servers;
 
 use std::collections::BTreeMap;
