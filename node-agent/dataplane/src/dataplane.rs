@@ -1,3 +1,5 @@
+mod viewer;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -7,11 +9,11 @@ use std::time::Duration;
 
 use fairlead_api::{BackendId, Generation, NodeName};
 use ipnetwork::IpNetwork;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+use self::viewer::Viewer;
 use crate::Error;
 use crate::announce::Announcer;
 use crate::apply::PodEntries;
@@ -19,20 +21,16 @@ use crate::changes::Changes;
 use crate::desired::Desired;
 use crate::inquiry::{self, LocalBackends, ServerCheck};
 use crate::jiffies::Jiffies;
-use crate::links;
-use crate::loader::{self, Loaded, Place, Tables};
+use crate::loader::{Loaded, Place};
 use crate::local::Local;
 use crate::neighbours;
 use crate::netlink::Netlink;
-use crate::object;
 use crate::packet_socket::PacketSocket;
 use crate::pod_network::{self, PodNetwork, encapsulation_bytes};
 use crate::state::State;
 use crate::sweep::{self, Swept};
 use crate::sys;
-use crate::trace::{self, Packet, Uplink};
 use crate::uplinks;
-use crate::view;
 
 /// How often the maps are read anew and compared with what they should hold.
 const RESYNC_PERIOD: Duration = Duration::from_secs(600);
@@ -101,6 +99,7 @@ pub struct Dataplane {
     resync: JoinHandle<()>,
     sweep: JoinHandle<()>,
     jiffies: Arc<Jiffies>,
+    viewer: Viewer,
 }
 
 impl fmt::Debug for Dataplane {
@@ -162,6 +161,7 @@ impl Dataplane {
         let resync = tokio::spawn(keep_in_sync(Arc::clone(&state)));
         let jiffies = Arc::new(Jiffies::open().map_err(Error::Clock)?);
         let sweep = tokio::spawn(keep_swept(Arc::clone(&state), Arc::clone(&jiffies)));
+        let viewer = Viewer::open(&config.place().pins(), &state)?;
         let pod_changes = tokio::sync::Mutex::new(());
         Ok(Self {
             config,
@@ -176,6 +176,7 @@ impl Dataplane {
             resync,
             sweep,
             jiffies,
+            viewer,
         })
     }
 
@@ -317,59 +318,6 @@ impl Dataplane {
             tracing::info!(pod = pod_uid, ?addresses, "pod disconnected");
         }
         Ok(self.pods.remove(pod_uid, netns).await?)
-    }
-
-    /// What the maps hold, as JSON; the views are [`view::NAMES`]. Beside them there is `trace`:
-    /// what would become of a packet. Takes time: nothing for a thread that others wait for.
-    pub fn view(&self, view: &str, params: &Value) -> Result<Value, Error> {
-        if view == "trace" {
-            return self.trace(params);
-        }
-        view::render(&self.state(), &self.node(), view, params)
-    }
-
-    /// Runs the packet that `params` describe through a second instance of the programs.
-    fn trace(&self, params: &Value) -> Result<Value, Error> {
-        let packet = Packet::parse(params).map_err(trace::Error::Request)?;
-        let object = object::embedded().map_err(loader::Error::Object)?;
-        let pins = self.config.place().pins().join("maps");
-        // Maps are opened once more, so that nobody waits for the lock while programs load.
-        let live = Tables::open(object, &pins)?;
-        let uplink = self.uplink(&live, params)?;
-        let trace = trace::trace(object, &pins, &live, &packet, uplink)?;
-        let state = self.state();
-        let attached = state.loaded.attached_tags(uplink.ifindex)?;
-        view::trace(&state, &self.node(), &live, &trace, &attached)
-    }
-
-    /// The uplink that `params` name, or the first.
-    fn uplink(&self, live: &Tables, params: &Value) -> Result<Uplink, Error> {
-        /// Of nobody: for an uplink whose address is not known.
-        const UNKNOWN: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
-        let name = params.get("interface").and_then(Value::as_str);
-        let name = match name.or(self.config.uplinks.first().map(String::as_str)) {
-            Some(name) if self.config.uplinks.iter().any(|uplink| uplink == name) => name,
-            Some(name) => {
-                return Err(Error::NoUplink {
-                    name: name.to_owned(),
-                });
-            }
-            None => return Err(Error::NoUplinks),
-        };
-        let ifindex = links::interface_index(name).map_err(loader::Error::Link)?;
-        let mac = live.uplinks.get(&ifindex, 0).map_or(UNKNOWN, |up| up.mac);
-        Ok(Uplink { ifindex, mac })
-    }
-
-    fn node(&self) -> view::Node<'_> {
-        view::Node {
-            name: self.config.node_name.as_str(),
-            attachments: json!({
-                "uplinks": self.config.uplinks,
-                "cgroup": self.config.cgroup,
-                "pins": self.config.place().pins(),
-            }),
-        }
     }
 
     /// Detaches every program and removes every pin, link, route and record of the node: what

@@ -74,6 +74,14 @@ pub enum Error {
         /// As asked.
         name: String,
     },
+    /// A view was asked for with a parameter that cannot be.
+    #[error("{name}: {problem}")]
+    BadParameter {
+        /// The parameter.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A packet could not be traced.
     #[error("trace a packet")]
     Trace(#[from] crate::trace::Error),

@@ -6,7 +6,7 @@ use aya::Pod;
 use aya::maps::{HashMap as HashTable, MapData, PerCpuArray};
 use fairlead_dataplane_common::{
     BackendStats, Counter, DropReason, DropSample, DropStats, EndpointEntry, EndpointKey,
-    FlowEntry, FlowKey, LoadEntry, ServiceStats, TrackEntry, maps as names,
+    FlowEntry, FlowKey, LoadEntry, NatEntry, ServiceStats, TrackEntry, maps as names,
 };
 
 use crate::apply::{Error, collect};
@@ -47,6 +47,11 @@ impl Tables {
     /// Flows that are noted, keyed as the client's packets; `limit` of them.
     pub fn tracked_flows(&self, limit: usize) -> Result<Vec<(FlowKey, TrackEntry)>, Error> {
         flows(&self.flows, names::FLOWS, limit)
+    }
+
+    /// Translated flows, keyed as real servers answer; `limit` of them.
+    pub fn translated_flows(&self, limit: usize) -> Result<Vec<(FlowKey, NatEntry)>, Error> {
+        flows(&self.nat, names::NAT, limit)
     }
 
     /// What a service has seen, all CPUs together: beside what its backends have, and what these

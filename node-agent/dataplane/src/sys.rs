@@ -309,8 +309,49 @@ pub(crate) fn read_array<V: Pod>(
     first: u32,
     count: usize,
 ) -> io::Result<Vec<V>> {
+    read_elements(map, first, count, 1)
+}
+
+/// Elements of a per-CPU array.
+pub(crate) struct PerCpu<V> {
+    values: Vec<V>,
+    cpus: usize,
+}
+
+impl<V> PerCpu<V> {
+    /// What the element at `index` is on each CPU; nothing behind the array's end.
+    pub(crate) fn of(&self, index: usize) -> &[V] {
+        let first = index * self.cpus;
+        self.values.get(first..first + self.cpus).unwrap_or(&[])
+    }
+}
+
+/// Reads `count` elements of a per-CPU array from `first` on.
+pub(crate) fn read_per_cpu<V: Pod>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: usize,
+) -> io::Result<PerCpu<V>> {
+    const {
+        assert!(
+            mem::size_of::<V>().is_multiple_of(8),
+            "the kernel rounds each CPU's value up to eight bytes"
+        );
+    }
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    let values = read_elements(map, first, count, cpus)?;
+    Ok(PerCpu { values, cpus })
+}
+
+/// Reads `count` elements, each of `width` values, of an array from `first` on.
+fn read_elements<V: Pod>(
+    map: BorrowedFd<'_>,
+    first: u32,
+    count: usize,
+    width: usize,
+) -> io::Result<Vec<V>> {
     let mut keys = vec![0_u32; count];
-    let mut values: Vec<V> = Vec::with_capacity(count);
+    let mut values: Vec<V> = Vec::with_capacity(count * width);
     // The kernel continues behind the key it is given, and starts anew without one.
     let before = first.wrapping_sub(1);
     let mut next = 0_u32;
@@ -340,7 +381,7 @@ pub(crate) fn read_array<V: Pod>(
         Err(error) => return Err(error),
     }
     // SAFETY: the kernel has written `count` values, each a valid `V` since `V: Pod`.
-    unsafe { values.set_len(attributes.count as usize) };
+    unsafe { values.set_len(attributes.count as usize * width) };
     Ok(values)
 }
 

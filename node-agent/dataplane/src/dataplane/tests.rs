@@ -4,6 +4,7 @@
 mod announcing;
 mod flows;
 mod servers;
+mod views;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,13 +12,13 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use fairlead_proto::node::DataplaneState;
+use serde_json::{Value, json};
 use testbed::{Deadline, NetNs, NetNsHandle, skip_without_root};
 
 use super::*;
-mod views;
-
 use crate::examples::{backend, own, reaches, service, state};
 use crate::netns;
+use crate::view;
 
 /// True, after printing why, when a test cannot load programs. In CI that is a failure.
 fn skip() -> bool {

@@ -1,21 +1,97 @@
 //! What was dropped, and what was counted beside.
 
-use fairlead_dataplane_common::DropReason;
+use std::collections::BTreeMap;
+
+use fairlead_dataplane_common::{Counter, DropReason};
 use serde_json::{Value, json};
 
+use super::Node;
 use crate::Error;
 use crate::state::State;
+use crate::trace::explain::{Names, frame_json};
 
+/// Every reason, with what each service lost by it.
 pub(super) fn drops(state: &State) -> Result<Value, Error> {
+    let tables = &state.loaded.tables;
+    let mut by_reason: BTreeMap<DropReason, Vec<Value>> = BTreeMap::new();
+    for ((slot, reason), packets) in tables.drops_by_service()? {
+        if packets > 0 {
+            let service = service_in(state, slot);
+            let row = json!({ "service": service, "packets": packets });
+            by_reason.entry(reason).or_default().push(row);
+        }
+    }
     let mut rows = Vec::new();
     for reason in DropReason::ALL {
-        let stats = state.loaded.tables.stats_of_drops(*reason as u32)?;
+        let stats = tables.stats_of_drops(*reason as u32)?;
         rows.push(json!({
             "reason": reason.name(),
             "description": reason.description(),
             "packets": stats.packets,
             "bytes": stats.bytes,
+            "services": by_reason.remove(reason).unwrap_or_default(),
         }));
     }
     Ok(rows.into())
+}
+
+/// The last packet that was dropped for each reason, or for the one that `params` name.
+pub(super) fn samples(state: &State, node: &Node<'_>, params: &Value) -> Result<Value, Error> {
+    let wanted = params.get("reason").and_then(Value::as_str);
+    let known = |name: &str| DropReason::ALL.iter().any(|reason| reason.name() == name);
+    if let Some(name) = wanted.filter(|name| !known(name)) {
+        return Err(Error::BadParameter {
+            name: "reason",
+            problem: format!("nothing is dropped for {name:?} (see `netctl drop ls --all`)"),
+        });
+    }
+    let mut rows = Vec::new();
+    for reason in DropReason::ALL {
+        if wanted.is_some_and(|wanted| wanted != reason.name()) {
+            continue;
+        }
+        let Some(sample) = state.loaded.tables.drop_sample(*reason)? else {
+            continue;
+        };
+        let captured = (sample.captured as usize).min(sample.bytes.len());
+        let slot = sample.service.checked_sub(1);
+        rows.push(json!({
+            "reason": reason.name(),
+            "description": reason.description(),
+            "ageSeconds": node.age(sample.seen_jiffies),
+            "interface": interface_name(sample.ifindex),
+            "service": slot.and_then(|slot| service_in(state, slot)),
+            "length": sample.length,
+            "frame": frame_json(&sample.bytes[..captured]),
+        }));
+    }
+    Ok(rows.into())
+}
+
+/// What is counted and is no drop.
+pub(super) fn counters(state: &State) -> Result<Value, Error> {
+    let mut rows = Vec::new();
+    for counter in Counter::ALL {
+        rows.push(json!({
+            "counter": counter.name(),
+            "description": counter.description(),
+            "count": state.loaded.tables.count_of(*counter)?,
+        }));
+    }
+    Ok(rows.into())
+}
+
+/// The service whose slot it is now.
+fn service_in(state: &State, slot: u32) -> Option<String> {
+    let services = state.observed.services(state.observed.active());
+    let id = services.get(slot)?.id;
+    Some(Names::service(state, id).unwrap_or_else(|| id.to_string()))
+}
+
+/// The name of an interface; its number if it has gone.
+fn interface_name(ifindex: u32) -> Value {
+    match nix::net::if_::if_indextoname(ifindex) {
+        Ok(name) => name.to_string_lossy().into(),
+        Err(_) => ifindex.into(),
+    }
 }

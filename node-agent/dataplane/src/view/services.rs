@@ -1,77 +1,162 @@
 //! Services, what they forward to, and what went through them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairlead_api::{BackendId, ServiceId};
 use fairlead_dataplane_common::{
-    BACKEND_DRAINING, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, LUT_EMPTY, NODE_LOCAL, ServiceEntry,
+    Address, BACKEND_DRAINING, BACKEND_SERVER, FRONTEND_ADDRESS, FRONTEND_ANNOUNCED,
+    FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, LUT_EMPTY, LUT_SLOT_MASK, NODE_LOCAL, SERVICE_AFFINITY,
+    SERVICE_EXTERNAL_LOCAL, SERVICE_NOTED, ServiceEntry,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{node_name, protocol_name};
+use super::flows::{Connections, is_named};
+use super::{Node, node_name, protocol_name};
 use crate::Error;
 use crate::desired::Service;
-use crate::moving;
 use crate::observed::table_of;
+use crate::rates::Rate;
 use crate::state::State;
+use crate::trace::facts::SlotState;
 
-pub(super) fn services(state: &State, params: &Value) -> Result<Value, Error> {
-    let bank = state.observed.active();
-    let mut frontends: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
-    for entry in state.observed.frontends(bank).iter() {
-        if entry.flags & FRONTEND_ADDRESS == 0 {
-            let scope = if entry.flags & FRONTEND_EXTERNAL != 0 {
-                "external"
-            } else {
-                "cluster"
-            };
-            frontends.entry(entry.service).or_default().push(json!({
-                "address": IpAddr::from(entry.key.address),
-                "port": u16::from_be(entry.key.port_be),
-                "protocol": protocol_name(entry.key.protocol),
-                "vpc": entry.key.vpc,
-                "scope": scope,
-            }));
-        }
+/// Services with their backends, and what went through both.
+pub(super) fn services(
+    state: &State,
+    node: &Node<'_>,
+    connections: Option<&Connections>,
+    params: &Value,
+) -> Result<Value, Error> {
+    let mut frontends = frontends(state);
+    let tables = &state.loaded.tables;
+    let mut lost: BTreeMap<u32, Map<String, Value>> = BTreeMap::new();
+    for ((slot, reason), packets) in tables.drops_by_service()? {
+        let by_reason = lost.entry(slot).or_default();
+        by_reason.insert(reason.name().to_owned(), packets.into());
     }
     let mut rows = Vec::new();
     for (slot, entry) in wanted_services(state, params) {
         let described = description(state, entry);
-        let backends = slots_of(state, entry)?;
-        let stats = state
-            .loaded
-            .tables
-            .stats_of_service(slot, backends.keys().copied())?;
+        let held = Held::read(state, entry)?;
+        let stats = tables.stats_of_service(slot, held.backends.keys().copied())?;
+        let mut rate = Rate::default();
+        for slot in held.backends.keys() {
+            if let Some(backend) = state.observed.backends.get(*slot) {
+                rate = rate.plus(node.rates.of_backend(*slot, backend.id));
+            }
+        }
+        let [stable, moving, settling] = held.states;
         rows.push(json!({
             "id": entry.id,
             "name": described.map(|service| &service.name),
             "scheduler": described.map(|service| service.scheduler.name()),
             "forwarding": described.map(|service| service.forwarding.to_string()),
+            "tracked": entry.flags & SERVICE_NOTED != 0,
+            "affinitySeconds": (entry.flags & SERVICE_AFFINITY != 0)
+                .then_some(entry.affinity_seconds),
+            "localOnly": entry.flags & SERVICE_EXTERNAL_LOCAL != 0,
             "frontends": frontends.remove(&slot).unwrap_or_default(),
-            "backends": backends_of(state, entry)?,
-            "table": { "offset": entry.lut_offset, "slots": entry.lut_length },
+            "backends": backends_of(state, node, connections, entry, &held)?,
+            "table": {
+                "offset": entry.lut_offset,
+                "slots": entry.lut_length,
+                "stable": stable,
+                "moving": moving,
+                "settling": settling,
+            },
             "packets": stats.packets,
             "bytes": stats.bytes,
             "connections": stats.connections,
             "drops": stats.drops,
+            "dropsByReason": lost.remove(&slot).unwrap_or_default(),
+            "packetsPerSecond": rate.packets,
+            "bytesPerSecond": rate.bytes,
+            "connectionsPerSecond": rate.connections,
         }));
     }
     Ok(rows.into())
 }
 
-pub(super) fn backends(state: &State, params: &Value) -> Result<Value, Error> {
+/// Backends with the service that each belongs to.
+pub(super) fn backends(
+    state: &State,
+    node: &Node<'_>,
+    connections: Option<&Connections>,
+    params: &Value,
+) -> Result<Value, Error> {
     let mut rows = Vec::new();
     for (_, entry) in wanted_services(state, params) {
         let service = description(state, entry).map(|service| service.name.as_str());
-        for mut row in backends_of(state, entry)? {
+        let held = Held::read(state, entry)?;
+        for mut row in backends_of(state, node, connections, entry, &held)? {
             row["service"] = json!(service);
             row["serviceId"] = json!(entry.id);
             rows.push(row);
         }
     }
     Ok(rows.into())
+}
+
+/// The frontends of all services, by service slot.
+fn frontends(state: &State) -> BTreeMap<u32, Vec<Value>> {
+    let bank = state.observed.active();
+    let announced: BTreeSet<(u32, Address)> = (state.observed.frontends(bank).iter())
+        .filter(|entry| entry.flags & FRONTEND_ANNOUNCED != 0)
+        .map(|entry| (entry.key.vpc, entry.key.address))
+        .collect();
+    let mut frontends: BTreeMap<u32, Vec<Value>> = BTreeMap::new();
+    for entry in state.observed.frontends(bank).iter() {
+        if entry.flags & FRONTEND_ADDRESS != 0 {
+            continue;
+        }
+        let scope = if entry.flags & FRONTEND_NODE_PORT != 0 {
+            "nodePort"
+        } else if entry.flags & FRONTEND_EXTERNAL != 0 {
+            "external"
+        } else {
+            "cluster"
+        };
+        frontends.entry(entry.service).or_default().push(json!({
+            "address": IpAddr::from(entry.key.address),
+            "port": u16::from_be(entry.key.port_be),
+            "protocol": protocol_name(entry.key.protocol),
+            "vpc": entry.key.vpc,
+            "scope": scope,
+            "announcedHere": announced.contains(&(entry.key.vpc, entry.key.address)),
+        }));
+    }
+    frontends
+}
+
+/// What a service's table really holds.
+struct Held {
+    /// Backend slots, and how many elements each has: those of the table, and those that the control
+    /// plane named beside (draining, or of weight 0).
+    backends: BTreeMap<u32, u32>,
+    /// Elements that are stable, moving and settling.
+    states: [u32; 3],
+}
+
+impl Held {
+    fn read(state: &State, service: &ServiceEntry) -> Result<Self, Error> {
+        let mut held = Self {
+            backends: BTreeMap::new(),
+            states: [0; 3],
+        };
+        for element in state.loaded.tables.read_table(table_of(service))? {
+            *held.backends.entry(element & LUT_SLOT_MASK).or_default() += 1;
+            held.states[SlotState::of(element) as usize] += 1;
+        }
+        held.backends.remove(&LUT_EMPTY);
+        let described = description(state, service);
+        for id in described.iter().flat_map(|service| service.backends.keys()) {
+            if let Some(slot) = state.observed.backend_ids.get(&id.0) {
+                held.backends.entry(*slot).or_default();
+            }
+        }
+        Ok(held)
+    }
 }
 
 /// The services of the active bank that `params` asks for, by slot.
@@ -89,10 +174,9 @@ fn wanted_services<'a>(
         .iter()
         .filter(move |(_, entry)| {
             wanted.as_ref().is_none_or(|wanted| {
-                let name = description(state, entry).map(|service| service.name.as_str());
-                let object =
-                    name.map(|name| name.split_once(':').map_or(name, |(object, _)| object));
-                [name, object].contains(&Some(wanted)) || entry.id.to_string() == *wanted
+                let described = description(state, entry);
+                described.is_some_and(|service| is_named(&service.name, wanted))
+                    || entry.id.to_string() == *wanted
             })
         })
 }
@@ -107,31 +191,19 @@ fn description<'a>(state: &'a State, entry: &ServiceEntry) -> Option<&'a Service
         .map(Arc::as_ref)
 }
 
-/// The backend slots of a service, and how many elements of its table each has.
-fn slots_of(state: &State, service: &ServiceEntry) -> Result<BTreeMap<u32, u32>, Error> {
-    let mut slots: BTreeMap<u32, u32> = BTreeMap::new();
-    for element in state.loaded.tables.read_table(table_of(service))? {
-        *slots.entry(moving::slot_of(element)).or_default() += 1;
-    }
-    slots.remove(&LUT_EMPTY);
+fn backends_of(
+    state: &State,
+    viewed: &Node<'_>,
+    connections: Option<&Connections>,
+    service: &ServiceEntry,
+    held: &Held,
+) -> Result<Vec<Value>, Error> {
     let described = description(state, service);
-    for id in described.iter().flat_map(|service| service.backends.keys()) {
-        if let Some(slot) = state.observed.backend_ids.get(&id.0) {
-            slots.entry(*slot).or_default();
-        }
-    }
-    Ok(slots)
-}
-
-/// Backends of a service: those in its table, by what the table really holds, and those that the
-/// control plane named beside (draining, of weight 0, or gone to the programs because they do not
-/// answer or have drained).
-fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Error> {
-    let slots = slots_of(state, service)?;
-    let described = description(state, service);
-    let mut rows = Vec::with_capacity(slots.len());
-    for (slot, held) in slots {
-        let Some(entry) = state.observed.backends.get(slot) else {
+    // Where flows are not all noted, their number is not known: nothing is better than a wrong one.
+    let connections = connections.filter(|_| service.flags & SERVICE_NOTED != 0);
+    let mut rows = Vec::with_capacity(held.backends.len());
+    for (slot, elements) in &held.backends {
+        let Some(entry) = state.observed.backends.get(*slot) else {
             continue;
         };
         let named = described.and_then(|service| service.backends.get(&BackendId(entry.id)));
@@ -139,18 +211,32 @@ fn backends_of(state: &State, service: &ServiceEntry) -> Result<Vec<Value>, Erro
         let mode = described
             .filter(|_| node.is_some() || entry.node == NODE_LOCAL)
             .map(|service| service.forwarding.mode(node));
+        let stats = state.loaded.tables.stats_of_backend(*slot)?;
+        let rate = viewed.rates.of_backend(*slot, entry.id);
+        let (active, inactive) = connections
+            .map(|connections| connections.get(&entry.id).copied().unwrap_or_default())
+            .unzip();
         rows.push(json!({
             "id": entry.id,
             "name": named.map(|backend| &backend.name),
             "address": IpAddr::from(entry.address),
             "port": u16::from_be(entry.port_be),
             "node": node_name(state, entry.node),
+            "isServer": entry.flags & BACKEND_SERVER != 0,
             "mode": mode.map(|(mode, _)| mode.to_string()),
             "modeReason": mode.map(|(_, reason)| reason),
             "state": if entry.state == BACKEND_DRAINING { "draining" } else { "active" },
             "weight": named.map(|backend| backend.weight),
-            "slots": held,
-            "share": f64::from(held) / f64::from(service.lut_length.max(1)),
+            "slots": elements,
+            "share": f64::from(*elements) / f64::from(service.lut_length.max(1)),
+            "packets": stats.packets,
+            "bytes": stats.bytes,
+            "connections": stats.connections,
+            "packetsPerSecond": rate.packets,
+            "bytesPerSecond": rate.bytes,
+            "connectionsPerSecond": rate.connections,
+            "activeConnections": active,
+            "inactiveConnections": inactive,
         }));
     }
     for (id, named) in described.iter().flat_map(|service| &service.backends) {
