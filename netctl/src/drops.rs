@@ -1,28 +1,194 @@
-//! `netctl drop`.
+//! `netctl drop` and `netctl counter`.
+
+use anyhow::bail;
+use serde_json::Value;
 
 use crate::{
-    source::Source,
+    hex,
+    merge::number,
+    output::{self, Output},
+    source::{Answer, Source},
     table::{Column, Rows, column, wide},
 };
 
-const COLUMNS: &[Column] = &[
+const DROPS: &[Column] = &[
     column("NODE", "node"),
     column("REASON", "reason"),
+    column("SERVICE", "service"),
     column("PACKETS", "packets"),
     wide("BYTES", "bytes"),
     column("MEANING", "description"),
 ];
 
-/// Dropped packets by node and reason; reasons that never occurred are left out.
-pub(crate) async fn list(source: &Source) -> anyhow::Result<Rows> {
+const COUNTERS: &[Column] = &[
+    column("NODE", "node"),
+    column("COUNTER", "counter"),
+    column("COUNT", "count"),
+    column("MEANING", "description"),
+];
+
+/// Dropped packets by node, reason and service; reasons that never occurred only if `all`.
+pub(crate) async fn list(source: &Source, all: bool) -> anyhow::Result<Rows> {
     let mut rows = Vec::new();
     for answer in source.view("drops", "").await? {
-        for mut drop in answer.body.as_array().cloned().unwrap_or_default() {
-            if drop["packets"] != 0 {
-                drop["node"] = answer.node.as_str().into();
-                rows.push(drop);
+        rows.extend(by_service(&answer, all));
+    }
+    Ok(Rows::new(DROPS, rows, "No packet was dropped."))
+}
+
+/// A node's drops: for each reason a row a service, and one for what was dropped before its service
+/// was known.
+fn by_service(answer: &Answer, all: bool) -> Vec<Value> {
+    let mut rows = Vec::new();
+    for drop in answer.body.as_array().into_iter().flatten() {
+        let mut rest = number(&drop["packets"]);
+        let services = drop["services"].as_array().cloned().unwrap_or_default();
+        let mut row = drop.clone();
+        row["node"] = answer.node.as_str().into();
+        if let Some(row) = row.as_object_mut() {
+            row.remove("services");
+        }
+        let is_whole = services.is_empty();
+        for service in services {
+            let packets = number(&service["packets"]);
+            rest = rest.saturating_sub(packets);
+            let mut row = row.clone();
+            row["service"] = service["service"].clone();
+            row["packets"] = packets.into();
+            // Bytes are counted by reason only.
+            row["bytes"] = Value::Null;
+            rows.push(row);
+        }
+        if rest > 0 || (all && is_whole) {
+            row["service"] = Value::Null;
+            row["packets"] = rest.into();
+            if !is_whole {
+                row["bytes"] = Value::Null;
+            }
+            rows.push(row);
+        }
+    }
+    rows
+}
+
+/// The last packet that each node dropped for a reason.
+pub(crate) async fn show(source: &Source, reason: &str, output: Output) -> anyhow::Result<()> {
+    let mut samples = Vec::new();
+    for answer in source.view("samples", &format!("reason={reason}")).await? {
+        for mut sample in answer.body.as_array().cloned().unwrap_or_default() {
+            sample["node"] = answer.node.as_str().into();
+            samples.push(sample);
+        }
+    }
+    if !output.is_for_people() {
+        return output::document(output, &Value::Array(samples));
+    }
+    if samples.is_empty() {
+        bail!("no packet was dropped for {reason} (see `netctl drop ls`)");
+    }
+    let texts: Vec<String> = samples.iter().map(describe).collect();
+    output::write(&texts.join("\n"))
+}
+
+fn describe(sample: &Value) -> String {
+    let text_of = |field: &str| sample[field].as_str().unwrap_or("?");
+    let age = match sample["ageSeconds"].as_u64() {
+        Some(age) => format!("{age} s ago"),
+        None => "some time ago".to_owned(),
+    };
+    let interface = match &sample["interface"] {
+        Value::String(name) => name.clone(),
+        number => format!("interface {number}"),
+    };
+    let service = match sample["service"].as_str() {
+        Some(service) => format!(", for {service}"),
+        None => String::new(),
+    };
+    let captured = number(&sample["frame"]["length"]);
+    let length = number(&sample["length"]);
+    let of = if captured < length {
+        format!("the first of {length} bytes, ")
+    } else {
+        String::new()
+    };
+    format!(
+        "{}: {}\n{age} on {}, by {interface}{service}\n{of}{}",
+        text_of("reason"),
+        text_of("description"),
+        text_of("node"),
+        hex::frame(&sample["frame"])
+    )
+}
+
+/// What is counted and is no drop; what never happened only if `all`.
+pub(crate) async fn counters(source: &Source, all: bool) -> anyhow::Result<Rows> {
+    let mut rows = Vec::new();
+    for answer in source.view("counters", "").await? {
+        for mut counter in answer.body.as_array().cloned().unwrap_or_default() {
+            if all || counter["count"] != 0 {
+                counter["node"] = answer.node.as_str().into();
+                rows.push(counter);
             }
         }
     }
-    Ok(Rows::new(COLUMNS, rows, "No packet was dropped."))
+    Ok(Rows::new(COUNTERS, rows, "Nothing was counted."))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn drops_are_told_by_service_and_the_rest_without_one() {
+        let answer = Answer {
+            node: "node-1".into(),
+            body: json!([
+                {"reason": "NoBackend", "packets": 5, "bytes": 300,
+                 "services": [{"service": "a/b", "packets": 3}]},
+                {"reason": "Malformed", "packets": 2, "bytes": 80, "services": []},
+                {"reason": "Spoofed", "packets": 0, "bytes": 0, "services": []},
+            ]),
+        };
+        let seen = |all| -> Vec<String> {
+            by_service(&answer, all)
+                .iter()
+                .map(|row| {
+                    format!(
+                        "{} {} {} {}",
+                        row["reason"], row["service"], row["packets"], row["bytes"]
+                    )
+                })
+                .collect()
+        };
+        assert_eq!(
+            seen(false),
+            [
+                "\"NoBackend\" \"a/b\" 3 null",
+                "\"NoBackend\" null 2 null",
+                "\"Malformed\" null 2 80",
+            ]
+        );
+        assert_eq!(seen(true).len(), 4);
+    }
+
+    #[test]
+    fn sample_tells_when_where_and_what() {
+        let sample = json!({
+            "reason": "NoBackend", "description": "the service has no backend", "ageSeconds": 3,
+            "node": "node-1", "interface": "eth0", "service": "a/b:http", "length": 200,
+            "frame": {"length": 2, "layers": [{"name": "cut short", "fields": {"bytes": "2"}}], "bytes": "0800"},
+        });
+        assert_eq!(
+            describe(&sample),
+            "\
+NoBackend: the service has no backend
+3 s ago on node-1, by eth0, for a/b:http
+the first of 200 bytes, 2 bytes:
+  cut short  bytes 2
+  0000  08 00                                             ..
+"
+        );
+    }
 }

@@ -7,6 +7,8 @@ mod backends;
 mod drops;
 mod flows;
 mod hex;
+mod lvs;
+mod merge;
 mod nodes;
 mod output;
 mod services;
@@ -16,7 +18,7 @@ mod trace;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::{output::Output, source::Source};
 
@@ -65,8 +67,19 @@ enum Command {
     Flow(FlowCommand),
     /// Every node's generation: what it should hold, what it holds, and how far it lags.
     Status,
-    /// Dropped packets, by reason.
-    Drop,
+    /// Dropped packets, by reason and service. Without a verb: `ls`.
+    Drop {
+        #[command(subcommand)]
+        command: Option<DropCommand>,
+    },
+    /// What is counted and is no drop: answers, resets, second chances.
+    Counter {
+        /// Also what never happened.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Services and backends as `ipvsadm -Ln` prints them.
+    Lvs(lvs::Options),
     /// What would become of a packet, and why: runs it through the programs of a node without
     /// changing anything.
     Trace(trace::Packet),
@@ -90,6 +103,11 @@ enum BackendCommand {
         /// NAMESPACE/NAME; the namespace is `default` unless given.
         service: Option<String>,
     },
+    /// One backend as each node sees it: how it is reached and why, what it was sent.
+    Show {
+        /// Its name, address, address and port, or id.
+        backend: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -100,33 +118,31 @@ enum NodeCommand {
 
 #[derive(Subcommand)]
 enum FlowCommand {
-    /// Remembered connections.
+    /// Remembered flows, those with the most packets first.
     Ls {
+        #[command(flatten)]
+        filter: flows::Filter,
         /// At most this many a node.
         #[arg(long, default_value_t = 1000)]
         limit: u32,
-        /// Only of this kind.
-        #[arg(long, value_enum)]
-        kind: Option<FlowKind>,
     },
+    /// The flows with the most traffic now.
+    Top(flows::Top),
 }
 
-/// What a flow is remembered for.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FlowKind {
-    /// A client's connection to a VIP, at the node of the pod that answers.
-    Service,
-    /// A pod's connection to the outside, in the node's name.
-    Masquerade,
-}
-
-impl FlowKind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Service => "service",
-            Self::Masquerade => "masquerade",
-        }
-    }
+#[derive(Subcommand)]
+enum DropCommand {
+    /// All reasons for which something was dropped, by service.
+    Ls {
+        /// Also those for which nothing was.
+        #[arg(long)]
+        all: bool,
+    },
+    /// The last packet that was dropped for a reason.
+    Show {
+        /// The reason, as `netctl drop ls` calls it.
+        reason: String,
+    },
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -145,17 +161,28 @@ async fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
     let output = global.output;
     let rows = match command {
         Command::Trace(packet) => return trace::run(&source, &packet, output).await,
+        Command::Lvs(options) => return lvs::run(&source, &options, output).await,
         Command::Service(ServiceCommand::Ls) => services::list(&source).await?,
         Command::Service(ServiceCommand::Show { service }) => {
-            services::show(&source, &service).await?
+            return services::show(&source, &service, output).await;
         }
         Command::Backend(BackendCommand::Ls { service }) => {
             backends::list(&source, service.as_deref()).await?
         }
+        Command::Backend(BackendCommand::Show { backend }) => {
+            return backends::show(&source, &backend, output).await;
+        }
         Command::Node(NodeCommand::Ls) => nodes::list(&source).await?,
-        Command::Flow(FlowCommand::Ls { limit, kind }) => flows::list(&source, limit, kind).await?,
+        Command::Flow(FlowCommand::Ls { filter, limit }) => {
+            flows::list(&source, &filter, limit).await?
+        }
+        Command::Flow(FlowCommand::Top(top)) => return flows::top(&source, &top, output).await,
         Command::Status => nodes::status(&source).await?,
-        Command::Drop => drops::list(&source).await?,
+        Command::Drop { command } => match command.unwrap_or(DropCommand::Ls { all: false }) {
+            DropCommand::Ls { all } => drops::list(&source, all).await?,
+            DropCommand::Show { reason } => return drops::show(&source, &reason, output).await,
+        },
+        Command::Counter { all } => drops::counters(&source, all).await?,
     };
     rows.print(output)
 }

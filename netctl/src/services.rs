@@ -1,86 +1,99 @@
 //! `netctl service`.
 
-use std::collections::BTreeMap;
-
 use anyhow::bail;
 use serde_json::{Value, json};
 
 use crate::{
-    source::{Answer, Source},
-    table::{Column, Rows, column, wide},
+    merge::{self, number},
+    output::{self, Output},
+    source::Source,
+    table::{Column, Rows, column, table, wide},
 };
 
 const LIST: &[Column] = &[
     column("SERVICE", "name"),
     wide("ID", "id"),
-    column("FRONTENDS", "frontends"),
+    column("FRONTENDS", "frontendNames"),
+    wide("ANNOUNCED BY", "announcedBy"),
     column("SCHEDULER", "scheduler"),
     column("FORWARDING", "forwarding"),
     column("BACKENDS", "backendCount"),
     wide("SLOTS", "slots"),
+    wide("MOVING", "moving"),
     column("CONNECTIONS", "connections"),
     column("PACKETS", "packets"),
     column("BYTES", "bytes"),
+    column("PACKETS/S", "packetsPerSecond"),
+    wide("BYTES/S", "bytesPerSecond"),
+    wide("CONNECTIONS/S", "connectionsPerSecond"),
     column("DROPS", "drops"),
 ];
 
-const SHOW: &[Column] = &[
-    column("SERVICE", "service"),
-    column("FRONTENDS", "frontends"),
-    column("BACKEND", "name"),
+const BACKENDS: &[Column] = &[
+    column("  BACKEND", "name"),
     wide("ID", "id"),
-    column("ADDRESS", "address"),
-    column("PORT", "port"),
+    column("ADDRESS", "endpoint"),
     column("NODE", "node"),
-    column("MODE", "mode"),
-    wide("REASON", "modeReason"),
+    column("MODE", "modes"),
+    wide("WHY", "reasons"),
     column("STATE", "state"),
     column("WEIGHT", "weight"),
     wide("SLOTS", "slots"),
-    column("SHARE", "share"),
+    column("SHARE", "percent"),
+    column("CONNECTIONS", "connections"),
+    column("OPEN", "activeConnections"),
+    column("PACKETS", "packets"),
+    column("PACKETS/S", "packetsPerSecond"),
+    wide("BYTES/S", "bytesPerSecond"),
+    wide("CONNECTIONS/S", "connectionsPerSecond"),
 ];
 
-/// All service ports. Counters are summed over the nodes that answered: a packet is counted where
-/// it was balanced, and that is one node.
+/// All service ports.
 pub(crate) async fn list(source: &Source) -> anyhow::Result<Rows> {
-    let answers = source.view("services", "").await?;
-    Ok(Rows::new(
-        LIST,
-        merge(&answers).into_values().collect(),
-        "No service is in the maps.",
-    ))
+    let mut rows = merge::services(&source.view("services", "").await?);
+    for service in &mut rows {
+        service["frontendNames"] = service["frontends"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(frontend_name)
+            .collect();
+        let announced: Vec<Value> = service["frontends"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|frontend| frontend["announcedBy"].as_array().cloned())
+            .flatten()
+            .collect();
+        service["announcedBy"] = announced.into();
+        service["backendCount"] = service["backends"].as_array().map_or(0, Vec::len).into();
+        let tables = service["tables"].as_array().cloned().unwrap_or_default();
+        let of_first = |field| {
+            tables
+                .first()
+                .map_or(Value::Null, |t: &Value| t[field].clone())
+        };
+        (service["slots"], service["moving"]) = (of_first("slots"), of_first("moving"));
+    }
+    Ok(Rows::new(LIST, rows, "No service is in the maps."))
 }
 
-/// The backends of one Service, port by port.
-pub(crate) async fn show(source: &Source, service: &str) -> anyhow::Result<Rows> {
+/// One Service, port by port: what it is, what went through it, and its backends.
+pub(crate) async fn show(source: &Source, service: &str, output: Output) -> anyhow::Result<()> {
     let service = qualified(service);
-    let answers = source
-        .view("services", &format!("service={service}"))
-        .await?;
-    let mut rows = Vec::new();
-    for (_, object) in merge(&answers) {
-        let Some(backends) = object["backends"].as_array() else {
-            continue;
-        };
-        for backend in backends {
-            let mut row = backend.clone();
-            row["service"] = object["name"].clone();
-            row["frontends"] = object["frontends"].clone();
-            row["share"] = percent(&backend["share"]);
-            rows.push(row);
-        }
-        if backends.is_empty() {
-            rows.push(json!({
-                "service": object["name"],
-                "frontends": object["frontends"],
-                "state": "no backend",
-            }));
-        }
-    }
-    if rows.is_empty() {
+    let query = format!("service={service}&connections=yes");
+    let services = merge::services(&source.view("services", &query).await?);
+    if services.is_empty() {
         bail!("service {service} is in no node's maps (see `netctl service ls`)");
     }
-    Ok(Rows::new(SHOW, rows, ""))
+    if !output.is_for_people() {
+        return output::document(output, &Value::Array(services));
+    }
+    let ports: Vec<String> = services
+        .into_iter()
+        .map(|service| describe(service, output == Output::Wide))
+        .collect();
+    output::write(&ports.join("\n"))
 }
 
 /// `NAME` is in namespace `default`.
@@ -92,102 +105,193 @@ pub(crate) fn qualified(service: &str) -> String {
     }
 }
 
-/// A share of a table, for people.
-fn percent(share: &Value) -> Value {
-    share.as_f64().map_or(Value::Null, |share| {
+/// An address and a port as people write them.
+pub(crate) fn endpoint(address: &Value, port: &Value) -> String {
+    let address = address.as_str().unwrap_or("?");
+    if address.contains(':') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
+}
+
+/// Adds what people read of a backend to its object.
+pub(crate) fn add_columns(backend: &mut Value) {
+    backend["endpoint"] = endpoint(&backend["address"], &backend["port"]).into();
+    backend["percent"] = backend["share"].as_f64().map_or(Value::Null, |share| {
         format!("{:.1} %", share * 100.0).into()
-    })
-}
-
-/// One row a service port: what the first node says of it, with everybody's counters.
-fn merge(answers: &[Answer]) -> BTreeMap<(String, u64), Value> {
-    let mut merged: BTreeMap<(String, u64), Value> = BTreeMap::new();
-    let objects = answers.iter().flat_map(|answer| {
-        let objects = answer.body.as_array().into_iter().flatten();
-        objects.map(move |object| (answer.node.as_str(), object))
     });
-    for (node, object) in objects {
-        let name = object["name"].as_str().unwrap_or_default().to_owned();
-        let key = (name, object["id"].as_u64().unwrap_or_default());
-        let row = merged.entry(key).or_insert_with(|| summary(object, node));
-        for counter in ["connections", "packets", "bytes", "drops"] {
-            let sum = row[counter].as_u64().unwrap_or(0) + object[counter].as_u64().unwrap_or(0);
-            row[counter] = sum.into();
+    // That a backend is local to its own node goes without saying.
+    let seen = backend["nodes"].as_array().cloned().unwrap_or_default();
+    let remote: Vec<Value> = seen
+        .iter()
+        .filter(|node| node["mode"] != "local")
+        .cloned()
+        .collect();
+    let told = if remote.is_empty() { seen } else { remote };
+    for (column, field) in [("modes", "mode"), ("reasons", "reason")] {
+        let mut different: Vec<Value> = Vec::new();
+        for value in told.iter().map(|node| &node[field]) {
+            if !value.is_null() && !different.contains(value) {
+                different.push(value.clone());
+            }
         }
+        backend[column] = different.into();
     }
-    merged
 }
 
-fn summary(object: &Value, node: &str) -> Value {
-    let mut backends = object["backends"].clone();
-    for backend in backends.as_array_mut().into_iter().flatten() {
-        // A node calls its own backends local.
-        if backend["node"] == "local" && !node.is_empty() {
-            backend["node"] = node.into();
-        }
+fn describe(mut service: Value, is_wide: bool) -> String {
+    let mut text = format!("{}\n", service["name"].as_str().unwrap_or("(unnamed)"));
+    let mut line = |subject: &str, said: String| {
+        text.push_str(&format!("  {subject:<11} {said}\n"));
+    };
+    for frontend in service["frontends"].as_array().into_iter().flatten() {
+        let scope = frontend["scope"].as_str().unwrap_or("?");
+        let nodes: Vec<&str> = frontend["announcedBy"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let announced = if nodes.is_empty() {
+            String::new()
+        } else {
+            format!(", announced by {}", nodes.join(", "))
+        };
+        line(
+            "frontend",
+            format!("{} ({scope}{announced})", frontend_name(frontend)),
+        );
     }
-    let frontends: Vec<String> = object["frontends"]
-        .as_array()
+    let noted = if service["tracked"] == true {
+        "every flow is noted"
+    } else {
+        "flows are noted where slots move"
+    };
+    let scheduler = service["scheduler"].as_str().unwrap_or("unknown");
+    let affinity = match service["affinitySeconds"].as_u64() {
+        Some(seconds) => format!(", clients keep their backend for {seconds} s"),
+        None => String::new(),
+    };
+    line("scheduler", format!("{scheduler}, {noted}{affinity}"));
+    let local = if service["localOnly"] == true {
+        ", to backends of the node that packets enter alone"
+    } else {
+        ""
+    };
+    let forwarding = service["forwarding"].as_str().unwrap_or("unknown");
+    line("forwarding", format!("{forwarding}{local}"));
+    for table in service["tables"].as_array().into_iter().flatten() {
+        let said = format!(
+            "{} at {}: {} stable, {} moving, {} settling",
+            table["slots"],
+            table["node"].as_str().unwrap_or("?"),
+            table["stable"],
+            table["moving"],
+            table["settling"]
+        );
+        line("slots", said);
+    }
+    let traffic = format!(
+        "{} connections, {} packets, {} bytes",
+        number(&service["connections"]),
+        number(&service["packets"]),
+        number(&service["bytes"])
+    );
+    line("so far", traffic);
+    let rates = format!(
+        "{} connections, {} packets, {} bytes a second",
+        number(&service["connectionsPerSecond"]),
+        number(&service["packetsPerSecond"]),
+        number(&service["bytesPerSecond"])
+    );
+    line("now", rates);
+    let drops: Vec<String> = service["dropsByReason"]
+        .as_object()
         .into_iter()
         .flatten()
-        .map(|frontend| {
-            format!(
-                "{}:{}/{}",
-                frontend["address"].as_str().unwrap_or("?"),
-                frontend["port"],
-                frontend["protocol"].as_str().unwrap_or("?")
-            )
+        .map(|(reason, packets)| format!("{packets} {reason}"))
+        .collect();
+    let drops = match (drops.is_empty(), number(&service["drops"])) {
+        (true, 0) => "none".to_owned(),
+        (true, drops) => drops.to_string(),
+        (false, _) => drops.join(", "),
+    };
+    line("dropped", drops);
+    let backends = service["backends"].as_array_mut();
+    let backends = backends.map(std::mem::take).unwrap_or_default();
+    if backends.is_empty() {
+        line("backends", "none".to_owned());
+        return text;
+    }
+    let rows: Vec<Value> = backends
+        .into_iter()
+        .map(|mut backend| {
+            add_columns(&mut backend);
+            backend["name"] = json!(format!("  {}", backend["name"].as_str().unwrap_or("-")));
+            backend
         })
         .collect();
-    json!({
-        "name": object["name"],
-        "id": object["id"],
-        "frontends": frontends,
-        "scheduler": object["scheduler"],
-        "forwarding": object["forwarding"],
-        "backendCount": object["backends"].as_array().map_or(0, Vec::len),
-        "slots": object["table"]["slots"],
-        "backends": backends,
-        "connections": 0,
-        "packets": 0,
-        "bytes": 0,
-        "drops": 0,
-    })
+    text.push_str(&table(BACKENDS, &rows, is_wide));
+    text
+}
+
+fn frontend_name(frontend: &Value) -> String {
+    format!(
+        "{}/{}",
+        endpoint(&frontend["address"], &frontend["port"]),
+        frontend["protocol"].as_str().unwrap_or("?")
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(node: &str, packets: u64, backend_node: &str) -> Answer {
-        let body = json!([{
-            "id": 1,
-            "name": "hello/hello:http",
-            "frontends": [{"address": "198.18.100.1", "port": 80, "protocol": "TCP"}],
-            "backends": [{"id": 7, "node": backend_node, "share": 1.0}],
-            "table": {"slots": 101},
-            "packets": packets, "bytes": 0, "connections": 1, "drops": 0,
-        }]);
-        Answer {
-            node: node.into(),
-            body,
-        }
-    }
-
-    #[test]
-    fn counters_are_summed_over_nodes_and_local_backends_get_their_nodes_name() {
-        let merged = merge(&[answer("node-1", 3, "local"), answer("node-2", 4, "node-1")]);
-        assert_eq!(merged.len(), 1);
-        let row = merged.values().next().unwrap();
-        assert_eq!(row["packets"], 7);
-        assert_eq!(row["connections"], 2);
-        assert_eq!(row["backends"][0]["node"], "node-1");
-        assert_eq!(row["frontends"][0], "198.18.100.1:80/TCP");
-    }
-
     #[test]
     fn a_bare_name_is_in_the_default_namespace() {
         assert_eq!(qualified("web"), "default/web");
         assert_eq!(qualified("hello/web"), "hello/web");
+    }
+
+    #[test]
+    fn service_tells_who_announces_how_it_is_doing_and_how_backends_are_reached() {
+        let backend = |name: &str, node: &str, mode: &str, open: Value| {
+            json!({
+                "name": name, "address": "10.244.1.10", "port": 8080, "node": node,
+                "nodes": [{"node": "node-1", "mode": mode, "reason": "so"},
+                          {"node": node, "mode": "local", "reason": "here"}],
+                "state": "active", "weight": 1, "share": 0.5, "connections": 2,
+                "activeConnections": open, "packets": 20, "packetsPerSecond": 4,
+            })
+        };
+        let service = json!({
+            "name": "hello/hello:http",
+            "frontends": [{"address": "198.18.100.1", "port": 80, "protocol": "TCP",
+                           "scope": "external", "announcedBy": ["node-2"]}],
+            "scheduler": "wlc", "forwarding": "auto", "tracked": true,
+            "tables": [{"node": "node-1", "slots": 251, "stable": 250, "moving": 1, "settling": 0}],
+            "connections": 4, "packets": 40, "bytes": 4000,
+            "connectionsPerSecond": 1, "packetsPerSecond": 8, "bytesPerSecond": 800,
+            "dropsByReason": {"NoBackend": 3}, "drops": 3,
+            "backends": [backend("hello-1", "node-1", "local", 1.into()),
+                         backend("hello-2", "node-2", "dr", Value::Null)],
+        });
+        assert_eq!(
+            describe(service, false),
+            "\
+hello/hello:http
+  frontend    198.18.100.1:80/TCP (external, announced by node-2)
+  scheduler   wlc, every flow is noted
+  forwarding  auto
+  slots       251 at node-1: 250 stable, 1 moving, 0 settling
+  so far      4 connections, 40 packets, 4000 bytes
+  now         1 connections, 8 packets, 800 bytes a second
+  dropped     3 NoBackend
+  BACKEND   ADDRESS            NODE     MODE    STATE    WEIGHT   SHARE    CONNECTIONS   OPEN   PACKETS   PACKETS/S
+  hello-1   10.244.1.10:8080   node-1   local   active   1        50.0 %   2             1      20        4
+  hello-2   10.244.1.10:8080   node-2   dr      active   1        50.0 %   2             -      20        4
+"
+        );
     }
 }
