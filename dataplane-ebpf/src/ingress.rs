@@ -52,9 +52,9 @@ fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
         Shape::Ports => packet.flow,
         Shape::Discovery => return Ok(announce::discovery(ctx.ctx).unpack()?),
         _ => {
-            let flow = pick::flow()?;
-            match without_ports(ctx.ctx, packet.family, flow).unpack()? {
-                BALANCE => *flow,
+            let found = pick::flow()?;
+            match without_ports(ctx.ctx, packet.family, found).unpack()? {
+                BALANCE => packet.family.narrowed(found),
                 action => return Ok(action),
             }
         }

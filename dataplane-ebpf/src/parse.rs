@@ -55,6 +55,25 @@ impl Family {
         self.transport() + size_of::<Icmp>() + self.transport() - NETWORK
     }
 
+    /// The same flow, which is of this family and no VPC's: of IPv4, what maps an address is a constant
+    /// then, and all that compares or hashes it is half as long.
+    #[inline(always)]
+    pub fn narrowed(self, flow: &FlowKey) -> FlowKey {
+        let narrowed = match self {
+            Self::V4 => FlowKey {
+                source: Address::from_v4_word(flow.source.v4_word()),
+                destination: Address::from_v4_word(flow.destination.v4_word()),
+                ..*flow
+            },
+            Self::V6 => *flow,
+        };
+        FlowKey {
+            vpc: 0,
+            padding: [0; 3],
+            ..narrowed
+        }
+    }
+
     /// Whether `address` is of this family.
     #[inline(always)]
     pub const fn has(self, address: &Address) -> bool {

@@ -442,8 +442,9 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
             slot.current
         };
     }
-    let Some(backend) = BACKENDS.get(picked) else {
-        return Found::refused(DropReason::NoBackend);
+    let backend = match BACKENDS.get(picked) {
+        Some(backend) if backend.state != BACKEND_EMPTY => backend,
+        _ => return Found::refused(DropReason::NoBackend),
     };
     let begins = opens || query.flow.protocol != protocol::TCP && !is_handed_up(query, backend);
     if !note(query, service, picked, backend) {

@@ -20,6 +20,10 @@ pub const OVERHEAD: usize = 50;
 
 /// TCP's SYN.
 pub const SYN: u8 = 0x02;
+/// TCP's FIN.
+pub const FIN: u8 = 0x01;
+/// TCP's RST.
+pub const RST: u8 = 0x04;
 /// TCP's ACK.
 pub const ACK: u8 = 0x10;
 

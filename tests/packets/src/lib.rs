@@ -7,8 +7,10 @@
 pub mod frame;
 pub mod frame_v6;
 mod segment;
+mod service;
 mod world;
 
+pub use service::{Client, Service};
 pub use world::{
     CLIENT, CLIENT_V6, NODE_1, NODE_2, NODE_2_MAC, NODE_3, Outcome, POD_1, POD_1_V6, POD_2,
     POD_2_V6, POD_3, VIP, VIP_V6, Verdict, World, is_root_missing,

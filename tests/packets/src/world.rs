@@ -81,8 +81,8 @@ pub struct World {
     programs: Programs,
     /// The maps.
     pub tables: Tables,
-    lut_used: u32,
-    services_used: u32,
+    pub(crate) lut_used: u32,
+    pub(crate) services_used: u32,
 }
 
 /// Says so and returns true if the test cannot run for want of root; panics in CI, where a skipped

@@ -1,0 +1,205 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use fairlead_dataplane_common::{
+    Address, BACKEND_ACTIVE, BackendEntry, DropReason, DropSample, FRONTEND_EXTERNAL, FlowKey,
+    FrontendKey, ServiceDropKey, ServiceEntry, TrackEntry, mac,
+};
+
+use crate::frame::SYN;
+use crate::{CLIENT, CLIENT_V6, Outcome, VIP, VIP_V6, World, frame, frame_v6};
+
+/// A service as a test wants it in the maps.
+#[derive(Clone, Copy, Default)]
+pub struct Service<'a> {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Its port at the VIPs.
+    pub port: u16,
+    /// Elements of its table: backend slots, and states in the bits above.
+    pub table: &'a [u32],
+    /// Elements of the list behind the table, of this node's own backends.
+    pub local: &'a [u32],
+    /// Backend slots of the table as it was.
+    pub base: &'a [u32],
+    /// `SERVICE_*`.
+    pub flags: u32,
+    /// With `SERVICE_AFFINITY`.
+    pub affinity_seconds: u32,
+    /// `FRONTEND_*` beside [`FRONTEND_EXTERNAL`].
+    pub frontend_flags: u32,
+}
+
+impl World {
+    /// Adds a service at [`VIP`] and [`VIP_V6`] both, and returns its slot.
+    pub fn add(&mut self, service: &Service<'_>) -> u32 {
+        let slot = self.services_used;
+        self.services_used += 1;
+        self.change(slot, service);
+        for vip in [Address::from(VIP), VIP_V6.into()] {
+            let key = FrontendKey::new(0, vip, service.protocol, service.port.to_be());
+            self.add_frontend(key, slot, FRONTEND_EXTERNAL | service.frontend_flags);
+        }
+        slot
+    }
+
+    /// Makes the service in `slot` another one, as the agent does: the tables are written beside the
+    /// old ones first.
+    pub fn change(&mut self, slot: u32, service: &Service<'_>) {
+        let offset = self.lut_used;
+        let elements = [service.table, service.local, service.base].concat();
+        self.lut_used += elements.len() as u32;
+        self.tables
+            .lut
+            .write(offset, &elements)
+            .expect("write the tables");
+        let (length, local_length) = (service.table.len() as u32, service.local.len() as u32);
+        let entry = ServiceEntry {
+            lut_offset: offset,
+            lut_length: length,
+            local_length,
+            id: slot + 1,
+            flags: service.flags,
+            base_offset: offset + length + local_length,
+            base_length: service.base.len() as u32,
+            affinity_seconds: service.affinity_seconds,
+        };
+        self.tables
+            .services
+            .set(ServiceEntry::index(0, slot), entry)
+            .expect("write the service");
+    }
+
+    /// Puts a backend into `slot`, with the slot and 100 as its id, on the node in slot `node`.
+    pub fn add_backend(&mut self, slot: u32, node: u32) {
+        let address = Ipv4Addr::new(10, 244, node as u8 + 1, slot as u8);
+        self.set_backend(
+            slot,
+            BackendEntry {
+                address: address.into(),
+                id: 100 + slot,
+                node,
+                vpc: 0,
+                port_be: 8080_u16.to_be(),
+                state: BACKEND_ACTIVE,
+                flags: 0,
+            },
+        );
+        self.tables
+            .backend_ids
+            .insert(100 + slot, slot, 0)
+            .expect("write its id");
+    }
+
+    /// The backend in `slot`.
+    pub fn backend(&self, slot: u32) -> BackendEntry {
+        self.tables.backends.get(slot).expect("read the backend")
+    }
+
+    /// Puts a backend into `slot`.
+    pub fn set_backend(&mut self, slot: u32, backend: BackendEntry) {
+        self.tables
+            .backends
+            .set(slot, backend)
+            .expect("write the backend");
+    }
+
+    /// Gives the backend in `slot` another state.
+    pub fn set_state(&mut self, slot: u32, state: u8) {
+        let backend = self.backend(slot);
+        self.set_backend(slot, BackendEntry { state, ..backend });
+    }
+
+    /// What is noted of a flow.
+    pub fn flow(&self, flow: &FlowKey) -> Option<TrackEntry> {
+        self.tables.flows.get(flow, 0).ok()
+    }
+
+    /// How many flows are noted.
+    pub fn flows(&self) -> usize {
+        self.tables.flows.keys().count()
+    }
+
+    /// Packets of the service in `slot` that were dropped for `reason`.
+    pub fn service_drops(&self, service: u32, reason: DropReason) -> u64 {
+        let reason = reason as u32;
+        match self
+            .tables
+            .service_drops
+            .get(&ServiceDropKey { service, reason }, 0)
+        {
+            Ok(counts) => counts.iter().sum(),
+            Err(_) => 0,
+        }
+    }
+
+    /// The last packet that was dropped for `reason`.
+    pub fn sample(&self, reason: DropReason) -> DropSample {
+        self.tables
+            .drop_samples
+            .get(&(reason as u32), 0)
+            .expect("a sample of each reason")
+    }
+}
+
+/// A client of one family, and the VIP it talks to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// [`CLIENT`] and [`VIP`].
+    V4,
+    /// [`CLIENT_V6`] and [`VIP_V6`].
+    V6,
+}
+
+impl Client {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// A segment of TCP from `port` to `to` of the VIP.
+    pub fn tcp(self, port: u16, to: u16, flags: u8) -> Vec<u8> {
+        let payload: &[u8] = if flags & SYN != 0 { b"" } else { b"data" };
+        match self {
+            Self::V4 => frame::tcp((CLIENT, port), (VIP, to), flags, payload),
+            Self::V6 => frame_v6::tcp((CLIENT_V6, port), (VIP_V6, to), flags, payload),
+        }
+    }
+
+    /// A datagram from `port` to `to` of the VIP.
+    pub fn udp(self, port: u16, to: u16) -> Vec<u8> {
+        match self {
+            Self::V4 => frame::udp((CLIENT, port), (VIP, to), b"data"),
+            Self::V6 => frame_v6::udp((CLIENT_V6, port), (VIP_V6, to), b"data"),
+        }
+    }
+
+    /// The flow of such packets.
+    pub fn flow(self, protocol: u8, port: u16, to: u16) -> FlowKey {
+        let (source, destination): (IpAddr, IpAddr) = match self {
+            Self::V4 => (CLIENT.into(), VIP.into()),
+            Self::V6 => (CLIENT_V6.into(), VIP_V6.into()),
+        };
+        FlowKey {
+            source: source.into(),
+            destination: destination.into(),
+            source_port_be: port.to_be(),
+            destination_port_be: to.to_be(),
+            protocol,
+            ..FlowKey::default()
+        }
+    }
+
+    /// Its own address.
+    pub fn address(self) -> Address {
+        match self {
+            Self::V4 => CLIENT.into(),
+            Self::V6 => CLIENT_V6.into(),
+        }
+    }
+}
+
+impl Outcome {
+    /// The backend that an encapsulated packet names, over IPv4.
+    pub fn named(&self) -> Option<u32> {
+        let label = self.frame.get(50..56)?;
+        mac::backend_of(label.try_into().expect("six bytes"))
+    }
+}

@@ -1,0 +1,246 @@
+//! Just-enough tracking: what is noted of flows, and where they go while tables change.
+
+use fairlead_dataplane_common::{
+    BACKEND_DRAINING, BACKEND_EMPTY, Counter, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED,
+    FLOW_OPENING, LUT_MOVING, LUT_SETTLING, SERVICE_DR, SERVICE_TRACK, TrackEntry, maps, protocol,
+};
+use packet_tests::frame::{ACK, FIN, RST, SYN};
+use packet_tests::{Client, NODE_2_MAC, Service, Verdict, World};
+
+const XDP: &str = "xdp_ingress";
+const IN: &str = "tc_uplink_in";
+/// Backends of node 2.
+const OLD: u32 = 20;
+const NEW: u32 = 21;
+
+/// A world with a service at TCP port 90 whose table is one slot in this state.
+fn world(state: u32) -> Option<(World, u32)> {
+    let mut world = World::open()?;
+    world.add_backend(OLD, 1);
+    world.add_backend(NEW, 1);
+    let slot = world.add(&Service {
+        protocol: protocol::TCP,
+        port: 90,
+        table: &[NEW | state],
+        base: &[OLD],
+        ..Service::default()
+    });
+    Some((world, slot))
+}
+
+#[test]
+fn flood_of_syns_at_a_stable_slot_leaves_nothing() {
+    let Some((mut world, _)) = world(0) else {
+        return;
+    };
+    for port in 1024..2048 {
+        for client in Client::ALL {
+            let outcome = world.run(XDP, &client.tcp(port, 90, SYN));
+            assert_eq!(outcome.named(), Some(100 + NEW));
+        }
+    }
+    assert_eq!(world.flows(), 0);
+}
+
+#[test]
+fn packets_at_a_moving_slot_go_where_their_connection_is() {
+    // In this order, for each family and hook.
+    let steps: &[(&str, u16, u8, u32, Option<u8>)] = &[
+        ("a SYN", 1, SYN, NEW, Some(FLOW_OPENING)),
+        ("the same again", 1, SYN, NEW, Some(FLOW_OPENING)),
+        ("what follows it", 1, ACK, NEW, Some(FLOW_ESTABLISHED)),
+        ("its end", 1, ACK | FIN, NEW, Some(FLOW_CLOSING)),
+        ("what follows the end", 1, ACK, NEW, Some(FLOW_CLOSING)),
+        ("the middle of another", 2, ACK, OLD, Some(FLOW_ESTABLISHED)),
+        ("its reset", 2, RST, OLD, Some(FLOW_CLOSING)),
+        ("a reset of nothing known", 3, RST, OLD, None),
+        (
+            "a FIN of nothing known",
+            4,
+            FIN | ACK,
+            OLD,
+            Some(FLOW_CLOSING),
+        ),
+    ];
+    let Some((mut world, _)) = world(LUT_MOVING) else {
+        return;
+    };
+    for (hook, first) in [(XDP, 1000), (IN, 2000)] {
+        for client in Client::ALL {
+            for (step, port, flags, backend, state) in steps {
+                let what = format!("{hook}, {client:?}: {step}");
+                let port = first + port;
+                let outcome = world.run(hook, &client.tcp(port, 90, *flags));
+                assert_eq!(outcome.named(), Some(100 + backend), "{what}");
+                let entry = world.flow(&client.flow(protocol::TCP, port, 90));
+                assert_eq!(entry.map(|entry| entry.state), *state, "{what}");
+                if let Some(entry) = entry {
+                    assert_eq!(entry.backend, 100 + backend, "{what}");
+                }
+            }
+        }
+    }
+    let counted = world.backend_stats(NEW);
+    assert_eq!(counted.connections, 8, "two SYNs, two families, two hooks");
+}
+
+#[test]
+fn connection_of_a_base_that_is_gone_goes_to_who_has_the_slot() {
+    let Some((mut world, _)) = world(LUT_MOVING) else {
+        return;
+    };
+    world.set_state(OLD, BACKEND_DRAINING);
+    let outcome = world.run(XDP, &Client::V4.tcp(1, 90, ACK));
+    assert_eq!(
+        outcome.named(),
+        Some(100 + OLD),
+        "a leaving one keeps its own"
+    );
+    world.set_state(OLD, BACKEND_EMPTY);
+    for client in Client::ALL {
+        let outcome = world.run(XDP, &client.tcp(2, 90, ACK));
+        assert_eq!(outcome.named(), Some(100 + NEW));
+    }
+}
+
+#[test]
+fn settling_slot_honours_entries_and_notes_nothing() {
+    let Some((mut world, slot)) = world(LUT_MOVING) else {
+        return;
+    };
+    for client in Client::ALL {
+        world.run(XDP, &client.tcp(1, 90, ACK));
+    }
+    let settling = Service {
+        protocol: protocol::TCP,
+        port: 90,
+        table: &[NEW | LUT_SETTLING],
+        base: &[OLD],
+        ..Service::default()
+    };
+    world.change(slot, &settling);
+    for client in Client::ALL {
+        let cases = [(1, ACK, OLD), (2, SYN, NEW), (3, ACK, NEW)];
+        for (port, flags, backend) in cases {
+            let outcome = world.run(XDP, &client.tcp(port, 90, flags));
+            assert_eq!(outcome.named(), Some(100 + backend), "{client:?} {port}");
+        }
+    }
+    assert_eq!(world.flows(), 2);
+}
+
+#[test]
+fn tracked_flow_survives_a_change_of_the_table() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    world.add_backend(OLD, 1);
+    world.add_backend(NEW, 1);
+    let service = |protocol, table| Service {
+        protocol,
+        port: 90,
+        table,
+        flags: SERVICE_TRACK,
+        ..Service::default()
+    };
+    let slots = [protocol::TCP, protocol::UDP]
+        .map(|protocol| (protocol, world.add(&service(protocol, &[OLD]))));
+    let packet = |client: Client, protocol, port, flags| match protocol {
+        protocol::TCP => client.tcp(port, 90, flags),
+        _ => client.udp(port, 90),
+    };
+    for (protocol, slot) in slots {
+        world.change(slot, &service(protocol, &[OLD]));
+        for client in Client::ALL {
+            world.run(XDP, &packet(client, protocol, 1, SYN));
+        }
+        world.change(slot, &service(protocol, &[NEW]));
+        for client in Client::ALL {
+            for (port, flags, backend) in [(1, ACK, OLD), (2, SYN, NEW)] {
+                let outcome = world.run(XDP, &packet(client, protocol, port, flags));
+                assert_eq!(outcome.named(), Some(100 + backend), "{client:?} {port}");
+            }
+        }
+    }
+    let entry = world.flow(&Client::V4.flow(protocol::UDP, 1, 90));
+    let entry = entry.expect("datagrams are noted");
+    assert_eq!((entry.state, entry.packets), (FLOW_DATAGRAMS, 2));
+    // TCP and UDP, both families: one flow each to the old one, one to the new one.
+    assert_eq!(world.backend_stats(OLD).connections, 4);
+    assert_eq!(world.backend_stats(NEW).connections, 4);
+}
+
+#[test]
+fn leaving_backend_keeps_its_flows_and_gets_no_new_ones() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    world.add_backend(OLD, 1);
+    world.add_backend(NEW, 1);
+    let mut service = Service {
+        protocol: protocol::TCP,
+        port: 90,
+        table: &[OLD],
+        flags: SERVICE_TRACK,
+        ..Service::default()
+    };
+    let slot = world.add(&service);
+    world.run(XDP, &Client::V4.tcp(1, 90, SYN));
+    world.run(XDP, &Client::V4.tcp(1, 90, ACK));
+    world.set_state(OLD, BACKEND_DRAINING);
+    service.table = &[NEW];
+    world.change(slot, &service);
+    for (flags, backend) in [(ACK, OLD), (SYN, NEW), (ACK, NEW)] {
+        let outcome = world.run(XDP, &Client::V4.tcp(1, 90, flags));
+        assert_eq!(outcome.named(), Some(100 + backend));
+    }
+}
+
+#[test]
+fn full_table_degrades_to_a_pick_that_stays_the_same() {
+    let Some((mut world, _)) = world(LUT_MOVING) else {
+        return;
+    };
+    let entry = TrackEntry::default();
+    let mut flow = Client::V4.flow(protocol::TCP, 1, 1);
+    for number in 0..maps::FLOWS_MAX {
+        flow.vpc = 1 + number;
+        world
+            .tables
+            .flows
+            .insert(flow, entry, 0)
+            .expect("there is room for so many");
+    }
+    for client in Client::ALL {
+        for flags in [SYN, ACK, ACK | FIN] {
+            let outcome = world.run(XDP, &client.tcp(7, 90, flags));
+            assert_eq!(outcome.verdict, Verdict::Transmit);
+            assert_eq!(outcome.named(), Some(100 + OLD), "where unnoted ones go");
+        }
+        assert!(world.flow(&client.flow(protocol::TCP, 7, 90)).is_none());
+    }
+    assert_eq!(world.counter(Counter::FlowTableFull), 6);
+}
+
+#[test]
+fn frame_is_passed_on_as_it_is_only_if_every_node_picks_the_same() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    world.set_adjacent(1, true);
+    world.add_backend(OLD, 1);
+    world.add_backend(NEW, 1);
+    world.add(&Service {
+        protocol: protocol::TCP,
+        port: 90,
+        table: &[NEW | LUT_MOVING],
+        base: &[OLD],
+        flags: SERVICE_DR,
+        ..Service::default()
+    });
+    let outcome = world.run(XDP, &Client::V4.tcp(1, 90, SYN));
+    assert_eq!(outcome.frame[..6], NODE_2_MAC);
+    assert_eq!(outcome.named(), None);
+    let outcome = world.run(XDP, &Client::V4.tcp(2, 90, ACK));
+    assert_eq!(outcome.named(), Some(100 + OLD));
+}
