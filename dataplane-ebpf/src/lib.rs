@@ -27,6 +27,7 @@ mod header;
 pub mod ingress;
 mod lookup;
 pub mod maps;
+pub mod measure;
 mod mss;
 mod parse;
 mod pick;

@@ -19,6 +19,9 @@ pub(crate) enum Action {
     Tx = 3,
 }
 
+/// Flows of the cases with many: every source port.
+const FLOWS: u32 = 65_536;
+
 /// One case.
 pub(crate) struct Case {
     /// As it is called in tables and JSON.
@@ -27,6 +30,8 @@ pub(crate) struct Case {
     pub(crate) family: &'static str,
     /// The program that runs.
     pub(crate) program: &'static str,
+    /// Flows that its packets belong to.
+    pub(crate) flows: u32,
     /// The packet.
     pub(crate) frame: Vec<u8>,
     /// What has to come out, or the figure would mean something else.
@@ -54,11 +59,12 @@ pub(crate) fn all(services: u32) -> Vec<Case> {
         name,
         family,
         program: "xdp_measured",
+        flows: 1,
         frame,
         action,
     };
     let (v4, v6) = ("ipv4", "ipv6");
-    vec![
+    let mut cases = vec![
         Case {
             program: "xdp_floor",
             ..case("floor", v4, tcp(elsewhere, ACK, &payload), Action::Drop)
@@ -83,5 +89,21 @@ pub(crate) fn all(services: u32) -> Vec<Case> {
             Action::Tx,
         ),
         case("syn_tun", v6, tcp_v6(vip_v6, SYN, b""), Action::Tx),
-    ]
+    ];
+    let many: Vec<Case> = cases.iter().map(of_many_flows).collect();
+    cases.extend(many);
+    cases
+}
+
+/// The same for packets of many flows: the wrapper gives each packet another source port.
+fn of_many_flows(case: &Case) -> Case {
+    Case {
+        program: match case.program {
+            "xdp_floor" => "xdp_floor_flows",
+            _ => "xdp_measured_flows",
+        },
+        flows: FLOWS,
+        frame: case.frame.clone(),
+        ..*case
+    }
 }

@@ -118,7 +118,7 @@ fn measure_packets(arguments: &Arguments) -> Result<Vec<Row>> {
     measure::pin_to(arguments.cpu)?;
     let measured = read_object(&arguments.object)?;
     let mut rows = Vec::new();
-    for services in [1, 10_000] {
+    for services in [1, 10, 10_000] {
         let pins = Pins::new()?;
         let mut world = World::load(object::embedded()?, Some(&pins.directory));
         services::fill(&mut world, services, protocol::TCP)?;

@@ -8,6 +8,7 @@ use aya::{Ebpf, EbpfLoader};
 use fairlead_dataplane_common::maps;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use packet_tests::{frame, frame_v6};
 use serde::Serialize;
 
 use crate::cases::Case;
@@ -83,7 +84,7 @@ impl Measured {
             );
             out.truncate(result.data_size_out as usize);
             ensure!(
-                is_restored(&out, &case.frame),
+                is_restored(&out, case),
                 "{}: the frame was not restored",
                 case.name
             );
@@ -96,7 +97,7 @@ impl Measured {
             case: case.name,
             family: case.family,
             services,
-            flows: 1,
+            flows: case.flows,
             ns_min: times.first().copied().context("at least one trial")?,
             ns_median: times[times.len() / 2],
         })
@@ -104,10 +105,21 @@ impl Measured {
 }
 
 /// Whether all is as it was but the MAC addresses, where the inner Ethernet header of an encapsulated
-/// packet is left.
-fn is_restored(out: &[u8], frame: &[u8]) -> bool {
+/// packet is left, and the source port of many flows.
+fn is_restored(out: &[u8], case: &Case) -> bool {
     const MACS: usize = 12;
-    out.len() == frame.len() && out[MACS..] == frame[MACS..]
+    let mut frame = case.frame.clone();
+    if out.len() != frame.len() {
+        return false;
+    }
+    if case.flows > 1 {
+        let transport = match case.family {
+            "ipv4" => frame::TRANSPORT,
+            _ => frame_v6::TRANSPORT,
+        };
+        frame[transport..transport + 2].copy_from_slice(&out[transport..transport + 2]);
+    }
+    out[MACS..] == frame[MACS..]
 }
 
 /// Keeps this process on one CPU.
