@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use testbed::traffic::{Flood, Load, Sink};
+use testbed::traffic::{Flood, Kept, Load, Sink};
 
 /// Sends traffic and prints what became of it, as JSON.
 #[derive(Debug, Parser)]
@@ -42,6 +42,20 @@ enum Kind {
         /// Print the number of requests done on standard error, in a hundred steps.
         #[arg(long)]
         progress: bool,
+    },
+    /// Connections that are opened once and kept until standard input ends, and what became of each.
+    Kept {
+        /// Where to, as ADDRESS:PORT.
+        target: SocketAddr,
+        /// How many connections.
+        #[arg(long, default_value_t = 64)]
+        connections: u32,
+        /// Milliseconds between an answer and the next request.
+        #[arg(long, default_value_t = 20)]
+        interval: u64,
+        /// How long an answer may take, in seconds.
+        #[arg(long, default_value_t = 10)]
+        timeout: u64,
     },
     /// UDP datagrams as fast as possible.
     UdpFlood {
@@ -91,6 +105,20 @@ fn main() -> Result<()> {
                 load.run(&mut std::io::sink())
             };
             serde_json::to_string(&report)
+        }
+        Kind::Kept {
+            target,
+            connections,
+            interval,
+            timeout,
+        } => {
+            let kept = Kept {
+                target,
+                connections,
+                interval: Duration::from_millis(interval),
+                timeout: Duration::from_secs(timeout),
+            };
+            serde_json::to_string(&kept.run(std::io::stdin(), std::io::stderr())?)
         }
         Kind::UdpFlood {
             target,

@@ -1,11 +1,13 @@
-//! Traffic that is counted: HTTP requests, and a stream of UDP datagrams.
+//! Traffic that is counted: HTTP requests, connections that are kept, and a stream of UDP datagrams.
 
 mod http;
+mod kept;
 mod load;
 mod report;
 mod udp;
 
 pub use http::{Connection, Response, get};
+pub use kept::{End, Kept, KeptConnection, KeptReport};
 pub use load::Load;
 pub use report::{Answer, Report};
 pub use udp::{Flood, FloodReport, Sink, SinkReport};
