@@ -3,7 +3,7 @@ use std::{
     net::IpAddr,
 };
 
-use fairlead_api::RevisionedBytes;
+use fairlead_api::{RevisionedBytes, balancing::LOAD_BALANCER_CLASS};
 use fairlead_objects::{Object, ObjectName};
 use ipnetwork::IpNetwork;
 use k8s_openapi::{api::core::v1::Service, apimachinery::pkg::apis::meta::v1::Condition};
@@ -106,7 +106,7 @@ fn is_load_balancer(service: &Service) -> bool {
         // Another class is another implementation's to serve.
         && spec
             .and_then(|spec| spec.load_balancer_class.as_deref())
-            .is_none_or(|class| class == "net.fairlead.io/xdp")
+            .is_none_or(|class| class == LOAD_BALANCER_CLASS)
 }
 
 /// Whether addresses depend on a Service.
