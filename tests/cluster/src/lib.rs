@@ -4,8 +4,10 @@
 //! one cluster and a list of named steps. Every step leaves the cluster as it found it, and one
 //! that fails does not keep the next ones from running.
 
+mod netctl;
 mod scenario;
 
+pub use netctl::{check_netctl, netctl};
 pub use scenario::{Scenario, Step};
 
 use anyhow::{Context, Result, ensure};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use cluster_tests::{
     Scenario, Step, check_answers, check_client_seen, check_clients_own_address, check_contains,
-    hello_vip,
+    check_netctl, hello_vip,
 };
 use nix::sys::signal::Signal;
 use testbed::cluster::{CLIENT, Cluster, Host, Spec, address};
@@ -28,6 +28,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "kept_connections_answer_like_new_ones",
         check: kept_connections_answer,
+    },
+    Step {
+        name: "netctl_shows_what_went_through_and_what_would_become_of_a_packet",
+        check: check_netctl,
     },
     Step {
         name: "cluster_ip_and_vip_answer_on_nodes_and_in_pods",

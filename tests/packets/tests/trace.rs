@@ -12,7 +12,9 @@ use fairlead_dataplane::loader::{self, Tables};
 use fairlead_dataplane::trace::explain::{self, Names};
 use fairlead_dataplane::trace::{self, Packet, Trace, Uplink};
 use fairlead_dataplane::{object, trace as traces};
-use fairlead_dataplane_common::{DropReason, maps, protocol};
+use fairlead_dataplane_common::{
+    DropReason, LUT_MOVING, SERVICE_IN_TURN, ServiceEntry, maps, protocol,
+};
 use packet_tests::frame::OWN_MAC;
 use packet_tests::{VIP, VIP_V6, Verdict, World, is_root_missing};
 use serde_json::{Value, json};
@@ -319,4 +321,73 @@ fn of_counters<V: Pod + Debug>(map: &PerCpuArray<MapData, V>, count: u32) -> u64
         .map(|index| map.get(&index, 0).map(|values| values.to_vec()))
         .collect();
     of(&values)
+}
+
+#[test]
+fn trace_of_a_noted_flow_takes_no_turn_and_then_follows_the_note() {
+    let Some((mut world, pins)) = world() else {
+        return;
+    };
+    let slot = world.add_service(protocol::TCP, 92, &[2, 3]);
+    let index = ServiceEntry::index(0, slot);
+    let mut entry = world.tables.services.get(index).expect("the service");
+    entry.flags |= SERVICE_IN_TURN;
+    world.tables.services.set(index, entry).expect("in turn");
+    let params = json!({"from": "198.18.1.10:41000", "to": "198.18.100.1:92", "flags": "syn"});
+
+    let first = trace(&world, &pins, &params);
+    let again = trace(&world, &pins, &params);
+    assert_eq!(first.facts.turn, again.facts.turn, "a trace took a turn");
+    let given = first.outcome.flow.expect("a note").backend;
+    assert_eq!(again.outcome.flow.expect("a note").backend, given);
+    let told = sentences(&world, &first);
+    let says = |told: &[(String, String)], text: &str| {
+        assert!(
+            told.iter().any(|(_, said)| said.contains(text)),
+            "{text}: {told:#?}"
+        );
+    };
+    says(&told, "not noted; would be, as opening");
+    says(&told, "it was its turn");
+
+    world.run("xdp_ingress", &first.frame);
+    let noted = trace(&world, &pins, &params);
+    assert_eq!(noted.facts.flow.expect("a note").backend, given);
+    let told = sentences(&world, &noted);
+    says(&told, &format!("noted as opening for backend {given} with"));
+    says(&told, "the flow's entry says so");
+}
+
+#[test]
+fn trace_at_a_moving_slot_tells_new_connections_from_old_ones() {
+    let Some((mut world, pins)) = world() else {
+        return;
+    };
+    /// Where no service of this world has its table.
+    const BASE: u32 = 1 << 20;
+    let slot = world.add_service(protocol::TCP, 93, &[2 | LUT_MOVING]);
+    let index = ServiceEntry::index(0, slot);
+    let mut entry = world.tables.services.get(index).expect("the service");
+    (entry.base_offset, entry.base_length) = (BASE, 1);
+    world
+        .tables
+        .lut
+        .write(BASE, &[3])
+        .expect("the table before");
+    world.tables.services.set(index, entry).expect("its base");
+    for (flags, backend, reason) in [
+        ("syn", 102, "this is who has it now"),
+        ("ack", 103, "belongs to who had it before"),
+    ] {
+        let params = json!({"from": "198.18.1.10:42000", "to": "198.18.100.1:93", "flags": flags});
+        let trace = trace(&world, &pins, &params);
+        assert_eq!(
+            trace.outcome.flow.expect("a note").backend,
+            backend,
+            "{flags}"
+        );
+        let told = sentences(&world, &trace);
+        let is_told = told.iter().any(|(_, said)| said.contains(reason));
+        assert!(is_told, "{flags}: {told:#?}");
+    }
 }

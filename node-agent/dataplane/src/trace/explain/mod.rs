@@ -269,7 +269,7 @@ impl Explanation<'_> {
                     format!("; would be {new}")
                 };
                 let text = format!(
-                    "noted as {old} for backend {} with {} packets{change}",
+                    "noted as {old} for {} with {} packets{change}",
                     self.backend_name(before.backend),
                     before.packets,
                 );
