@@ -1,6 +1,7 @@
 //! What the programs do with a service's packets, its tables, and who may use it.
 
 use std::collections::{BTreeSet, HashSet};
+use std::mem;
 
 use fairlead_api::{BackendId, ServiceId};
 use fairlead_dataplane_common::{
@@ -29,8 +30,22 @@ const RESERVED_SLOTS: u32 = maps::LUT_SLOTS / 8;
 /// nothing.
 const HASH_FLAGS: u32 = SERVICE_SOURCE_HASH | SERVICE_DESTINATION_HASH | SERVICE_AFFINITY;
 
+/// What a service's slot holds, beside what it is to hold.
+struct Held<'a> {
+    entry: &'a ServiceEntry,
+    range: lut::Range,
+    content: &'a Content,
+}
+
+impl Held<'_> {
+    /// Whether all flows were noted, and those of a service with `flags` are not.
+    fn is_freed(&self, flags: u32) -> bool {
+        self.entry.flags & SERVICE_NOTED != 0 && flags & SERVICE_NOTED == 0
+    }
+}
+
 /// Where a service's tables are: one behind the other.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 struct Placed {
     offset: u32,
     all_length: u32,
@@ -121,69 +136,24 @@ impl Planner<'_> {
         before: Option<&ServiceEntry>,
     ) -> Result<Placed, Full> {
         let recipe = self.recipe(service);
-        let held = before.and_then(|entry| {
-            let range = range_of(entry);
-            let table = self.observed.tables.get(&range)?;
-            (table.service == slot).then_some((entry, range, &table.content))
-        });
-        // All flows were noted, and those that begin now are not.
-        let is_freed = before
-            .is_some_and(|entry| entry.flags & SERVICE_NOTED != 0 && flags & SERVICE_NOTED == 0);
-        if let Some((entry, _, Content::Built(of, None))) = held
-            && *of == recipe
-            && (entry.flags ^ flags) & SERVICE_EXTERNAL_LOCAL == 0
-            && !is_freed
+        let held = before.and_then(|entry| self.held(slot, entry));
+        if let Some(held) = &held
+            && matches!(held.content, Content::Built(of, None) if *of == recipe)
+            && (held.entry.flags ^ flags) & SERVICE_EXTERNAL_LOCAL == 0
+            && !held.is_freed(flags)
         {
-            return Ok(Placed::of(entry));
+            return Ok(Placed::of(held.entry));
         }
-        let previous = held.map(|(entry, _, content)| content.packet_table(entry, self.moment.now));
         let mut tables = recipe.tables();
-        let packet_table = if recipe.local == LocalList::Full {
-            &mut tables.local
-        } else {
-            &mut tables.all
+        let packet_table = match recipe.local {
+            LocalList::Full => &mut tables.local,
+            LocalList::Absent | LocalList::Each => &mut tables.all,
         };
-        let lives = self.live_slots(service);
-        if packet_table.is_empty()
-            && !lives.is_empty()
-            && let Some(previous) = &previous
-        {
-            // Nobody takes new connections, and somebody still has old ones: they need slots that
-            // can say so.
-            packet_table.resize(previous.elements().len(), LUT_EMPTY);
-        }
-        let is_comparable = |entry: &ServiceEntry| (entry.flags ^ flags) & HASH_FLAGS == 0;
-        let mut next = match (previous, before) {
-            (Some(previous), Some(entry))
-                if recipe.form == Form::Hashed
-                    && entry.flags & (SERVICE_IN_TURN | SERVICE_LEAST_LOAD) == 0
-                    && service.protocol != protocol::UDP
-                    && is_comparable(entry) =>
-            {
-                let previous = if is_freed {
-                    previous.with_all_noted()
-                } else {
-                    previous
-                };
-                let lives = |slot| lives.contains(&slot);
-                previous.replace(packet_table, lives, self.moment.now)
-            }
-            (Some(_), _) if is_freed => Moving::stable(packet_table.clone()).with_all_noted(),
-            _ => Moving::stable(packet_table.clone()),
-        };
-        next = self.after_time(next, id, service, flags);
-        if flags & SERVICE_NOTED == 0
-            && next.is_stable()
-            && next.slots().all(|slot| slot == LUT_EMPTY)
-        {
-            // And nobody has old ones any more.
-            next = Moving::default();
-        }
-        if !next.base().is_empty() {
-            let wanted = tables.all.len() + tables.local.len() + next.base().len();
-            if self.lut.free_slots() < wanted as u32 + RESERVED_SLOTS {
-                next = next.without_base();
-            }
+        let next = self.next_table(packet_table, &recipe, held.as_ref(), service, flags);
+        let mut next = self.after_time(next, id, service, flags);
+        let wanted = tables.all.len() + tables.local.len() + next.base().len();
+        if !next.base().is_empty() && self.lut.free_slots() < wanted as u32 + RESERVED_SLOTS {
+            next = next.without_base();
         }
         let (all, local) = match recipe.local {
             LocalList::Full => (tables.all.as_slice(), next.elements()),
@@ -197,14 +167,15 @@ impl Planner<'_> {
             base_length: next.base().len() as u32,
         };
         let moving = (!next.is_stable()).then_some(next);
-        if let Some((entry, range, content)) = held {
-            placed.offset = range.offset;
-            let is_alike = placed.entry(id, entry.flags, service).lut_length == entry.lut_length
-                && placed.local_length == entry.local_length
-                && placed.base_length == entry.base_length;
+        if let Some(Held { range, content, .. }) = held {
+            let stays = Placed {
+                offset: range.offset,
+                ..placed
+            };
+            let is_alike = before.is_some_and(|entry| Placed::of(entry) == stays);
             match content {
                 Content::Built(of, held) if is_alike && *of == recipe && *held == moving => {
-                    return Ok(placed);
+                    return Ok(stays);
                 }
                 Content::Found(found) if is_alike && *found == elements => {
                     self.plan.enter.push(Action::KeepTable {
@@ -213,7 +184,7 @@ impl Planner<'_> {
                         recipe,
                         moving,
                     });
-                    return Ok(placed);
+                    return Ok(stays);
                 }
                 Content::Built(..) | Content::Found(_) => self.free_table(slot, range),
             }
@@ -238,6 +209,59 @@ impl Planner<'_> {
         Ok(placed)
     }
 
+    /// What a service slot holds by its entry, if that is of our making.
+    fn held<'a>(&'a self, slot: u32, entry: &'a ServiceEntry) -> Option<Held<'a>> {
+        let range = range_of(entry);
+        let table = self.observed.tables.get(&range)?;
+        (table.service == slot).then_some(Held {
+            entry,
+            range,
+            content: &table.content,
+        })
+    }
+
+    /// The table that packets from outside pick from, once it is `table`.
+    fn next_table(
+        &self,
+        table: &mut Vec<u32>,
+        recipe: &Recipe,
+        held: Option<&Held<'_>>,
+        service: &Service,
+        flags: u32,
+    ) -> Moving {
+        let Some(held) = held else {
+            return Moving::stable(mem::take(table));
+        };
+        let lives = self.live_slots(service);
+        let previous = held.content.packet_table(held.entry, self.moment.now);
+        if table.is_empty() && !lives.is_empty() {
+            // Nobody takes new connections, and somebody still has old ones: they need slots that
+            // can say so.
+            table.resize(previous.elements().len(), LUT_EMPTY);
+        }
+        // A list is no table that a hash points into, a base made by another hash says nothing, and
+        // datagrams are all noted.
+        let is_comparable = recipe.form == Form::Hashed
+            && held.entry.flags & (SERVICE_IN_TURN | SERVICE_LEAST_LOAD) == 0
+            && (held.entry.flags ^ flags) & HASH_FLAGS == 0
+            && service.protocol != protocol::UDP;
+        let is_freed = held.is_freed(flags);
+        if is_comparable {
+            let previous = if is_freed {
+                previous.with_all_noted()
+            } else {
+                previous
+            };
+            return previous.replace(table, |slot| lives.contains(&slot), self.moment.now);
+        }
+        let stable = Moving::stable(mem::take(table));
+        if is_freed {
+            stable.with_all_noted()
+        } else {
+            stable
+        }
+    }
+
     /// What becomes of a table's states by now.
     fn after_time(&self, table: Moving, id: ServiceId, service: &Service, flags: u32) -> Moving {
         let window = Seconds::try_from(service.timeouts.established.as_secs());
@@ -246,6 +270,16 @@ impl Planner<'_> {
             // Notes are looked for whatever the slot's state.
             return table.settle(|_| false);
         }
+        let table = self.settle(table, id);
+        if table.is_stable() && table.slots().all(|slot| slot == LUT_EMPTY) {
+            // Nobody takes connections, and nobody has old ones any more.
+            return Moving::default();
+        }
+        table
+    }
+
+    /// Makes those slots stable of which the last sweep has seen no note.
+    fn settle(&self, table: Moving, id: ServiceId) -> Moving {
         let Some(hashes) = self
             .moment
             .swept
