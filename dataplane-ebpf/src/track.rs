@@ -215,8 +215,17 @@ fn find(query: &mut Query) -> Found {
         });
     };
     let is_plain = service.flags & SERVICE_NOTED == 0 && slot.state == LUT_STABLE;
-    if is_plain || query.has(QUERY_PASSED_ON) {
+    if is_plain {
         return Found::plain(slot.current, query.opens());
+    }
+    if query.has(QUERY_PASSED_ON) {
+        // The node that sent it may know a state that is older or newer.
+        let owner = if !is_here(slot.current) && is_here(slot.base) {
+            slot.base
+        } else {
+            slot.current
+        };
+        return Found::plain(owner, query.opens());
     }
     let mut found = match follow(query, service) {
         Followed::To(found) => found,
@@ -228,6 +237,13 @@ fn find(query: &mut Query) -> Found {
         found.0 |= Found::IS_PRIVATE;
     }
     found
+}
+
+/// Whether a slot holds a backend of this node.
+#[inline(always)]
+fn is_here(backend_slot: u32) -> bool {
+    let backend = BACKENDS.get(backend_slot);
+    backend.is_some_and(|backend| backend.state != BACKEND_EMPTY && backend.node == NODE_LOCAL)
 }
 
 /// A socket of this node that asks for a service.
@@ -444,6 +460,7 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
     }
     let backend = match BACKENDS.get(picked) {
         Some(backend) if backend.state != BACKEND_EMPTY => backend,
+        // Nothing is noted of flows that nobody takes.
         _ => return Found::refused(DropReason::NoBackend),
     };
     let begins = opens || query.flow.protocol != protocol::TCP && !is_handed_up(query, backend);
