@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -222,6 +222,19 @@ impl Node {
         });
     }
 
+    /// Another life of the agent, which changes the state.
+    fn apply(&self, state: &DataplaneState, generation: u64) {
+        self.agent(async |config| {
+            let dataplane = Dataplane::open(config).await.unwrap();
+            let whole = Arc::new(Changes::whole(state.clone()));
+            dataplane
+                .apply(whole, Generation(generation))
+                .await
+                .unwrap();
+            dataplane.settle().await.unwrap();
+        });
+    }
+
     /// What was dropped, by reason.
     fn drops(&self) -> Vec<(String, u64)> {
         let view = self.agent(async |config| {
@@ -344,6 +357,117 @@ fn ask(from: &NetNsHandle, to: IpAddr, port: u16) -> Result<(IpAddr, IpAddr), st
         assert_eq!(payload.len(), PAYLOAD);
         (address(server), address(client))
     })
+}
+
+/// Answers every line of every connection in a namespace with the address it was made to.
+fn echo(on: &NetNsHandle) {
+    let listener = on.run(|| TcpListener::bind("[::]:8080").unwrap()).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            std::thread::spawn(move || answer_lines(stream));
+        }
+    });
+}
+
+fn answer_lines(stream: TcpStream) {
+    let own = stream.local_addr().unwrap().ip().to_canonical();
+    let mut answers = stream.try_clone().unwrap();
+    // A client that went away is its own affair.
+    for _ in BufReader::new(stream).lines().map_while(Result::ok) {
+        if writeln!(answers, "{own}").is_err() {
+            return;
+        }
+    }
+}
+
+/// A connection to a VIP that stays, and the pod that it is with.
+struct Kept {
+    stream: BufReader<TcpStream>,
+    pod: IpAddr,
+}
+
+impl Kept {
+    fn open(from: &NetNsHandle, vip: IpAddr) -> Self {
+        let connected = from.run(|| {
+            let stream = TcpStream::connect_timeout(&(vip, 80).into(), Duration::from_secs(5))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            Ok::<_, std::io::Error>(BufReader::new(stream))
+        });
+        let mut kept = Self {
+            stream: connected.unwrap().unwrap(),
+            pod: vip,
+        };
+        kept.pod = kept.ask().unwrap();
+        kept
+    }
+
+    /// Which pod answers.
+    fn ask(&mut self) -> std::io::Result<IpAddr> {
+        writeln!(self.stream.get_mut(), "who?")?;
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer)?;
+        let answer = answer.trim().parse();
+        answer.map_err(|_| std::io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+#[test]
+fn connections_stay_with_their_pods_while_backends_drain_and_come_back() {
+    if skip() {
+        return;
+    }
+    let segment = Segment::new();
+    let nodes = [1, 2].map(|number| Node::new(&segment, number, V4));
+    let client = segment.host(CLIENT);
+    for (number, node) in (1..).zip(&nodes) {
+        node.bring_up(number);
+        echo(&NetNsHandle::open(&node.pod).unwrap());
+    }
+    let router = V4.host(101);
+    client
+        .ip(&format!("route add 198.18.100.0/24 via {router}"))
+        .unwrap();
+    let pods = [1, 2].map(|node| V4.pod(node));
+    let mut kept: Vec<Kept> = (0..20).map(|_| Kept::open(&client, V4.vip())).collect();
+    // What the two backends become, and who gets new connections then.
+    let (active, draining) = (BackendState::Active, BackendState::Draining);
+    let steps: [([BackendState; 2], &[IpAddr]); 4] = [
+        ([draining, active], &pods[1..]),
+        ([active, active], &pods),
+        ([draining, draining], &[]),
+        ([active, active], &pods),
+    ];
+    for (generation, (backends, takers)) in (2..).zip(steps) {
+        let mut state = state(V4);
+        for (backend, wanted) in state.services[0].backends.iter_mut().zip(backends) {
+            backend.state = wanted.into();
+        }
+        for node in &nodes {
+            node.apply(&state, generation);
+            // Also while one node knows of the change and the other does not.
+            for (number, one) in kept.iter_mut().enumerate() {
+                let answered = one.ask();
+                assert_eq!(
+                    answered.as_ref().ok(),
+                    Some(&one.pod),
+                    "connection {number} in {generation}: {answered:?}; drops {:?}",
+                    nodes.each_ref().map(Node::drops)
+                );
+            }
+        }
+        let count = if takers.is_empty() { 0 } else { 20 };
+        for _ in 0..count {
+            let new = Kept::open(&client, V4.vip());
+            assert!(takers.contains(&new.pod), "{} in {generation}", new.pod);
+            kept.push(new);
+        }
+    }
+    for pod in pods {
+        assert!(
+            kept.iter().any(|one| one.pod == pod),
+            "nobody was with {pod}"
+        );
+    }
 }
 
 /// Two nodes that reach each other over `underlay`, and a client.
