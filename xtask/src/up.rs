@@ -1,8 +1,10 @@
 //! `cargo xtask up`: from sources to answers.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use testbed::cluster::{CLIENT, Cluster, DEFAULT_NAME, Host, Published, Remains, Spec};
+use testbed::cluster::{Cluster, DEFAULT_NAME, Host, Published, Remains, Spec, client_of};
 use testbed::traffic::Report;
 use testbed::{Progress, Workspace};
 
@@ -55,30 +57,30 @@ pub(crate) fn run(options: &Options, workspace: &Workspace, progress: &Progress)
 fn bring_up(spec: Spec, requests: u64, workspace: &Workspace, progress: &Progress) -> Result<()> {
     let cluster = Cluster::up(spec, workspace, progress)?;
     let published = cluster.apply_hello(progress)?;
-    progress.step(format!(
-        "{requests} requests from the client ({CLIENT}) to http://{}/",
-        published.vip
-    ));
-    let report = cluster.traffic(
-        Host::Client,
-        &format!("{}:80 --requests {requests}", published.vip),
-    )?;
-    println!("\n{}", who_answered(&report));
-    ensure!(
-        report.failed == 0,
-        "{} of {requests} requests failed: {:?}",
-        report.failed,
-        report.errors
-    );
-    let foreign = report
-        .answers
-        .iter()
-        .any(|answer| answer.client != CLIENT.to_string());
-    ensure!(
-        !foreign,
-        "a pod saw another address than the client's own, {CLIENT}"
-    );
-    progress.step(format!("up: {} of {requests} answered", report.ok));
+    for vip in &published.vips {
+        let target = SocketAddr::from((*vip, 80));
+        let client = client_of(*vip);
+        progress.step(format!(
+            "{requests} requests from the client ({client}) to http://{target}/"
+        ));
+        let report = cluster.traffic(Host::Client, &format!("{target} --requests {requests}"))?;
+        println!("\n{}", who_answered(&report));
+        ensure!(
+            report.failed == 0,
+            "{} of {requests} requests failed: {:?}",
+            report.failed,
+            report.errors
+        );
+        let is_foreign = |seen: &str| seen != client.to_string();
+        ensure!(
+            !report
+                .answers
+                .iter()
+                .any(|answer| is_foreign(&answer.client)),
+            "a pod saw another address than the client's own, {client}"
+        );
+        progress.step(format!("up: {} of {requests} answered at {vip}", report.ok));
+    }
     println!("\n{}", what_next(&cluster, &published));
     Ok(())
 }

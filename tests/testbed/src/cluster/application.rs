@@ -1,5 +1,7 @@
 //! The example application: applied with kubectl, waited for, and asked.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -12,8 +14,10 @@ const AVAILABLE_S: u64 = 120;
 /// An application that answers at a virtual address.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// The Service's virtual address.
+    /// The Service's virtual address, of its first family.
     pub vip: String,
+    /// All its virtual addresses, one a family.
+    pub vips: Vec<IpAddr>,
     /// How many pods are behind it.
     pub pods: u64,
 }
@@ -76,17 +80,31 @@ impl Cluster {
             return Ok(None);
         }
         let service = kubectl.json(&format!("get service {name} -n {namespace} -o json"))?;
-        let Some(vip) = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str() else {
+        let ingress = service["status"]["loadBalancer"]["ingress"].as_array();
+        let vips: Vec<IpAddr> = ingress
+            .into_iter()
+            .flatten()
+            .filter_map(|ingress| ingress["ip"].as_str()?.parse().ok())
+            .collect();
+        let families = service["spec"]["ipFamilies"].as_array().map_or(1, Vec::len);
+        let [vip, ..] = vips[..] else {
             progress.state("waiting for a virtual address");
             return Ok(None);
         };
-        let behind = self.nodes_without(vip, wanted)?;
-        if !behind.is_empty() {
-            progress.state(format!("waiting for the maps of {}", behind.join(", ")));
+        if vips.len() < families {
+            progress.state("waiting for virtual addresses of all families");
             return Ok(None);
         }
+        for vip in &vips {
+            let behind = self.nodes_without(&vip.to_string(), wanted)?;
+            if !behind.is_empty() {
+                progress.state(format!("waiting for the maps of {}", behind.join(", ")));
+                return Ok(None);
+            }
+        }
         Ok(Some(Published {
-            vip: vip.to_owned(),
+            vip: vip.to_string(),
+            vips,
             pods: wanted,
         }))
     }

@@ -1,6 +1,7 @@
 //! Every name, address and path of a cluster, computed from its [`Spec`].
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::spec::{Host, Spec};
@@ -15,8 +16,16 @@ pub(super) const ROUTER_OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
 /// The client's address.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 10);
 
-/// The length of the prefix of both segments.
+/// The router's IPv6 addresses on both segments.
+pub(super) const ROUTER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub(super) const ROUTER_OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
+
+/// The client's IPv6 address.
+pub const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+
+/// The lengths of the prefixes of both segments.
 pub(super) const PREFIX_LENGTH: u8 = 24;
+pub(super) const PREFIX_LENGTH_V6: u8 = 64;
 
 /// The port that agents dial on a control host.
 pub(super) const NODES_PORT: u16 = 6444;
@@ -25,6 +34,8 @@ pub(super) const NODES_PORT: u16 = 6444;
 #[derive(Clone, Debug)]
 pub struct Layout {
     name: String,
+    /// The cluster's name on the machine, where those of other work trees are too.
+    machine_name: String,
     folder: PathBuf,
     hierarchies: Hierarchies,
 }
@@ -34,6 +45,7 @@ impl Layout {
     pub fn new(name: &str, clusters: &Path, hierarchies: Hierarchies) -> Self {
         Self {
             name: name.to_owned(),
+            machine_name: format!("{}-{name}", tree(clusters)),
             folder: clusters.join(name),
             hierarchies,
         }
@@ -42,6 +54,16 @@ impl Layout {
     /// The cluster's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The cluster of the work tree with the folder `clusters` whose switch is the network namespace
+    /// `netns`, if there can be one.
+    pub fn cluster_of_switch<'a>(clusters: &Path, netns: &'a str) -> Option<&'a str> {
+        netns
+            .strip_prefix("fl-")?
+            .strip_prefix(&tree(clusters))?
+            .strip_prefix('-')?
+            .strip_suffix("-switch")
     }
 
     /// The folder of all its files.
@@ -101,14 +123,14 @@ impl Layout {
 
     /// The network namespace that is a host.
     pub fn netns(&self, host: Host) -> String {
-        format!("fl-{}-{host}", self.name)
+        format!("fl-{}-{host}", self.machine_name)
     }
 
     /// The host that the network namespace `netns` is, if it is one of this cluster's.
     pub fn host_of_netns(&self, netns: &str) -> Option<Host> {
         netns
             .strip_prefix("fl-")?
-            .strip_prefix(&self.name)?
+            .strip_prefix(&self.machine_name)?
             .strip_prefix('-')?
             .parse()
             .ok()
@@ -116,7 +138,7 @@ impl Layout {
 
     /// The folder in the BPF file system for everything the cluster pins.
     pub fn pins(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf/fairlead").join(&self.name)
+        Path::new("/sys/fs/bpf/fairlead").join(&self.machine_name)
     }
 
     /// The folder in the BPF file system for what a node pins.
@@ -126,7 +148,7 @@ impl Layout {
 
     /// The name of the cluster's cgroup on every hierarchy.
     pub fn cgroup_name(&self) -> String {
-        format!("fairlead/{}", self.name)
+        format!("fairlead/{}", self.machine_name)
     }
 
     /// The name of a host's cgroup on every hierarchy.
@@ -151,6 +173,16 @@ impl Layout {
     }
 }
 
+/// Four digits that stand for a work tree: clusters of the same name in two trees share a machine.
+fn tree(clusters: &Path) -> String {
+    let bytes = clusters.as_os_str().as_bytes();
+    // FNV-1a, as the standard library's hash may be another in the next release.
+    let hash = bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
+    format!("{:04x}", hash >> 16)
+}
+
 /// The address of a host on the segment it is reached on; the switch has none.
 pub fn address(host: Host) -> Option<Ipv4Addr> {
     match host {
@@ -159,6 +191,26 @@ pub fn address(host: Host) -> Option<Ipv4Addr> {
         Host::Client => Some(CLIENT),
         Host::Control(number) => Some(Ipv4Addr::new(198, 18, 0, 10 + number)),
         Host::Node(number) => Some(Ipv4Addr::new(198, 18, 0, 100 + number)),
+    }
+}
+
+/// The IPv6 address of a host: of the same number as its IPv4 address on the same segment.
+pub fn address_v6(host: Host) -> Option<Ipv6Addr> {
+    let number = |number: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number);
+    match host {
+        Host::Switch => None,
+        Host::Router => Some(ROUTER_V6),
+        Host::Client => Some(CLIENT_V6),
+        Host::Control(control) => Some(number(0x10 + u16::from(control))),
+        Host::Node(node) => Some(number(0x100 + u16::from(node))),
+    }
+}
+
+/// The client's address of the family of `other`.
+pub fn client_of(other: IpAddr) -> IpAddr {
+    match other {
+        IpAddr::V4(_) => CLIENT.into(),
+        IpAddr::V6(_) => CLIENT_V6.into(),
     }
 }
 
@@ -207,20 +259,22 @@ mod tests {
         let hosts = spec.hosts();
         let addresses: BTreeSet<_> = hosts.iter().copied().filter_map(address).collect();
         assert_eq!(addresses.len(), hosts.len() - 1);
+        let addresses: BTreeSet<_> = hosts.iter().copied().filter_map(address_v6).collect();
+        assert_eq!(addresses.len(), hosts.len() - 1);
     }
 
     #[test]
     fn names_and_paths_hold_the_clusters_name() {
         let layout = layout("a");
         let node = Host::Node(2);
-        assert_eq!(layout.netns(node), "fl-a-node-2");
-        assert_eq!(layout.host_cgroup_name(node), "fairlead/a/node-2");
+        assert_eq!(layout.netns(node), "fl-fa04-a-node-2");
+        assert_eq!(layout.host_cgroup_name(node), "fairlead/fa04-a/node-2");
         for (path, expect) in [
             (layout.data(node), "/t/cluster/a/node-2/data"),
-            (layout.node_pins(node), "/sys/fs/bpf/fairlead/a/node-2"),
+            (layout.node_pins(node), "/sys/fs/bpf/fairlead/fa04-a/node-2"),
             (
                 layout.host_cgroup(node),
-                "/sys/fs/cgroup/unified/fairlead/a/node-2",
+                "/sys/fs/cgroup/unified/fairlead/fa04-a/node-2",
             ),
             (layout.kubeconfig(), "/t/cluster/a/kubeconfig"),
             (
@@ -243,11 +297,12 @@ mod tests {
     #[test]
     fn a_namespace_belongs_to_the_cluster_that_would_name_it_so() {
         for (cluster, netns, expect) in [
-            ("a", "fl-a-node-1", Some(Host::Node(1))),
-            ("a", "fl-a-b-node-1", None),
-            ("a-b", "fl-a-b-node-1", Some(Host::Node(1))),
-            ("a", "fl-ab-node-1", None),
-            ("a", "fl-a-switch", Some(Host::Switch)),
+            ("a", "fl-fa04-a-node-1", Some(Host::Node(1))),
+            ("a", "fl-0000-a-node-1", None),
+            ("a", "fl-fa04-a-b-node-1", None),
+            ("a-b", "fl-fa04-a-b-node-1", Some(Host::Node(1))),
+            ("a", "fl-fa04-ab-node-1", None),
+            ("a", "fl-fa04-a-switch", Some(Host::Switch)),
             ("a", "fl-command-1-1", None),
             ("a", "other", None),
         ] {
@@ -257,6 +312,14 @@ mod tests {
                 "{cluster} {netns}"
             );
         }
+    }
+
+    #[test]
+    fn clusters_of_another_work_tree_are_not_ours() {
+        let found =
+            |clusters: &str| Layout::cluster_of_switch(Path::new(clusters), "fl-fa04-a-b-switch");
+        assert_eq!(found("/t/cluster"), Some("a-b"));
+        assert_eq!(found("/u/cluster"), None);
     }
 
     #[test]

@@ -23,10 +23,10 @@ use nix::sys::signal::Signal;
 pub use application::Published;
 pub use baseline::Baseline;
 pub use fixture::TestCluster;
-pub use layout::{CLIENT, Layout, address};
+pub use layout::{CLIENT, CLIENT_V6, Layout, address, address_v6, client_of};
 pub use pod::PodProcess;
 pub use remains::Remains;
-pub use spec::{Host, Spec, VIP_POOL, validate_name};
+pub use spec::{Host, Spec, VIP_POOL, VIP_POOL_V6, validate_name};
 pub use state::State;
 
 use crate::cgroup::Hierarchies;
@@ -100,10 +100,11 @@ impl Cluster {
                 }
             }
         }
-        names.extend(NetNs::names()?.iter().filter_map(|netns| {
-            let name = netns.strip_prefix("fl-")?.strip_suffix("-switch")?;
-            Some(name.to_owned())
-        }));
+        let namespaces = NetNs::names()?;
+        let switches = namespaces
+            .iter()
+            .filter_map(|netns| Layout::cluster_of_switch(&folder, netns));
+        names.extend(switches.map(str::to_owned));
         names.retain(|name| validate_name(name).is_ok());
         Ok(names.into_iter().collect())
     }

@@ -4,13 +4,21 @@
 //!   control-N 198.18.0.1N ─┐
 //!      node-N 198.18.0.10N ┼─ switch ─ 198.18.0.1 router 198.18.1.1 ─ 198.18.1.10 client
 //! ```
+//! Each has an IPv6 address too: `2001:db8::1N`, `2001:db8::10N`, `2001:db8::1` and
+//! `2001:db8:1::1`, `2001:db8:1::10`.
+//!
 //! The router sends the virtual addresses to all nodes, each flow to one of them, as a router
 //! that learned the same route from several neighbours does.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use anyhow::Result;
 
-use super::layout::{CLIENT, Layout, PREFIX_LENGTH, ROUTER, ROUTER_OUTSIDE, address};
-use super::spec::{Host, Spec, VIP_POOL};
+use super::layout::{
+    CLIENT, CLIENT_V6, Layout, PREFIX_LENGTH, PREFIX_LENGTH_V6, ROUTER, ROUTER_OUTSIDE,
+    ROUTER_OUTSIDE_V6, ROUTER_V6, address, address_v6,
+};
+use super::spec::{Host, Spec, VIP_POOL, VIP_POOL_V6};
 use crate::NetNs;
 
 /// What is done in one host's namespace once all namespaces are there.
@@ -103,42 +111,58 @@ fn switch(spec: &Spec, layout: &Layout) -> Step {
     }
 }
 
+/// Gives a device its addresses and brings it up. Nobody waits to learn whether an address is a
+/// duplicate.
+fn addressed(device: &str, v4: Ipv4Addr, v6: Ipv6Addr) -> [String; 3] {
+    [
+        format!("addr add {v4}/{PREFIX_LENGTH} dev {device}"),
+        format!("addr add {v6}/{PREFIX_LENGTH_V6} dev {device} nodad"),
+        format!("link set {device} up"),
+    ]
+}
+
 fn router(spec: &Spec, layout: &Layout) -> Step {
     let client = layout.netns(Host::Client);
-    let next_hops: String = spec
-        .node_hosts()
+    let nodes = || spec.node_hosts();
+    let next_hop = |ip: IpAddr| format!(" nexthop via {ip}");
+    let next_hops: String = nodes()
         .filter_map(address)
-        .map(|ip| format!(" nexthop via {ip}"))
+        .map(|ip| next_hop(ip.into()))
+        .collect();
+    let next_hops_v6: String = nodes()
+        .filter_map(address_v6)
+        .map(|ip| next_hop(ip.into()))
         .collect();
     let mut sysctls = FORWARDING.to_vec();
     sysctls.extend([
         ("net.ipv4.conf.eth1.rp_filter", "0"),
+        ("net.ipv6.conf.all.forwarding", "1"),
         // Addresses and ports choose the next hop, so that a client's flows are spread.
         ("net.ipv4.fib_multipath_hash_policy", "1"),
+        ("net.ipv6.fib_multipath_hash_policy", "1"),
     ]);
+    let mut ip = addressed("eth0", ROUTER, ROUTER_V6).to_vec();
+    ip.push(format!(
+        "link add eth1 type veth peer name eth0 netns {client}"
+    ));
+    ip.extend(addressed("eth1", ROUTER_OUTSIDE, ROUTER_OUTSIDE_V6));
+    ip.push(format!("route add {VIP_POOL}{next_hops}"));
+    ip.push(format!("route add {VIP_POOL_V6}{next_hops_v6}"));
     Step {
         host: Host::Router,
-        ip: vec![
-            format!("addr add {ROUTER}/{PREFIX_LENGTH} dev eth0"),
-            "link set eth0 up".to_owned(),
-            format!("link add eth1 type veth peer name eth0 netns {client}"),
-            format!("addr add {ROUTER_OUTSIDE}/{PREFIX_LENGTH} dev eth1"),
-            "link set eth1 up".to_owned(),
-            format!("route add {VIP_POOL}{next_hops}"),
-        ],
+        ip,
         wires: vec!["eth0".to_owned(), "eth1".to_owned()],
         sysctls,
     }
 }
 
 fn client() -> Step {
+    let mut ip = addressed("eth0", CLIENT, CLIENT_V6).to_vec();
+    ip.push(format!("route add default via {ROUTER_OUTSIDE}"));
+    ip.push(format!("route add default via {ROUTER_OUTSIDE_V6}"));
     Step {
         host: Host::Client,
-        ip: vec![
-            format!("addr add {CLIENT}/{PREFIX_LENGTH} dev eth0"),
-            "link set eth0 up".to_owned(),
-            format!("route add default via {ROUTER_OUTSIDE}"),
-        ],
+        ip,
         wires: vec!["eth0".to_owned()],
         // A load generator opens connections faster than closed ones are forgotten.
         sysctls: vec![
@@ -149,14 +173,15 @@ fn client() -> Step {
 }
 
 fn plugged_in(host: Host, sysctls: Vec<(&'static str, &'static str)>) -> Step {
-    let ip = address(host).expect("every host but the switch has an address");
+    let (Some(v4), Some(v6)) = (address(host), address_v6(host)) else {
+        unreachable!("every host but the switch has addresses");
+    };
+    let mut ip = addressed("eth0", v4, v6).to_vec();
+    ip.push(format!("route add default via {ROUTER}"));
+    ip.push(format!("route add default via {ROUTER_V6}"));
     Step {
         host,
-        ip: vec![
-            format!("addr add {ip}/{PREFIX_LENGTH} dev eth0"),
-            "link set eth0 up".to_owned(),
-            format!("route add default via {ROUTER}"),
-        ],
+        ip,
         wires: vec!["eth0".to_owned()],
         sysctls,
     }
@@ -183,14 +208,12 @@ mod tests {
     fn the_router_spreads_virtual_addresses_over_all_nodes() {
         let spec = Spec::named("a").nodes(2);
         let step = router(&spec, &layout("a", Path::new("/t")));
-        assert!(
-            step.ip.contains(
-                &"route add 198.18.100.0/24 nexthop via 198.18.0.101 nexthop via 198.18.0.102"
-                    .to_owned()
-            ),
-            "{:#?}",
-            step.ip
-        );
+        for route in [
+            "route add 198.18.100.0/24 nexthop via 198.18.0.101 nexthop via 198.18.0.102",
+            "route add 2001:db8:100::/120 nexthop via 2001:db8::101 nexthop via 2001:db8::102",
+        ] {
+            assert!(step.ip.contains(&route.to_owned()), "{:#?}", step.ip);
+        }
     }
 
     #[test]
@@ -216,18 +239,21 @@ mod tests {
         let client = NetNs::open(&layout.netns(Host::Client)).expect("open the client");
         for host in spec.node_hosts().chain(spec.control_hosts()) {
             let netns = NetNs::open(&layout.netns(host)).expect("open the host");
-            let ip = address(host).expect("it has one");
-            let listener = netns
-                .run(|| TcpListener::bind((ip, 0)))
-                .expect("enter")
-                .expect("bind");
-            let target = listener.local_addr().expect("bound");
-            let stream = client
-                .run(|| TcpStream::connect(target))
-                .expect("enter")
-                .expect("connect through the router");
-            let (_, peer) = listener.accept().expect("accept");
-            assert_eq!(peer, stream.local_addr().expect("connected"));
+            let (v4, v6) = (address(host), address_v6(host));
+            for ip in [v4.map(IpAddr::from), v6.map(IpAddr::from)] {
+                let ip = ip.expect("it has one");
+                let listener = netns
+                    .run(|| TcpListener::bind((ip, 0)))
+                    .expect("enter")
+                    .expect("bind");
+                let target = listener.local_addr().expect("bound");
+                let stream = client
+                    .run(|| TcpStream::connect(target))
+                    .expect("enter")
+                    .expect("connect through the router");
+                let (_, peer) = listener.accept().expect("accept");
+                assert_eq!(peer, stream.local_addr().expect("connected"));
+            }
         }
         Remains::of(&layout).remove().expect("remove");
         assert!(Remains::of(&layout).is_empty());

@@ -16,12 +16,18 @@ pub struct Spec {
     pub nodes: u8,
     /// How many hosts run the control plane: 1, 3 or 5.
     pub controls: u8,
-    /// The addresses Services of type LoadBalancer get theirs from.
+    /// The ranges Services of type LoadBalancer get their addresses from, separated by commas.
     pub vip_pool: String,
 }
 
-/// The range of virtual addresses that the router sends to the nodes.
+/// The IPv4 range of virtual addresses that the router sends to the nodes.
 pub const VIP_POOL: &str = "198.18.100.0/24";
+/// The IPv6 range of such addresses.
+pub const VIP_POOL_V6: &str = "2001:db8:100::/120";
+
+/// The ranges of pods and of ClusterIPs, as the control plane is given them.
+pub(super) const CLUSTER_RANGES: &str = "10.244.0.0/16,2001:db8:a::/48";
+pub(super) const SERVICE_RANGES: &str = "10.96.0.0/16,2001:db8:b::/112";
 
 /// The longest name of a cluster: with the longest host name and its prefixes it must fit into
 /// the path of a unix socket, which has 107 bytes.
@@ -34,7 +40,7 @@ impl Spec {
             name: name.to_owned(),
             nodes: 3,
             controls: 1,
-            vip_pool: VIP_POOL.to_owned(),
+            vip_pool: format!("{VIP_POOL},{VIP_POOL_V6}"),
         }
     }
 
@@ -50,7 +56,7 @@ impl Spec {
         self
     }
 
-    /// With a smaller pool, inside [`VIP_POOL`].
+    /// With a smaller pool, inside [`VIP_POOL`] or [`VIP_POOL_V6`].
     pub fn vip_pool(mut self, pool: &str) -> Self {
         pool.clone_into(&mut self.vip_pool);
         self

@@ -5,7 +5,8 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::layout::{NODES_PORT, address, node_endpoints};
+use super::layout::{NODES_PORT, address, address_v6, node_endpoints};
+use super::spec::{CLUSTER_RANGES, SERVICE_RANGES};
 use super::{Cluster, Host, Remains, Spec, State, network};
 use crate::{Deadline, Progress, Workspace, mounts};
 
@@ -71,7 +72,26 @@ impl Cluster {
             cluster.make_node(node)?;
         }
         cluster.wait_for_nodes(progress)?;
+        cluster.route_pods()?;
         Ok(cluster)
+    }
+
+    /// Tells the router which node has which pods, as the network of a real cluster is told or
+    /// learns: pods' IPv6 addresses are not masqueraded.
+    fn route_pods(&self) -> Result<()> {
+        let router = self.netns(Host::Router)?;
+        let nodes = self.kubectl()?.json("get nodes -o json")?;
+        for node in nodes["items"].as_array().into_iter().flatten() {
+            let name = node["metadata"]["name"].as_str().unwrap_or_default();
+            let via = address_v6(name.parse()?).context("a node has an address")?;
+            let ranges = node["spec"]["podCIDRs"].as_array().into_iter().flatten();
+            for range in ranges.filter_map(|range| range.as_str()) {
+                if range.contains(':') {
+                    router.ip(&format!("route replace {range} via {via}"))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Prints a token that lets one more host join.
@@ -101,12 +121,13 @@ impl Cluster {
     /// The control plane refuses, or the node has joined already.
     pub fn join_node(&self, node: Host, token: &str, server: &str) -> Result<()> {
         let layout = &self.layout;
-        let ip = address(node).context("a node has an address")?.to_string();
+        let v4 = address(node).context("a node has an address")?;
+        let v6 = address_v6(node).context("a node has an address")?;
         let path = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
         let options = [
             ("--data-dir", path(layout.data(node))),
             ("--node-name", node.to_string()),
-            ("--address", ip),
+            ("--address", format!("{v4},{v6}")),
             ("--uplink", "eth0".to_owned()),
             ("--token", token.to_owned()),
             ("--server", server.to_owned()),
@@ -135,6 +156,8 @@ impl Cluster {
         if control == Host::Control(1) {
             let mut arguments = vec!["init"];
             arguments.extend(common);
+            arguments.extend(["--cluster-cidr", CLUSTER_RANGES]);
+            arguments.extend(["--service-cidr", SERVICE_RANGES]);
             arguments.extend(["--vip-pool", &self.state.spec.vip_pool]);
             self.exec(control, &program, &arguments)?;
         } else {
