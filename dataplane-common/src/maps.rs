@@ -117,7 +117,7 @@ pub const SOCKETS_MAX: u32 = 1 << 16;
 /// Flows of clients that are noted. Entries take memory (about 140 bytes each) only while they are
 /// in use: 36 MiB at most.
 pub const FLOWS_MAX: u32 = 1 << 18;
-/// Translated flows. About 160 bytes each, 20 MiB at most.
+/// Translated flows. About 170 bytes each, 22 MiB at most.
 pub const NAT_MAX: u32 = 1 << 17;
 /// Clients of services with session affinity. About 100 bytes each, 12 MiB.
 pub const AFFINITY_MAX: u32 = 1 << 17;

@@ -54,12 +54,20 @@ pub struct NatEntry {
     pub backend: u32,
     /// `bpf_jiffies64` of the last packet that met this entry.
     pub seen_jiffies: u64,
-    /// Packets that met it.
+    /// Packets that met it, in both directions.
     pub packets: u64,
     /// Their bytes, with the Ethernet header.
     pub bytes: u64,
+    /// Where the client's last packet came from: its own address or a router's.
+    pub client_mac: [u8; 6],
+    /// Zero.
+    pub padding: u16,
+    /// The interface it came in by, 0 if TC received it.
+    pub client_ifindex: u32,
+    /// Zero.
+    pub padding_end: u32,
 }
-map_struct!(NatEntry, 64);
+map_struct!(NatEntry, 80);
 
 /// A client of a service with session affinity; the key of `affinity`.
 #[repr(C)]

@@ -4,7 +4,8 @@
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use fairlead_dataplane_common::{
-    Config, DropReason, FlowKey, NODE_LOCAL, NODE_RESOLVED, NodeEntry, SERVICE_DR, mac,
+    Config, DropReason, FlowKey, NODE_LOCAL, NODE_RESOLVED, NODE_SERVER, NodeEntry, SERVICE_DR,
+    SERVICE_NAT, ServiceEntry, mac,
 };
 
 use crate::encap::{self, Label};
@@ -13,7 +14,8 @@ use crate::header::Ethernet;
 use crate::parse::{Packet, Shape};
 use crate::pick::{self, Pick};
 use crate::reply::{self, DELIVER, DELIVER_ERROR};
-use crate::{lookup, stats, too_big};
+use crate::server::{self, TOO_BIG};
+use crate::{lookup, nat, stats, too_big};
 
 /// Sends a frame to the node of the backend that was picked for it.
 /// Passes what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -22,6 +24,7 @@ pub fn send_xdp(
     ctx: &XdpContext,
     config: &Config,
     packet: &Packet,
+    flow: &FlowKey,
     pick: &Pick,
 ) -> Result<u32, DropReason> {
     let Pick {
@@ -35,6 +38,19 @@ pub fn send_xdp(
         return Ok(XDP_PASS);
     }
     stats::packet(pick.found.backend_slot(), ctx.length(), pick.found.begins());
+    if is_outside(service, node) {
+        let flags = service.flags;
+        let action = if flags & SERVICE_NAT != 0 {
+            nat::begin(flow, backend, pick.hash)?;
+            nat::send_xdp(ctx)?
+        } else {
+            server::send_xdp(ctx.ctx, backend, flags, pick.hash).unpack()?
+        };
+        if action < TOO_BIG {
+            return Ok(action);
+        }
+        return too_big::answer(ctx.ctx, packet.family, action - TOO_BIG).unpack();
+    }
     if service.flags & SERVICE_DR != 0 && pick.found.is_agreed() && node.takes_frames() {
         return pass_on(ctx, config, node);
     }
@@ -72,8 +88,27 @@ pub fn send_skb(
         return reply::hand_in(flow, pick::local(pick)?, kind);
     }
     let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
+    if is_outside(pick.service, node) {
+        let (skb, flags) = (ctx.skb.skb, pick.service.flags);
+        return if flags & SERVICE_NAT != 0 {
+            nat::begin(flow, backend, pick.hash)?;
+            Ok(TRANSLATE)
+        } else {
+            server::send_skb(skb, backend, flags, pick.hash).unpack_skb()
+        };
+    }
     let label = Label::backend(config, backend.id);
     encap::send_skb(ctx, config, node, packet, pick.hash, label)
+}
+
+/// No action of TC but of [`send_skb`]: the packet is to be translated, as [`nat::begin`] was told. That
+/// is left to who has more stack.
+pub const TRANSLATE: i32 = i32::MAX - 20;
+
+/// Whether a packet goes on as nothing that nodes send each other: to a real server, or translated.
+#[inline(always)]
+fn is_outside(service: &ServiceEntry, node: &NodeEntry) -> bool {
+    node.flags & NODE_SERVER | service.flags & SERVICE_NAT != 0
 }
 
 /// Sends a frame as it is to a node of this segment, which makes the same pick. The sender's address

@@ -124,6 +124,8 @@ impl Ipv4 {
         }
     }
 
+    /// Offset of the TTL in the frame.
+    pub const TTL_OFFSET: usize = NETWORK + 8;
     /// Offset of the checksum in the frame.
     pub const CHECKSUM: usize = NETWORK + 10;
     /// Offset of the source address in the frame.
@@ -147,6 +149,8 @@ pub struct Ipv6 {
 header!(Ipv6, 40);
 
 impl Ipv6 {
+    /// Offset of the hop limit in the frame.
+    pub const HOP_LIMIT: usize = NETWORK + 7;
     /// Offset of the source address in the frame.
     pub const SOURCE: usize = NETWORK + 8;
     /// Offset of the destination address in the frame.

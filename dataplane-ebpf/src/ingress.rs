@@ -4,7 +4,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use fairlead_dataplane_common::{DropReason, FlowKey, checksum};
+use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, protocol};
 
 use crate::frame::{Frame, is_passed_on};
 use crate::header::{
@@ -14,7 +14,7 @@ use crate::parse::{Family, Packet, Shape};
 use crate::pick::{self, Choice};
 use crate::verdict::{Packed, Refusal};
 use crate::vlan::{self, Tags};
-use crate::{announce, encap, forward, fragment, lookup, parse, reset};
+use crate::{announce, decap, encap, forward, fragment, lookup, nat, parse, reset};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -55,19 +55,36 @@ fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
             let found = pick::flow()?;
             match without_ports(ctx.ctx, packet.family, found).unpack()? {
                 BALANCE => packet.family.narrowed(found),
+                DECAPSULATE => return Ok(decap::strip(ctx.ctx).unpack()?),
                 action => return Ok(action),
             }
         }
     };
     let config = lookup::config()?;
     let Some(frontend) = lookup::external(config, &flow) else {
-        return Ok(XDP_PASS);
+        return Ok(for_node(ctx, config, &flow)?);
     };
     let done = match pick::choose(ctx, config, frontend, packet, &flow)? {
-        Choice::Send(pick) => forward::send_xdp(ctx, config, packet, &pick),
+        Choice::Send(pick) => forward::send_xdp(ctx, config, packet, &flow, &pick),
         Choice::Reset => reset::answer_xdp(ctx.ctx, packet.family).unpack(),
     };
     done.map_err(|reason| Refusal::of_service(reason, frontend.service))
+}
+
+/// What is for no service: passed, unless it is for the node itself and an answer to what was
+/// translated, or a tunnel.
+#[inline(always)]
+fn for_node(ctx: &XdpContext, config: &Config, flow: &FlowKey) -> Result<u32, DropReason> {
+    let is_answer = nat::is_port(flow.destination_port_be);
+    if !is_answer && !decap::is_gue(flow) || !config.is_own(&flow.destination) {
+        return Ok(XDP_PASS);
+    }
+    if is_answer {
+        nat::begin_answer(flow)?;
+        nat::answer_xdp(ctx)
+    } else {
+        decap::strip(ctx.ctx).unpack()
+    }
 }
 
 /// Takes back what [`balance`] did to a frame it sent, but for the MAC addresses: for the benchmark,
@@ -89,6 +106,9 @@ pub fn restore(ctx: &XdpContext) -> Result<(), DropReason> {
 
 /// No action of XDP but of [`without_ports`]: the packet is for a service, by the flow that was found.
 const BALANCE: u32 = u32::MAX;
+
+/// Another: it is IP in IP for this node.
+const DECAPSULATE: u32 = u32::MAX - 1;
 
 /// What does not show its ports. If it belongs to a flow all the same, that goes to `flow`. What
 /// cannot be balanced is passed unless it is for a VIP, which the stack knows nothing of and would
@@ -113,12 +133,26 @@ fn try_without_ports(
 ) -> Result<u32, DropReason> {
     let config = lookup::config()?;
     let is_vip = lookup::is_vip(config, packet.flow.vpc, packet.flow.destination);
-    // Fragments for the node may be for one of its node ports.
-    let is_fragment = matches!(packet.shape, Shape::FirstFragment | Shape::LaterFragment);
-    if !is_vip && !(is_fragment && config.is_own(&packet.flow.destination)) {
+    if !is_vip && !config.is_own(&packet.flow.destination) {
         return Ok(XDP_PASS);
     }
     match packet.shape {
+        Shape::Error if !is_vip => {
+            // About what was translated, if it is ours.
+            let Ok(Some(quoted)) = parse::quoted(ctx, packet) else {
+                return Ok(XDP_PASS);
+            };
+            if quoted.destination != packet.flow.destination {
+                return Ok(XDP_PASS);
+            }
+            *flow = quoted;
+            Ok(BALANCE)
+        }
+        Shape::Other
+            if !is_vip && matches!(packet.flow.protocol, protocol::IPIP | protocol::IPV6) =>
+        {
+            Ok(DECAPSULATE)
+        }
         Shape::FirstFragment | Shape::LaterFragment => match fragment::flow(ctx, packet)? {
             Some(found) => {
                 *flow = found;
@@ -130,6 +164,7 @@ fn try_without_ports(
             None if is_vip => Err(fragment::unknown(packet)),
             None => Ok(XDP_PASS),
         },
+        _ if !is_vip => Ok(XDP_PASS),
         Shape::EchoRequest => answer_echo(ctx, packet.family),
         Shape::Error => {
             *flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;

@@ -17,6 +17,7 @@ use fairlead_dataplane_common::{
     TrackEntry, UplinkEntry,
 };
 
+use crate::nat::Translation;
 use crate::reply::Delivery;
 use crate::track::Query;
 
@@ -102,6 +103,10 @@ pub static FLOWS: HashMap<FlowKey, TrackEntry> =
 /// What real servers answer to translated flows, and to whom.
 #[map(name = "nat")]
 pub static NAT: HashMap<FlowKey, NatEntry> = HashMap::with_max_entries(NAT_MAX, BPF_F_NO_PREALLOC);
+
+/// A translation in the making: scratch space of a CPU's, which nobody else reads.
+#[map(name = "translation")]
+pub static TRANSLATION: PerCpuArray<Translation> = PerCpuArray::with_max_entries(1, 0);
 
 /// The backends that clients had last, of services with session affinity.
 #[map(name = "affinity")]

@@ -1,8 +1,9 @@
 //! The largest segment that a SYN announces (RFC 9293 §3.7.1), lowered to what fits the way back: the
 //! other end then never sends what would have to be refused as too big. Off the fast path.
 
-use aya_ebpf::programs::TcContext;
-use fairlead_dataplane_common::{Config, Counter, DropReason};
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::programs::{TcContext, XdpContext};
+use fairlead_dataplane_common::{Config, Counter, DropReason, checksum};
 
 use crate::encap;
 use crate::frame::{Frame, OnWire};
@@ -29,6 +30,14 @@ struct TcpOption([u8; 4]);
 
 // SAFETY: bytes, of alignment 1.
 unsafe impl OnWire for TcpOption {}
+
+/// An option's value, at an even or an odd address.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Value([u8; 2]);
+
+// SAFETY: bytes, of alignment 1.
+unsafe impl OnWire for Value {}
 
 /// Where a SYN announces its largest segment.
 #[derive(Clone, Copy)]
@@ -90,6 +99,56 @@ pub fn clamp_skb(ctx: &TcContext, family: Family, limit: u16) -> Result<(), Drop
     Ok(())
 }
 
+#[inline(never)]
+fn clamp(ctx: *mut xdp_md, is_v4: bool, limit: u16) -> bool {
+    let ctx = &XdpContext::new(ctx);
+    let clamped = if is_v4 {
+        clamp_frame(ctx, Family::V4, limit)
+    } else {
+        clamp_frame(ctx, Family::V6, limit)
+    };
+    clamped.is_ok()
+}
+
+/// Lowers the largest segment of a SYN in XDP to what fits the uplink with `overhead` bytes before it.
+#[inline(always)]
+pub fn clamp_xdp(
+    ctx: &XdpContext,
+    config: &Config,
+    family: Family,
+    overhead: usize,
+) -> Result<(), DropReason> {
+    let Some(limit) = fitting(config, family, overhead) else {
+        return Ok(());
+    };
+    if clamp(ctx.ctx, family == Family::V4, limit) {
+        Ok(())
+    } else {
+        Err(DropReason::RewriteFailed)
+    }
+}
+
+#[inline(always)]
+fn clamp_frame(ctx: &XdpContext, family: Family, limit: u16) -> Result<(), DropReason> {
+    let transport = family.transport();
+    let Some(found) = first(ctx, transport) else {
+        return Ok(());
+    };
+    if found.value <= limit {
+        return Ok(());
+    }
+    let (old, new) = changed_words(&found, limit);
+    let value: *mut Value = ctx.header(found.offset)?;
+    let [high, low] = limit.to_be_bytes();
+    // SAFETY: in bounds, as `header` has checked.
+    unsafe { *value = Value([high, low]) };
+    let tcp: *mut Tcp = ctx.header(transport)?;
+    // SAFETY: as above.
+    unsafe { (*tcp).checksum = checksum::update((*tcp).checksum, old.into(), new.into()) };
+    stats::count(Counter::MssClamped);
+    Ok(())
+}
+
 /// The value before and after, as a checksum takes them: a value at an odd offset stands in the
 /// halves of two words, which changes its bytes' places (RFC 1071 §2 B).
 #[inline(always)]
@@ -100,6 +159,28 @@ fn changed_words(found: &SegmentSize, limit: u16) -> (u16, u16) {
     } else {
         (old.swap_bytes(), new.swap_bytes())
     }
+}
+
+/// Looks at the first option of the TCP header at `transport`: a search is more than the verifier
+/// grants a program of XDP, where many ways lead here.
+#[inline(always)]
+fn first<F: Frame>(frame: &F, transport: usize) -> Option<SegmentSize> {
+    let tcp: *mut Tcp = frame.header(transport).ok()?;
+    // SAFETY: in bounds, as `header` has checked.
+    if unsafe { (*tcp).data_offset } >> 4 <= 5 {
+        return None;
+    }
+    let offset = transport + size_of::<Tcp>();
+    let option: *mut TcpOption = frame.header(offset).ok()?;
+    // SAFETY: as above.
+    let [kind, length, high, low] = unsafe { (*option).0 };
+    if kind != SEGMENT_SIZE || length != SEGMENT_SIZE_LENGTH {
+        return None;
+    }
+    Some(SegmentSize {
+        offset: offset + 2,
+        value: u16::from_be_bytes([high, low]),
+    })
 }
 
 /// Looks through the options of the TCP header at `transport`.

@@ -7,7 +7,8 @@ use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{Address, DropReason, FlowKey, checksum, protocol};
 
 use crate::fragment;
-use crate::header::{Icmp, Ipv4, Ipv6, Tcp, Udp};
+use crate::frame::Frame;
+use crate::header::{Icmp, Ipv4, Ipv6, NETWORK, Tcp, Udp};
 use crate::parse::{Family, Packet, Shape};
 
 /// Which end of the flow is changed.
@@ -129,6 +130,36 @@ fn store_address(
         (Family::V6, End::Source) => ctx.store(Ipv6::SOURCE, &new.address.words, flags),
         (Family::V6, End::Destination) => ctx.store(Ipv6::DESTINATION, &new.address.words, flags),
     }
+}
+
+/// Takes a hop off a packet that is routed here.
+#[inline(always)]
+pub fn take_hop(ctx: &TcContext, family: Family) -> Result<(), DropReason> {
+    let taken = match family {
+        Family::V4 => {
+            let ip: *mut Ipv4 = ctx.header(NETWORK)?;
+            // SAFETY: in bounds, as `header` has checked.
+            let (ttl, protocol) = unsafe { ((*ip).ttl, (*ip).protocol) };
+            if ttl <= 1 {
+                return Err(DropReason::HopLimit);
+            }
+            let old = u64::from(u16::from_ne_bytes([ttl, protocol]));
+            let new = u64::from(u16::from_ne_bytes([ttl - 1, protocol]));
+            ctx.l3_csum_replace(Ipv4::CHECKSUM, old, new, 2)
+                .and_then(|()| ctx.store(Ipv4::TTL_OFFSET, &(ttl - 1), 0))
+        }
+        Family::V6 => {
+            let ip: *mut Ipv6 = ctx.header(NETWORK)?;
+            // SAFETY: as above.
+            let hop_limit = unsafe { (*ip).hop_limit };
+            if hop_limit <= 1 {
+                return Err(DropReason::HopLimit);
+            }
+            let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+            ctx.store(Ipv6::HOP_LIMIT, &(hop_limit - 1), flags)
+        }
+    };
+    taken.map_err(|_| DropReason::RewriteFailed)
 }
 
 /// The same in an ICMP error: the address `old` at `end` of the error itself, and the address and

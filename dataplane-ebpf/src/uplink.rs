@@ -20,7 +20,7 @@ use crate::pick::{self, Choice};
 use crate::reply::{DELIVER, DELIVER_ERROR, DELIVER_LAST};
 use crate::verdict::{Packed, Refusal};
 use crate::vlan::{self, Outer};
-use crate::{forward, fragment, lookup, parse, reply, reset, second_chance, snat};
+use crate::{forward, fragment, lookup, nat, parse, reply, reset, second_chance, snat};
 
 /// Bytes of the headers this side looks at, the outer ones included.
 const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
@@ -47,6 +47,8 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
             DELIVER_LAST => reply::deliver(ctx.skb.skb, false).unpack_skb()?,
             DELIVER_ERROR => reply::deliver_error(ctx.skb.skb).unpack_skb()?,
             COME_BACK => snat::come_back(ctx.skb.skb).unpack_skb()?,
+            forward::TRANSLATE => nat::send_skb(ctx.skb.skb).unpack_skb()?,
+            TRANSLATE_ANSWER => nat::answer_skb(ctx.skb.skb).unpack_skb()?,
             action => action,
         }
     } else {
@@ -57,6 +59,10 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
     }
     Ok(action)
 }
+
+/// No action of TC but of [`accept`] and [`decapsulate`]: the packet may be an answer to what was
+/// translated.
+const TRANSLATE_ANSWER: i32 = i32::MAX - 21;
 
 /// No action of TC but of [`accept`]: the packet may be an answer to a pod.
 const COME_BACK: i32 = i32::MAX - 3;
@@ -82,6 +88,10 @@ fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, Refusal> {
             Choice::Reset => reset::answer_skb(ctx.skb.skb, packet.family).unpack_skb(),
         };
         return done.map_err(|reason| Refusal::of_service(reason, frontend.service));
+    }
+    if is_for_node && nat::is_port(flow.destination_port_be) {
+        nat::begin_answer(&flow)?;
+        return Ok(TRANSLATE_ANSWER);
     }
     if is_for_node {
         return match packet.family {
@@ -303,6 +313,10 @@ fn arrive(
         };
     }
     if flow.vpc == 0 && config.is_own(&flow.destination) {
+        if packet.shape == Shape::Ports && nat::is_port(flow.destination_port_be) {
+            nat::begin_answer(flow)?;
+            return Ok(TRANSLATE_ANSWER);
+        }
         return Ok(TC_ACT_OK);
     }
     let endpoint = lookup::endpoint(flow.vpc, flow.destination).ok_or(DropReason::NoEndpoint)?;

@@ -1,13 +1,15 @@
 //! What a [`World`]'s uplink is, and what is said on its segment.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use fairlead_dataplane_common::{
-    Address, ConflictEntry, Counter, FRONTEND_ANNOUNCED, FrontendKey, UplinkEntry,
+    Address, BACKEND_ACTIVE, BACKEND_SERVER, BackendEntry, ConflictEntry, Counter,
+    FRONTEND_ANNOUNCED, FrontendKey, NODE_ADJACENT, NODE_SERVER, NodeEntry, ServiceEntry,
+    UplinkEntry,
 };
 
-use crate::World;
 use crate::frame::OWN_MAC;
+use crate::{NODE_1, World};
 
 /// The loopback, which `BPF_PROG_TEST_RUN` pretends frames came in by.
 const UPLINK: u32 = 1;
@@ -24,6 +26,39 @@ impl World {
             .uplinks
             .insert(UPLINK, entry, 0)
             .expect("write the uplink");
+    }
+
+    /// Puts a real server outside the cluster into node slot and backend slot `slot`, its backend id
+    /// being 100 higher; `mac` is its own, or nothing while it is not known.
+    pub fn add_server(&mut self, slot: u32, server: SocketAddr, mac: Option<[u8; 6]>) {
+        let address = Address::from(server.ip());
+        let mut node = NodeEntry::new(slot, address, NODE_1.into(), UPLINK, 1500, mac);
+        node.flags |= NODE_SERVER | NODE_ADJACENT;
+        self.tables.nodes.set(slot, node).expect("write the server");
+        let backend = BackendEntry {
+            address,
+            id: 100 + slot,
+            node: slot,
+            vpc: 0,
+            port_be: server.port().to_be(),
+            state: BACKEND_ACTIVE,
+            flags: BACKEND_SERVER,
+        };
+        self.tables
+            .backends
+            .set(slot, backend)
+            .expect("write the backend");
+    }
+
+    /// Adds to the flags of the service in `slot`.
+    pub fn set_flags(&mut self, slot: u32, flags: u32) {
+        let index = ServiceEntry::index(0, slot);
+        let mut entry: ServiceEntry = self.tables.services.get(index).expect("read the service");
+        entry.flags |= flags;
+        self.tables
+            .services
+            .set(index, entry)
+            .expect("write the service");
     }
 
     /// Makes this node the one that announces `vip`, of which the world has an entry.
