@@ -13,7 +13,7 @@ use crate::frame::{Frame, is_passed_on};
 use crate::maps::{BACKENDS, LUT, QUERY, SERVICES};
 use crate::parse::{Packet, Shape};
 use crate::track::{
-    self, Found, QUERY_ERROR, QUERY_HANDS_UP, QUERY_PASSED_ON, QUERY_VIP, Query, SocketQuery,
+    self, Found, QUERY_ERROR, QUERY_HANDS_UP, QUERY_PASSED_ON, QUERY_VIP, SocketQuery,
 };
 use crate::verdict::Refusal;
 
@@ -57,7 +57,7 @@ pub fn choose<F: Frame>(
         let query = QUERY.get_ptr_mut(0).ok_or(DropReason::NoBackend)?;
         // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
         let query = unsafe { &mut *query };
-        *query = Query::new(flow, hash, index);
+        query.ask(flow, hash, index);
         query.bytes = frame.length();
         query.traits = traits(frame, frontend, packet)?;
         query.tcp_flags = packet.tcp_flags.into();

@@ -127,29 +127,12 @@ impl Found {
 }
 
 impl Query {
-    /// A query without an answer.
+    /// Puts a query in place of the last one. What an answer does not depend on is left as it was.
     #[inline(always)]
-    pub fn new(flow: &FlowKey, hash: u32, service_index: u32) -> Self {
-        Self {
-            flow: *flow,
-            hash,
-            service_index,
-            bytes: 0,
-            traits: 0,
-            tcp_flags: 0,
-            found: Found(0),
-            entry: TrackEntry {
-                backend: 0,
-                backend_slot: LUT_EMPTY,
-                service: 0,
-                state: 0,
-                padding: 0,
-                nat_port_be: 0,
-                seen_jiffies: 0,
-                packets: 0,
-                bytes: 0,
-            },
-        }
+    pub fn ask(&mut self, flow: &FlowKey, hash: u32, service_index: u32) {
+        self.flow = *flow;
+        self.hash = hash;
+        self.service_index = service_index;
     }
 
     #[inline(always)]
@@ -495,17 +478,18 @@ fn note(
         FLOW_ESTABLISHED
     };
     let is_counted = !is_handed_up(query, backend);
-    let entry = &mut query.entry;
-    entry.backend = backend.id;
-    entry.backend_slot = backend_slot;
-    entry.service = service.id;
-    entry.state = state;
-    // SAFETY: takes nothing.
-    entry.seen_jiffies = unsafe { bpf_jiffies64() };
-    if is_counted {
-        entry.packets = 1;
-        entry.bytes = query.bytes.into();
-    }
+    query.entry = TrackEntry {
+        backend: backend.id,
+        backend_slot,
+        service: service.id,
+        state,
+        padding: 0,
+        nat_port_be: 0,
+        // SAFETY: takes nothing.
+        seen_jiffies: unsafe { bpf_jiffies64() },
+        packets: is_counted.into(),
+        bytes: if is_counted { query.bytes.into() } else { 0 },
+    };
     FLOWS
         .insert(&query.flow, &query.entry, u64::from(BPF_ANY))
         .is_ok()
