@@ -117,7 +117,7 @@ fn views(cluster: &mut Cluster) -> Result<()> {
             ("get replicasets -n hello", &["DESIRED", "hello-"]),
             (
                 "get service hello -n hello",
-                &["EXTERNAL-IP", "LoadBalancer", "198.18.100.", "80/TCP"],
+                &["EXTERNAL-IP", "LoadBalancer", "198.18.100.", "80:3"],
             ),
             ("get endpoints hello -n hello", &["ENDPOINTS", ":8080"]),
             ("get endpointslices -n hello", &["ENDPOINTS", "8080"]),
