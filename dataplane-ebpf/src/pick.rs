@@ -72,7 +72,7 @@ pub fn choose<F: Frame>(
         service,
         backend: backend(found.backend_slot()).ok_or(refused(DropReason::NoBackend))?,
         hash,
-        found,
+        found: found.asked_at(frontend.flags),
     }))
 }
 

@@ -9,11 +9,11 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_jiffies64;
 use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BACKEND_EMPTY, BackendEntry, Config, Counter, DropReason,
-    FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_OPENING, FlowKey, LUT_EMPTY, LUT_MOVING,
-    LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK, NODE_LOCAL, NODE_RESOLVED, SERVICE_AFFINITY,
-    SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN, SERVICE_INTERNAL_LOCAL,
-    SERVICE_LEAST_LOAD, SERVICE_NOTED, SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry,
-    TrackEntry, hash, protocol,
+    FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_OPENING, FRONTEND_NODE_PORT, FlowKey,
+    LUT_EMPTY, LUT_MOVING, LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK, NODE_LOCAL, NODE_RESOLVED,
+    SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN,
+    SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NOTED, SERVICE_SOURCE_HASH,
+    SERVICE_SOURCE_RANGES, ServiceEntry, TrackEntry, hash, protocol,
 };
 
 use crate::header::Tcp;
@@ -78,6 +78,14 @@ impl Found {
     #[inline(always)]
     const fn refused(reason: DropReason) -> Self {
         Self((reason as u64) << Self::REASON_SHIFT)
+    }
+
+    /// The same for a packet that asked at a frontend with `flags`. A node port is at an address that
+    /// other nodes have no frontend for: they cannot make the pick again.
+    #[inline(always)]
+    pub fn asked_at(self, flags: u32) -> Self {
+        const SHIFT: u32 = Found::IS_PRIVATE.trailing_zeros() - FRONTEND_NODE_PORT.trailing_zeros();
+        Self(self.0 | u64::from(flags & FRONTEND_NODE_PORT) << SHIFT)
     }
 
     /// Slot of the backend.

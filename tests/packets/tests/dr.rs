@@ -1,9 +1,11 @@
 //! dr: frames passed on as they are to a node of the same segment, which makes the same pick.
 
-use fairlead_dataplane_common::{DropReason, mac, protocol};
+use fairlead_dataplane_common::{
+    DropReason, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey, mac, protocol,
+};
 use packet_tests::frame::{self, ACK, NETWORK, OVERHEAD, SYN, assert_checksums, ends, tcp};
 use packet_tests::{
-    CLIENT, CLIENT_V6, NODE_2_MAC, POD_1, POD_1_V6, VIP, VIP_V6, Verdict, World, frame_v6,
+    CLIENT, CLIENT_V6, NODE_1, NODE_2_MAC, POD_1, POD_1_V6, VIP, VIP_V6, Verdict, World, frame_v6,
 };
 
 const XDP: &str = "xdp_ingress";
@@ -65,6 +67,25 @@ fn node_behind_a_router_gets_the_packet_encapsulated() {
     assert_eq!(outcome.verdict, Verdict::Transmit);
     assert_eq!(outcome.frame.len(), frame.len() + OVERHEAD);
     assert_eq!(outcome.frame[50..56], mac::of_backend(102));
+}
+
+#[test]
+fn packet_for_a_node_port_names_its_backend_because_no_other_node_has_the_address() {
+    let Some(mut world) = world() else {
+        return;
+    };
+    let slot = world.add_service(protocol::TCP, 92, &[2]);
+    world.allow_dr(slot, &[]);
+    let port_be = 30_092_u16.to_be();
+    let key = FrontendKey::new(0, NODE_1.into(), protocol::TCP, port_be);
+    world.add_frontend(key, slot, FRONTEND_EXTERNAL | FRONTEND_NODE_PORT);
+    for port in [92, 30_092] {
+        let to = if port == 92 { VIP } else { NODE_1 };
+        let outcome = world.run(XDP, &tcp((CLIENT, 40_000), (to, port), SYN, b""));
+        assert_eq!(outcome.verdict, Verdict::Transmit);
+        let names_it = outcome.frame.get(50..56) == Some(&mac::of_backend(102)[..]);
+        assert_eq!(names_it, port == 30_092, "port {port}");
+    }
 }
 
 #[test]
