@@ -1,0 +1,326 @@
+//! What Services ask of the load balancer, with unmodified kubectl: node ports, policies, source
+//! ranges, affinity, machines outside the cluster, and the nodes that answer for VIPs.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cluster_tests::{Scenario, Step, check_answers, check_clients_own_address, hello_vip};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use testbed::cluster::{CLIENT, Cluster, Host, Spec, address};
+use testbed::traffic::{Report, get};
+use testbed::{Deadline, Progress};
+
+#[test]
+fn services_are_balanced_as_they_ask() {
+    Scenario::new(Spec::named("services"), STEPS).run();
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "local_policy_keeps_traffic_on_the_node_and_the_health_check_tells_which_have_pods",
+        check: local_policy_stays_on_the_node,
+    },
+    Step {
+        name: "source_ranges_let_in_who_is_named_and_nobody_else",
+        check: source_ranges_are_kept,
+    },
+    Step {
+        name: "client_keeps_its_pod_under_session_affinity",
+        check: affinity_keeps_the_pod,
+    },
+    Step {
+        name: "machine_outside_the_cluster_serves_a_service_without_a_selector",
+        check: outside_machine_serves,
+    },
+    Step {
+        name: "vip_of_a_node_that_dies_is_answered_by_another",
+        check: vip_is_taken_over,
+    },
+    Step {
+        name: "node_port_answers_at_every_node_from_all_pods_with_the_clients_own_address",
+        check: node_port_answers_everywhere,
+    },
+];
+
+const SERVICE: &str = "service hello -n hello";
+
+fn node_port_answers_everywhere(cluster: &mut Cluster) -> Result<()> {
+    reset(cluster)?;
+    let port = number(&service(cluster)?, "/spec/ports/0/nodePort")?;
+    let listed = cluster
+        .kubectl()?
+        .ok(&format!("get {SERVICE} --no-headers"))?;
+    ensure!(listed.contains(&format!("80:{port}/TCP")), "{listed}");
+    for node in cluster.spec().node_hosts() {
+        let target = address(node).context("a node has an address")?;
+        let arguments = format!("{target}:{port} --requests 90");
+        let report = cluster.traffic(Host::Client, &arguments)?;
+        check_answers(&report, 90, 3).with_context(|| format!("through {node}"))?;
+        check_clients_own_address(&report).with_context(|| format!("through {node}"))?;
+    }
+    Ok(())
+}
+
+fn local_policy_stays_on_the_node(cluster: &mut Cluster) -> Result<()> {
+    reset(cluster)?;
+    let kubectl = cluster.kubectl()?;
+    kubectl.ok("scale deployment/hello -n hello --replicas 2")?;
+    cluster.wait_published("hello", "hello", &Progress::quiet())?;
+    patch(cluster, &json!({"externalTrafficPolicy": "Local"}))?;
+    let vip = hello_vip(cluster)?;
+    let checked_at = number(&service(cluster)?, "/spec/healthCheckNodePort")?;
+    let with_pods = cluster.wait_for(Deadline::seconds(60), "two pods", || {
+        Ok(Some(nodes_with_pods(cluster)?).filter(|nodes| nodes.len() == 2))
+    })?;
+    let router = cluster.netns(Host::Router)?;
+    for node in cluster.spec().node_hosts() {
+        let has_pod = with_pods.contains(&node.to_string());
+        let target = address(node).context("a node has an address")?;
+        router.ip(&format!("route replace {vip}/32 via {target}"))?;
+        cluster.wait_for(
+            Deadline::seconds(30),
+            &format!("the policy on {node}"),
+            || {
+                let arguments = format!("{vip}:80 --requests 10 --timeout 1");
+                let report = cluster.traffic(Host::Client, &arguments)?;
+                let is_own = report
+                    .answers
+                    .iter()
+                    .all(|answer| answer.node == node.to_string());
+                let is_done = if has_pod {
+                    report.ok == 10 && is_own
+                } else {
+                    report.ok == 0
+                };
+                Ok(is_done.then_some(()))
+            },
+        )?;
+        let expected = if has_pod { 200 } else { 503 };
+        cluster.wait_for(
+            Deadline::seconds(30),
+            &format!("the health check of {node}"),
+            || {
+                let status = http_status(cluster, SocketAddr::new(target.into(), checked_at))?;
+                Ok((status == Some(expected)).then_some(()))
+            },
+        )?;
+    }
+    router.ip(&format!("route del {vip}/32"))?;
+    reset(cluster)?;
+    everybody_answers(cluster)
+}
+
+fn source_ranges_are_kept(cluster: &mut Cluster) -> Result<()> {
+    reset(cluster)?;
+    patch(
+        cluster,
+        &json!({"loadBalancerSourceRanges": ["192.0.2.0/24"]}),
+    )?;
+    let vip = hello_vip(cluster)?;
+    let arguments = format!("{vip}:80 --requests 6 --timeout 1");
+    cluster.wait_for(Deadline::seconds(30), "no answer for strangers", || {
+        let report = cluster.traffic(Host::Client, &arguments)?;
+        Ok((report.ok == 0).then_some(()))
+    })?;
+    let ranges = json!(["192.0.2.0/24", format!("{CLIENT}/32")]);
+    patch(cluster, &json!({"loadBalancerSourceRanges": ranges}))?;
+    everybody_answers(cluster)?;
+    reset(cluster)
+}
+
+fn affinity_keeps_the_pod(cluster: &mut Cluster) -> Result<()> {
+    reset(cluster)?;
+    let seconds = json!({"clientIP": {"timeoutSeconds": 600}});
+    patch(
+        cluster,
+        &json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": seconds}),
+    )?;
+    let vip = hello_vip(cluster)?;
+    let arguments = format!("{vip}:80 --requests 100");
+    let one = cluster.wait_for(Deadline::seconds(30), "one pod for one client", || {
+        let report = cluster.traffic(Host::Client, &arguments)?;
+        Ok((report.ok == 100 && report.pods().len() == 1).then_some(report))
+    })?;
+    let again = cluster.traffic(Host::Client, &arguments)?;
+    check_answers(&again, 100, 1)?;
+    ensure!(
+        names(&again) == names(&one),
+        "{:?} answered first, then {:?}",
+        names(&one),
+        names(&again)
+    );
+    patch(
+        cluster,
+        &json!({"sessionAffinity": "None", "sessionAffinityConfig": null}),
+    )?;
+    everybody_answers(cluster)
+}
+
+/// A control host is no node: for the load balancer it is a machine like any other.
+fn outside_machine_serves(cluster: &mut Cluster) -> Result<()> {
+    let host = Host::Control(1);
+    let server = address(host).context("a control host has an address")?;
+    let outside = cluster
+        .launch(host, cluster.workspace().hello_program())?
+        .environment("POD_NAME", "outside")
+        .start(&cluster.layout().folder().join("outside.log"))?;
+    let outcome = (|| {
+        let manifest = json!({"apiVersion": "v1", "kind": "List", "items": [
+            {
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {
+                    "name": "outside", "namespace": "hello",
+                    "annotations": {
+                        "net.fairlead.io/forwarding": "nat",
+                        "net.fairlead.io/health-check": "http/healthz interval=500ms rise=1 fall=2",
+                    },
+                },
+                "spec": {"type": "LoadBalancer", "ports": [{"port": 80, "targetPort": 8080}]},
+            },
+            {
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": "outside", "namespace": "hello",
+                    "labels": {"kubernetes.io/service-name": "outside"},
+                },
+                "addressType": "IPv4", "ports": [{"port": 8080}],
+                "endpoints": [{"addresses": [server.to_string()]}],
+            },
+        ]});
+        let kubectl = cluster.kubectl()?;
+        let applied = kubectl.run_with("apply -f -", &manifest.to_string())?;
+        ensure!(applied.success, "{}", applied.stderr);
+        let path = "{.status.loadBalancer.ingress[0].ip}";
+        let get = format!("get service outside -n hello -o jsonpath={path}");
+        let vip = cluster.wait_for(Deadline::seconds(30), "an address", || {
+            Ok(Some(kubectl.ok(&get)?).filter(|vip| !vip.is_empty()))
+        })?;
+        let arguments = format!("{vip}:80 --requests 30 --timeout 1");
+        cluster.wait_for(Deadline::seconds(60), "answers from outside", || {
+            let report = cluster.traffic(Host::Client, &arguments)?;
+            let is_served = report.ok == 30 && names(&report) == ["outside".to_owned()].into();
+            Ok(is_served.then_some(()))
+        })?;
+        kubectl.ok("delete service/outside endpointslice/outside -n hello")?;
+        Ok(())
+    })();
+    outside.signal(Signal::SIGKILL)?;
+    outside.wait_for_end(Deadline::seconds(10))?;
+    outcome
+}
+
+fn vip_is_taken_over(cluster: &mut Cluster) -> Result<()> {
+    reset(cluster)?;
+    let vip = hello_vip(cluster)?;
+    let router = cluster.netns(Host::Router)?;
+    // The router looks for the VIP on its own segment, as for any machine there.
+    router.ip(&format!("route add {vip}/32 dev eth0"))?;
+    let holder = |cluster: &Cluster| -> Result<String> {
+        let path = "{.spec.holderIdentity}";
+        let get = format!("get lease vip-{vip} -n kube-system -o jsonpath={path}");
+        cluster.kubectl()?.ok(&get)
+    };
+    let first = holder(cluster)?;
+    let answers = |cluster: &Cluster| {
+        let arguments = format!("{vip}:80 --requests 10 --timeout 1");
+        cluster.traffic(Host::Client, &arguments)
+    };
+    cluster.wait_for(Deadline::seconds(30), "answers through the holder", || {
+        Ok((answers(cluster)?.ok == 10).then_some(()))
+    })?;
+
+    let switch = cluster.netns(Host::Switch)?;
+    switch.ip(&format!("link set {first} down"))?;
+    let died = Instant::now();
+    let outcome = (|| {
+        let next = cluster.wait_for(Deadline::seconds(30), "another holder", || {
+            Ok(Some(holder(cluster)?).filter(|next| *next != first))
+        })?;
+        let moved = died.elapsed();
+        cluster.wait_for(Deadline::seconds(30), "answers through the heir", || {
+            Ok((answers(cluster)?.ok > 0).then_some(()))
+        })?;
+        println!(
+            "{first} died: {next} held the address after {:.1} s, a client was answered after {:.1} s",
+            moved.as_secs_f32(),
+            died.elapsed().as_secs_f32()
+        );
+        let events = cluster
+            .kubectl()?
+            .ok("get events -n hello --field-selector reason=AddressMoved -o name")?;
+        ensure!(!events.is_empty(), "no event tells of the move");
+        Ok(())
+    })();
+    switch.ip(&format!("link set {first} up"))?;
+    router.ip(&format!("route del {vip}/32 dev eth0"))?;
+    outcome?;
+    cluster.wait_for_nodes(&Progress::quiet())?;
+    everybody_answers(cluster)
+}
+
+fn service(cluster: &Cluster) -> Result<Value> {
+    cluster.kubectl()?.json(&format!("get {SERVICE} -o json"))
+}
+
+fn number(service: &Value, pointer: &str) -> Result<u16> {
+    let number = service.pointer(pointer).and_then(Value::as_u64);
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .with_context(|| format!("{pointer} is missing in {service}"))
+}
+
+/// The example as it is in its manifest, whatever a step before left of it.
+fn reset(cluster: &Cluster) -> Result<()> {
+    cluster.apply_hello(&Progress::quiet())?;
+    patch(
+        cluster,
+        &json!({
+            "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": null,
+            "sessionAffinity": "None", "sessionAffinityConfig": null,
+        }),
+    )
+}
+
+/// Changes the example's spec.
+fn patch(cluster: &Cluster, spec: &Value) -> Result<()> {
+    let patch = json!({ "spec": spec });
+    let patch = format!("patch {SERVICE} --type merge -p {patch}");
+    cluster.kubectl()?.ok(&patch).map(drop)
+}
+
+/// Waits until the example answers as it did at first.
+fn everybody_answers(cluster: &Cluster) -> Result<()> {
+    let arguments = format!("{}:80 --requests 90 --timeout 1", hello_vip(cluster)?);
+    cluster.wait_for(Deadline::seconds(90), "answers from all pods", || {
+        let report = cluster.traffic(Host::Client, &arguments)?;
+        Ok((report.ok == 90 && report.pods().len() == 3).then_some(()))
+    })
+}
+
+fn nodes_with_pods(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    let pods = cluster
+        .kubectl()?
+        .json("get pods -n hello -l app=hello -o json")?;
+    let items = pods["items"].as_array().context("a list has items")?;
+    Ok(items
+        .iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .filter_map(|pod| pod["spec"]["nodeName"].as_str())
+        .map(str::to_owned)
+        .collect())
+}
+
+fn names(report: &Report) -> BTreeSet<String> {
+    let answers = report.answers.iter();
+    answers.map(|answer| answer.pod.clone()).collect()
+}
+
+/// The status a client gets for `GET /healthz`, `None` while nobody answers.
+fn http_status(cluster: &Cluster, target: SocketAddr) -> Result<Option<u16>> {
+    let client = cluster.netns(Host::Client)?;
+    let asked = client.run(|| get(target, "/healthz", Duration::from_secs(1)))?;
+    Ok(asked.ok().map(|answer| answer.status))
+}
