@@ -1,6 +1,9 @@
 //! TC on the host's end of a pod's veth: what the pod sends.
 
+use core::ptr;
+
 use aya_ebpf::bindings::TC_ACT_OK;
+use aya_ebpf::helpers::bpf_redirect_neigh;
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
     Address, DropReason, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, hash,
@@ -59,6 +62,14 @@ fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, Dro
     }
     let flow = &packet.flow;
     let Some(route) = lookup::route(flow.vpc, flow.destination) else {
+        if config.is_own(&flow.source) {
+            // The answer to a client of a node port. The stack takes no packet in that claims to come
+            // from the host itself (`fib_validate_source` of net/ipv4/fib_frontend.c).
+            // SAFETY: no parameters: the stack routes by the packet's destination.
+            return Ok(unsafe {
+                bpf_redirect_neigh(config.uplink_ifindex, ptr::null_mut(), 0, 0) as i32
+            });
+        }
         return Ok(TC_ACT_OK);
     };
     match route.kind {
