@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -60,7 +61,8 @@ pub enum End {
 }
 
 impl Kept {
-    /// Opens all connections, says so in a line to `notice`, and keeps them until `until` ends.
+    /// Opens all connections, says in a line to `notice` that each has had an answer or has ended, and
+    /// keeps them until `until` ends.
     ///
     /// # Errors
     /// Nothing can be written to `notice`.
@@ -69,55 +71,61 @@ impl Kept {
         let opened: Vec<_> = (0..self.connections)
             .map(|_| Connection::open(self.target, self.timeout))
             .collect();
-        writeln!(notice, "open")?;
+        // Whose a connection is shows in its first answer only.
+        let known = Barrier::new(opened.len() + 1);
         let connections = thread::scope(|scope| {
             let kept: Vec<_> = opened
                 .into_iter()
-                .map(|opened| scope.spawn(|| self.keep(opened, &is_over)))
+                .map(|opened| scope.spawn(|| self.keep(opened, &is_over, &known)))
                 .collect();
+            known.wait();
+            let said = writeln!(notice, "open").and_then(|()| notice.flush());
             // Whatever its end looks like, it is the end.
             let _ = io::copy(&mut { until }, &mut io::sink());
             is_over.store(true, Ordering::Relaxed);
-            kept.into_iter()
-                .map(|kept| kept.join().expect("keeping a connection does not panic"))
-                .collect()
-        });
+            let kept = kept
+                .into_iter()
+                .map(|kept| kept.join().expect("keeping a connection does not panic"));
+            let kept = kept.collect();
+            said.map(|()| kept)
+        })?;
         Ok(KeptReport { connections })
     }
 
-    fn keep(&self, opened: io::Result<Connection>, is_over: &AtomicBool) -> KeptConnection {
+    fn keep(
+        &self,
+        opened: io::Result<Connection>,
+        is_over: &AtomicBool,
+        known: &Barrier,
+    ) -> KeptConnection {
         let mut kept = KeptConnection::default();
-        let mut connection = match opened {
-            Ok(connection) => connection,
-            Err(error) => {
-                kept.end = Some(End::of(&error));
-                return kept;
+        let first = opened.map_err(|error| End::of(&error)).and_then(|mut one| {
+            kept.ask(&mut one)?;
+            Ok(one)
+        });
+        known.wait();
+        let ended = first.and_then(|mut connection| {
+            while !is_over.load(Ordering::Relaxed) {
+                thread::sleep(self.interval);
+                kept.ask(&mut connection)?;
             }
-        };
-        while !is_over.load(Ordering::Relaxed) {
-            let asked = Instant::now();
-            let answer = connection.get("/");
-            let took = asked.elapsed().as_millis();
-            kept.longest_ms = kept.longest_ms.max(u64::try_from(took).unwrap_or(u64::MAX));
-            match answer {
-                Ok(response) => {
-                    if let Err(end) = kept.count(&response.body) {
-                        kept.end = Some(end);
-                        break;
-                    }
-                }
-                Err(error) => {
-                    kept.end = Some(End::of(&error));
-                    break;
-                }
-            }
-            thread::sleep(self.interval);
-        }
+            Ok(())
+        });
+        kept.end = ended.err();
         kept
     }
 }
 
 impl KeptConnection {
+    /// Sends one request and waits for its answer.
+    fn ask(&mut self, connection: &mut Connection) -> Result<(), End> {
+        let asked = Instant::now();
+        let answer = connection.get("/");
+        let took = asked.elapsed().as_millis();
+        self.longest_ms = self.longest_ms.max(u64::try_from(took).unwrap_or(u64::MAX));
+        self.count(&answer.map_err(|error| End::of(&error))?.body)
+    }
+
     fn count(&mut self, body: &[u8]) -> Result<(), End> {
         let answer: Answer =
             serde_json::from_slice(body).map_err(|error| End::Other(error.to_string()))?;
