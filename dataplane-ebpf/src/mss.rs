@@ -154,7 +154,7 @@ fn clamp_frame(ctx: &XdpContext, family: Family, limit: u16) -> Result<(), DropR
 #[inline(always)]
 fn changed_words(found: &SegmentSize, limit: u16) -> (u16, u16) {
     let (old, new) = (found.value.to_be(), limit.to_be());
-    if found.offset % 2 == 0 {
+    if found.offset.is_multiple_of(2) {
         (old, new)
     } else {
         (old.swap_bytes(), new.swap_bytes())
