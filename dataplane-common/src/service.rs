@@ -119,6 +119,12 @@ impl ServiceEntry {
         (bank & 1) * SERVICES_MAX + slot
     }
 
+    /// The service slot of an index in `services`, in either bank.
+    #[inline(always)]
+    pub const fn slot(index: u32) -> u32 {
+        index % SERVICES_MAX
+    }
+
     /// The index in `lut` that a flow's hash points at, or nothing if there is no backend.
     #[inline(always)]
     pub const fn lut_index(&self, hash: u32) -> Option<u32> {

@@ -13,8 +13,9 @@ use crate::frame::{Frame, is_passed_on};
 use crate::header::Ethernet;
 use crate::parse::{Packet, Shape};
 use crate::pick::{self, Pick};
-use crate::reply::{self, DELIVER, DELIVER_ERROR};
+use crate::reply;
 use crate::server::{self, TOO_BIG};
+use crate::stage::{DELIVER, DELIVER_ERROR, TRANSLATE};
 use crate::{lookup, nat, stats, too_big};
 
 /// Sends a frame to the node of the backend that was picked for it.
@@ -100,10 +101,6 @@ pub fn send_skb(
     let label = Label::backend(config, backend.id);
     encap::send_skb(ctx, config, node, packet, pick.hash, label)
 }
-
-/// No action of TC but of [`send_skb`]: the packet is to be translated, as [`nat::begin`] was told. That
-/// is left to who has more stack.
-pub const TRANSLATE: i32 = i32::MAX - 20;
 
 /// Whether a packet goes on as nothing that nodes send each other: to a real server, or translated.
 #[inline(always)]

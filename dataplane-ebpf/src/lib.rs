@@ -2,8 +2,9 @@
 //!
 //! One module per role. `frame` and `header` read and write bytes; `parse` says what a packet is;
 //! `maps` declares the state; `lookup` finds frontends and neighbours; `pick` says which backend a
-//! packet is for, and `forward` how it gets there; `encap` and `rewrite` change packets; `ingress`, `uplink`, `pod` and `socket` are the ways through, one a hook;
-//! `verdict` is the one exit that counts drops.
+//! packet is for, and `forward` how it gets there; `encap` and `rewrite` change packets; `ingress`, `uplink`,
+//! `pod` and `socket` are the ways through, one a hook, and `stage` is what their parts leave to each
+//! other; `verdict` is the one exit that counts drops.
 //!
 //! What every packet meets is inlined into its program: a call costs as much as the lookup it would
 //! wrap. What few meet is not (`#[inline(never)]`): the verifier grants 512 bytes of stack to a
@@ -42,6 +43,7 @@ mod second_chance;
 mod server;
 mod snat;
 pub mod socket;
+mod stage;
 mod stats;
 mod too_big;
 mod track;

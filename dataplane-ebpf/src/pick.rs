@@ -54,9 +54,7 @@ pub fn choose<F: Frame>(
     let element = element(service.lut_index(hash)).ok_or(refused(DropReason::NoBackend))?;
     let mut found = Found::plain(element, packet.opens);
     if service.flags & SERVICE_SLOW | element & LUT_STATE_MASK != 0 {
-        let query = QUERY.get_ptr_mut(0).ok_or(DropReason::NoBackend)?;
-        // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
-        let query = unsafe { &mut *query };
+        let query = query()?;
         query.ask(flow, hash, index);
         query.bytes = frame.length();
         query.traits = traits(frame, frontend, packet)?;
@@ -76,12 +74,43 @@ pub fn choose<F: Frame>(
     }))
 }
 
+/// Keeps what was picked at a frontend for a later stage, which takes it up by [`kept`].
+#[inline(always)]
+pub fn keep(config: &Config, frontend: &FrontendEntry, pick: &Pick) -> Result<(), DropReason> {
+    let query = query()?;
+    query.hash = pick.hash;
+    query.service_index = ServiceEntry::index(config.bank, frontend.service);
+    query.found = pick.found;
+    Ok(())
+}
+
+/// What [`keep`] kept, and the slot of the service.
+#[inline(always)]
+pub fn kept() -> Result<(u32, Pick), DropReason> {
+    let query = query()?;
+    let pick = Pick {
+        service: SERVICES
+            .get(query.service_index)
+            .ok_or(DropReason::NoBackend)?,
+        backend: backend(query.found.backend_slot()).ok_or(DropReason::NoBackend)?,
+        hash: query.hash,
+        found: query.found,
+    };
+    Ok((ServiceEntry::slot(query.service_index), pick))
+}
+
 /// Room for a packet's flow, where [`choose`] puts it as well: the stack has none.
 #[inline(always)]
 pub fn flow() -> Result<&'static mut FlowKey, DropReason> {
+    Ok(&mut query()?.flow)
+}
+
+/// The query of the packet at hand.
+#[inline(always)]
+fn query() -> Result<&'static mut track::Query, DropReason> {
     let query = QUERY.get_ptr_mut(0).ok_or(DropReason::NoBackend)?;
     // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
-    Ok(unsafe { &mut (*query).flow })
+    Ok(unsafe { &mut *query })
 }
 
 /// What a subprogram has to know of a packet beside its flow.

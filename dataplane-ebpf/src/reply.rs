@@ -13,12 +13,14 @@ use crate::header::Tcp;
 use crate::maps::{BACKENDS, DELIVERY, REPLIES};
 use crate::parse::{self, Packet, Shape};
 use crate::rewrite::{self, End, Peer};
+use crate::stage::UNKNOWN;
 use crate::verdict::Packed;
 use crate::{fragment, lookup, mss, vlan};
 
 /// A client's packet that is for a backend on this node.
 ///
-/// Who finds that out says so by returning [`DELIVER`] or [`DELIVER_ERROR`], and the program itself does
+/// Who finds that out says so by returning [`DELIVER`](crate::stage::DELIVER) or
+/// [`DELIVER_ERROR`](crate::stage::DELIVER_ERROR), and the program itself does
 /// it: what calls and what is called share a stack.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -28,15 +30,6 @@ pub struct Delivery {
     /// Slot of the backend.
     pub backend_slot: u32,
 }
-
-/// No action of TC: the packet is to be delivered, see [`Delivery`].
-pub const DELIVER: i32 = i32::MAX - 4;
-/// No action of TC: the same of an ICMP error.
-pub const DELIVER_ERROR: i32 = i32::MAX - 5;
-/// No action of TC: the same of a packet that two nodes have had in their hands.
-pub const DELIVER_LAST: i32 = i32::MAX - 6;
-/// No action of TC but of [`deliver`]: nothing is known here of the packet's connection.
-pub const UNKNOWN: i32 = i32::MAX - 3;
 
 /// Notes what is to be delivered, and returns the `kind` of it.
 #[inline(always)]

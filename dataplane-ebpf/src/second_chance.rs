@@ -19,7 +19,8 @@ use fairlead_dataplane_common::{
 
 use crate::encap::{self, Label};
 use crate::maps::{BACKENDS, SERVICES};
-use crate::reply::{self, DELIVER_LAST, Delivery, UNKNOWN};
+use crate::reply::{self, Delivery};
+use crate::stage::{DELIVER_LAST, UNKNOWN};
 use crate::verdict::Packed;
 use crate::{lookup, parse, stats, track};
 

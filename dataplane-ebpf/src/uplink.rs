@@ -17,7 +17,10 @@ use crate::header::{Ethernet, Udp, Vxlan};
 use crate::maps::VPCS;
 use crate::parse::{Family, HEADERS, Packet, Shape};
 use crate::pick::{self, Choice};
-use crate::reply::{DELIVER, DELIVER_ERROR, DELIVER_LAST};
+use crate::stage::{
+    BALANCE, COME_BACK, DELIVER, DELIVER_ERROR, DELIVER_LAST, MASQUERADE, PLAIN, SEND, TRANSLATE,
+    TRANSLATE_ANSWER,
+};
 use crate::verdict::{Packed, Refusal};
 use crate::vlan::{self, Outer};
 use crate::{forward, fragment, lookup, nat, parse, reply, reset, second_chance, snat};
@@ -42,12 +45,15 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
         if action == BALANCE {
             action = accept(ctx.skb.skb).unpack_refusal()? as i32;
         }
+        if action == SEND {
+            action = send_on(ctx.skb.skb).unpack_refusal()? as i32;
+        }
         match action {
             DELIVER => second_chance::deliver(ctx)?,
             DELIVER_LAST => reply::deliver(ctx.skb.skb, false).unpack_skb()?,
             DELIVER_ERROR => reply::deliver_error(ctx.skb.skb).unpack_skb()?,
             COME_BACK => snat::come_back(ctx.skb.skb).unpack_skb()?,
-            forward::TRANSLATE => nat::send_skb(ctx.skb.skb).unpack_skb()?,
+            TRANSLATE => nat::send_skb(ctx.skb.skb).unpack_skb()?,
             TRANSLATE_ANSWER => nat::answer_skb(ctx.skb.skb).unpack_skb()?,
             action => action,
         }
@@ -59,13 +65,6 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
     }
     Ok(action)
 }
-
-/// No action of TC but of [`accept`] and [`decapsulate`]: the packet may be an answer to what was
-/// translated.
-const TRANSLATE_ANSWER: i32 = i32::MAX - 21;
-
-/// No action of TC but of [`accept`]: the packet may be an answer to a pod.
-const COME_BACK: i32 = i32::MAX - 3;
 
 /// A packet that no node has encapsulated, of the flow that was found.
 #[inline(never)]
@@ -83,11 +82,15 @@ fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, Refusal> {
     let is_for_node = config.is_own(&packet.flow.destination);
     let flow = *pick::flow()?;
     if let Some(frontend) = lookup::external(config, &flow) {
-        let done = match pick::choose(ctx, config, frontend, packet, &flow)? {
-            Choice::Send(pick) => forward::send_skb(ctx, config, packet, &flow, &pick),
-            Choice::Reset => reset::answer_skb(ctx.skb.skb, packet.family).unpack_skb(),
+        return match pick::choose(ctx, config, frontend, packet, &flow)? {
+            Choice::Send(pick) => {
+                pick::keep(config, frontend, &pick)?;
+                Ok(SEND)
+            }
+            Choice::Reset => reset::answer_skb(ctx.skb.skb, packet.family)
+                .unpack_skb()
+                .map_err(|reason| Refusal::of_service(reason, frontend.service)),
         };
-        return done.map_err(|reason| Refusal::of_service(reason, frontend.service));
     }
     if is_for_node && nat::is_port(flow.destination_port_be) {
         nat::begin_answer(&flow)?;
@@ -105,8 +108,20 @@ fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, Refusal> {
     Ok(TC_ACT_OK)
 }
 
-/// No action of TC but of [`find_flow`]: the packet may be for a service, by the flow that was found.
-const BALANCE: i32 = i32::MAX;
+/// Sends a packet to the backend that [`accept`] picked. A stage of its own: both need much of the stack.
+#[inline(never)]
+fn send_on(skb: *mut __sk_buff) -> Packed {
+    try_send_on(&TcContext::new(skb)).into()
+}
+
+#[inline(always)]
+fn try_send_on(ctx: &TcContext) -> Result<i32, Refusal> {
+    let config = lookup::config()?;
+    let (service_slot, pick) = pick::kept()?;
+    parse::of(ctx, 0)
+        .and_then(|packet| forward::send_skb(ctx, config, &packet, pick::flow()?, &pick))
+        .map_err(|reason| Refusal::of_service(reason, service_slot))
+}
 
 /// Finds the flow that a packet belongs to, also if it does not show its ports.
 #[inline(never)]
@@ -167,9 +182,6 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
     }
 }
 
-/// No action of TC but of [`leave`]: the packet leaves the cluster in the node's name.
-const MASQUERADE: i32 = i32::MAX - 2;
-
 /// Encapsulates what is for pods of other nodes. What leaves the cluster is masqueraded in IPv4; in
 /// IPv6 pods have addresses of their own.
 #[inline(never)]
@@ -202,9 +214,6 @@ fn try_leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     }
     Ok(TC_ACT_OK)
 }
-
-/// No action of TC but of [`decapsulate`]: the packet is not encapsulated for this node.
-const PLAIN: i32 = i32::MAX - 1;
 
 /// A packet that another node encapsulated for this one: for the backend it names, for a pod by its
 /// address, or for the node itself.

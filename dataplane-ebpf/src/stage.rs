@@ -1,0 +1,28 @@
+//! What one stage of a program for skbs leaves to another.
+//!
+//! A program's stages are called one after the other by its entry, not by each other, so that no two of
+//! them are on the stack at once. Each returns an action of TC, or one of these: together in one place,
+//! so that none is taken for another.
+
+/// The packet may be for a service, by the flow that was found.
+pub const BALANCE: i32 = i32::MAX;
+/// The packet is not encapsulated for this node.
+pub const PLAIN: i32 = i32::MAX - 1;
+/// The packet goes to the backend that was picked and kept, see [`pick::keep`](crate::pick::keep).
+pub const SEND: i32 = i32::MAX - 2;
+/// The packet is to be delivered, see [`Delivery`](crate::reply::Delivery).
+pub const DELIVER: i32 = i32::MAX - 3;
+/// The same of an ICMP error.
+pub const DELIVER_ERROR: i32 = i32::MAX - 4;
+/// The same of a packet that two nodes have had in their hands.
+pub const DELIVER_LAST: i32 = i32::MAX - 5;
+/// Nothing is known here of the packet's connection, and nothing was done.
+pub const UNKNOWN: i32 = i32::MAX - 6;
+/// The packet is to be translated, as [`nat::begin`](crate::nat::begin) was told.
+pub const TRANSLATE: i32 = i32::MAX - 7;
+/// The packet may be an answer to what was translated.
+pub const TRANSLATE_ANSWER: i32 = i32::MAX - 8;
+/// The packet may be an answer to a pod.
+pub const COME_BACK: i32 = i32::MAX - 9;
+/// The packet leaves the cluster in the node's name.
+pub const MASQUERADE: i32 = i32::MAX - 10;
