@@ -371,7 +371,7 @@ fn follow(query: &mut Query, service: &ServiceEntry) -> Followed {
     // meet here may lose a count or a step of the state, which the next packet makes up for.
     let entry = unsafe { &mut *entry };
     if entry.service != service.id {
-        return Followed::Nowhere;
+        return forget(query);
     }
     let backend = match BACKENDS.get(entry.backend_slot) {
         Some(backend) if backend.state != BACKEND_EMPTY && backend.id == entry.backend => backend,
@@ -379,7 +379,7 @@ fn follow(query: &mut Query, service: &ServiceEntry) -> Followed {
     };
     // A SYN sent again follows; one that uses an old connection's ports anew begins anew.
     if query.opens() && (entry.state == FLOW_CLOSING || backend.state != BACKEND_ACTIVE) {
-        return Followed::Nowhere;
+        return forget(query);
     }
     let mut begins = query.opens();
     if !query.has(QUERY_ERROR) && !is_handed_up(query, backend) {
@@ -395,7 +395,7 @@ fn follow(query: &mut Query, service: &ServiceEntry) -> Followed {
 #[inline(always)]
 fn gone(query: &Query) -> Followed {
     if query.has(QUERY_ERROR) || !query.is_midway() {
-        return Followed::Nowhere;
+        return forget(query);
     }
     // If it is gone already, another CPU was faster.
     let _ = FLOWS.remove(&query.flow);
@@ -403,6 +403,17 @@ fn gone(query: &Query) -> Followed {
         return Followed::Ended;
     }
     Followed::Gone
+}
+
+/// Takes out an entry of a flow that is over, where the packet begins another with the same ports: if
+/// that is not noted, as at a settling slot, its next packets must not find the old one.
+#[inline(always)]
+fn forget(query: &Query) -> Followed {
+    if query.may_note() && !query.is_midway() {
+        // If it is gone already, another CPU was faster.
+        let _ = FLOWS.remove(&query.flow);
+    }
+    Followed::Nowhere
 }
 
 /// Notes on an entry that a packet has met it.

@@ -130,6 +130,41 @@ fn settling_slot_honours_entries_and_notes_nothing() {
 }
 
 #[test]
+fn connection_begun_at_a_settling_slot_knows_nothing_of_the_one_that_had_its_ports() {
+    let Some((mut world, slot)) = world(LUT_MOVING) else {
+        return;
+    };
+    for client in Client::ALL {
+        // One that has ended, and one whose backend will be gone.
+        world.run(XDP, &client.tcp(1, 90, ACK));
+        world.run(XDP, &client.tcp(1, 90, FIN | ACK));
+        world.run(XDP, &client.tcp(2, 90, ACK));
+    }
+    let settling = Service {
+        protocol: protocol::TCP,
+        port: 90,
+        table: &[NEW | LUT_SETTLING],
+        base: &[OLD],
+        ..Service::default()
+    };
+    world.change(slot, &settling);
+    for client in Client::ALL {
+        for flags in [SYN, ACK] {
+            let outcome = world.run(XDP, &client.tcp(1, 90, flags));
+            assert_eq!(outcome.named(), Some(100 + NEW), "{client:?}");
+        }
+    }
+    world.set_state(OLD, BACKEND_EMPTY);
+    for client in Client::ALL {
+        for flags in [SYN, ACK] {
+            let outcome = world.run(XDP, &client.tcp(2, 90, flags));
+            assert_eq!(outcome.named(), Some(100 + NEW), "{client:?}");
+        }
+    }
+    assert_eq!(world.flows(), 0);
+}
+
+#[test]
 fn tracked_flow_survives_a_change_of_the_table() {
     let Some(mut world) = World::open() else {
         return;
