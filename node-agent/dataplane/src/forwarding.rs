@@ -7,7 +7,8 @@ use fairlead_dataplane_common::{NODE_SERVER, NodeEntry};
 /// What a service asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarding {
-    /// [`Mode::Dr`] where the backend's node is on the same segment, else [`Mode::Tun`].
+    /// [`Mode::Dr`] where the backend's node is on the same segment, else [`Mode::Tun`]. Where a machine
+    /// outside the cluster listens at another port than clients name, it has become [`Self::Nat`].
     Auto,
     /// [`Mode::Dr`]. Behind a router that cannot be: the frame would come back. Such backends get
     /// [`Mode::Tun`] all the same.
@@ -38,8 +39,9 @@ impl Forwarding {
         matches!(self, Self::Auto | Self::Dr)
     }
 
-    /// How packets reach a backend on `node` (`None`: this one), and why so.
-    pub fn mode(self, node: Option<&NodeEntry>) -> (Mode, &'static str) {
+    /// How packets reach a backend on `node` (`None`: this one), and why so. `is_noted` says that the
+    /// service has every flow noted: other nodes cannot make its picks again.
+    pub fn mode(self, is_noted: bool, node: Option<&NodeEntry>) -> (Mode, &'static str) {
         let Some(node) = node else {
             return (Mode::Local, "the backend is on this node");
         };
@@ -56,6 +58,10 @@ impl Forwarding {
                 "the backend's node is not known to be on the same segment",
             ),
             Self::Auto if is_outside => (Mode::Dr, "the server is on the same segment"),
+            Self::Auto | Self::Dr if is_noted && !is_outside => (
+                Mode::Tun,
+                "every flow is noted, so packets have to name their backend",
+            ),
             Self::Auto => (Mode::Dr, "the backend's node is on the same segment"),
             Self::Dr => (Mode::Dr, "the service asks for dr"),
         }
@@ -116,8 +122,12 @@ mod tests {
             (Forwarding::Nat, None, Mode::Local),
         ];
         for (asked, node, mode) in cases {
-            let chosen = asked.mode(node.as_ref());
+            let chosen = asked.mode(false, node.as_ref());
             assert_eq!(chosen.0, mode, "{asked}, {node:?}: {}", chosen.1);
         }
+        // Who has every flow noted picks as no other node would, and only nodes would pick at all.
+        let noted = |asked: Forwarding, node: NodeEntry| asked.mode(true, Some(&node)).0;
+        assert_eq!(noted(Forwarding::Dr, adjacent), Mode::Tun);
+        assert_eq!(noted(Forwarding::Dr, server.with_adjacent(true)), Mode::Dr);
     }
 }

@@ -90,10 +90,6 @@ impl<'a> Port<'a> {
 
     fn compile(&self, id: u32, backends: &BTreeMap<&str, u32>) -> proto::Service {
         let service = self.service;
-        let is_translated = service
-            .backends
-            .iter()
-            .any(|one| self.port_of(one) != self.number);
         proto::Service {
             id,
             namespace: NAMESPACE.to_owned(),
@@ -121,8 +117,6 @@ impl<'a> Port<'a> {
                 .collect(),
             scheduler: scheduler(service.scheduler).to_owned(),
             forwarding: match service.forwarding {
-                // Only nat translates ports: what was left open is not any more.
-                Forwarding::Auto if is_translated => "nat",
                 Forwarding::Auto => "auto",
                 Forwarding::Dr => "dr",
                 Forwarding::Tun => "tun",
@@ -295,14 +289,17 @@ mod tests {
     }
 
     #[test]
-    fn servers_at_another_port_are_reached_by_nat() {
+    fn servers_may_listen_at_a_port_of_their_own() {
         let state = state(
             "node: {name: lb, address: 192.0.2.11, uplinks: [eth0]}\n\
              services:\n\
              - {name: web, vips: [203.0.113.1], ports: [80], backends: [{address: 192.0.2.21, port: \
              8080}]}\n",
         );
-        assert_eq!(state.services[0].forwarding, "nat");
-        assert_eq!(state.services[0].backends[0].port, 8080);
+        let service = &state.services[0];
+        assert_eq!(
+            (service.frontends[0].port, service.backends[0].port),
+            (80, 8080)
+        );
     }
 }

@@ -308,7 +308,19 @@ impl Service {
                 return Err(invalid(&format!("{at}.id"), format!("{id} is given twice")));
             }
         }
+        if checked.forwarding == Forwarding::Auto && checked.has_server_at_another_port() {
+            checked.forwarding = Forwarding::Nat;
+        }
         Ok(checked)
+    }
+
+    /// Whether a machine outside the cluster listens at a port that clients do not name: it gets packets
+    /// as they are by anything but nat.
+    fn has_server_at_another_port(&self) -> bool {
+        let external = self.frontends.iter().filter(|at| at.external);
+        let asked = external.map(|at| at.port);
+        let mut pairs = asked.flat_map(|port| self.backends.values().map(move |one| (port, one)));
+        pairs.any(|(port, backend)| backend.is_outside() && backend.port != port)
     }
 }
 

@@ -135,6 +135,29 @@ fn what_another_service_has_is_refused() {
 }
 
 #[test]
+fn what_is_left_open_becomes_nat_where_a_server_listens_at_another_port() {
+    let forwarding = |forwarding: &str, node: &str, port: u32| {
+        let mut state = state();
+        let message = &mut state.services[0];
+        message.forwarding = forwarding.to_owned();
+        for frontend in &mut message.frontends {
+            frontend.port = 80;
+            frontend.scope = proto::FrontendScope::External.into();
+        }
+        for backend in &mut message.backends {
+            backend.node = node.to_owned();
+            backend.port = port;
+        }
+        check(&state).unwrap().services[&ServiceId(1)].forwarding
+    };
+    assert_eq!(forwarding("auto", "", 8080), Forwarding::Nat);
+    assert_eq!(forwarding("auto", "", 80), Forwarding::Auto);
+    assert_eq!(forwarding("dr", "", 8080), Forwarding::Dr);
+    // A pod's node knows the port.
+    assert_eq!(forwarding("auto", "node-2", 8080), Forwarding::Auto);
+}
+
+#[test]
 fn service_carries_what_it_asks_for() {
     let mut state = state();
     let message = &mut state.services[0];

@@ -200,7 +200,8 @@ fn backends_of(
 ) -> Result<Vec<Value>, Error> {
     let described = description(state, service);
     // Where flows are not all noted, their number is not known: nothing is better than a wrong one.
-    let connections = connections.filter(|_| service.flags & SERVICE_NOTED != 0);
+    let is_noted = service.flags & SERVICE_NOTED != 0;
+    let connections = connections.filter(|_| is_noted);
     let mut rows = Vec::with_capacity(held.backends.len());
     for (slot, elements) in &held.backends {
         let Some(entry) = state.observed.backends.get(*slot) else {
@@ -210,7 +211,7 @@ fn backends_of(
         let node = state.observed.nodes.get(entry.node);
         let mode = described
             .filter(|_| node.is_some() || entry.node == NODE_LOCAL)
-            .map(|service| service.forwarding.mode(node));
+            .map(|service| service.forwarding.mode(is_noted, node));
         let stats = state.loaded.tables.stats_of_backend(*slot)?;
         let rate = viewed.rates.of_backend(*slot, entry.id);
         let (active, inactive) = connections

@@ -46,8 +46,10 @@ impl Explanation<'_> {
             "the backend is on this node"
         } else if service.flags & SERVICE_DR == 0 {
             "the service asks for tun"
-        } else if node.is_some_and(|node| node.takes_frames()) {
+        } else if node.is_some_and(|node| node.takes_frames()) && mode == "dr" {
             "the service allows dr, and the backend's node is on the same segment"
+        } else if node.is_some_and(|node| node.takes_frames()) {
+            "the service allows dr, but other nodes would not pick the same: the packet names its backend"
         } else {
             "the service allows dr, but the backend's node is not known to be on the same segment"
         };
@@ -99,6 +101,8 @@ impl Explanation<'_> {
             (Some(old), Some(new)) if old == new && step.verdict == Verdict::Transmit => "dr",
             (Some(old), Some(new)) if old == new => "none",
             (Some(old), Some(new)) if old.0 == new.0 => "local",
+            // Answered here, in the VIP's name.
+            (Some(old), Some(new)) if old.0 == new.1 => "none",
             (Some(_), Some(_)) => "nat",
             _ => "none",
         }
