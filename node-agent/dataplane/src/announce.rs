@@ -4,6 +4,7 @@
 //! notes who else claims a VIP of ours; what follows from that is decided here.
 
 mod frame;
+mod groups;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use crate::packet_socket::PacketSocket;
 use crate::state::State;
 #[cfg(test)]
 pub(crate) use frame::gratuitous_arp;
+use groups::Groups;
 use turns::Turns;
 
 /// How often others' claims are looked at.
@@ -64,11 +66,14 @@ impl Announcer {
     pub(crate) fn start(socket: PacketSocket, state: Arc<Mutex<State>>) -> Self {
         let (wanted, followed) = watch::channel(Arc::default());
         let is_in_session = Arc::new(AtomicBool::new(false));
+        let groups = Groups::open()
+            .inspect_err(|error| tracing::info!(%error, "VIPs of IPv6 are not announced"))
+            .ok();
         let claims = heed_claims(state, wanted.clone(), Arc::clone(&is_in_session));
         Self {
             wanted,
             is_in_session,
-            announcing: tokio::spawn(announce(socket, followed)),
+            announcing: tokio::spawn(announce(socket, groups, followed)),
             claims: tokio::spawn(claims),
         }
     }
@@ -101,7 +106,11 @@ fn change(wanted: &watch::Sender<Arc<Wanted>>, change: impl FnOnce(&mut Wanted))
 }
 
 /// Announces what is wanted, as it changes. Returns when the sender of `wanted` is gone.
-async fn announce(socket: PacketSocket, mut wanted: watch::Receiver<Arc<Wanted>>) {
+async fn announce(
+    socket: PacketSocket,
+    mut groups: Option<Groups>,
+    mut wanted: watch::Receiver<Arc<Wanted>>,
+) {
     let mut turns = Turns::default();
     let mut before = Arc::<Wanted>::default();
     loop {
@@ -115,6 +124,9 @@ async fn announce(socket: PacketSocket, mut wanted: watch::Receiver<Arc<Wanted>>
         if current.uplinks != before.uplinks || current.defences != before.defences {
             // What hosts know of all VIPs may be wrong now.
             turns = Turns::default();
+        }
+        if let Some(groups) = &mut groups {
+            groups.set(&current.vips, &current.uplinks);
         }
         turns.set(&current.vips, now);
         for vip in turns.take_due(now) {
