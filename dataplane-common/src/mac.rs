@@ -51,6 +51,18 @@ pub const fn is_second_chance(mac: [u8; 6]) -> bool {
     u16::from_be_bytes([mac[0], mac[1]]) == SECOND_CHANCE_PREFIX
 }
 
+/// An address as the words it is in memory. In the programs one that is copied byte by byte, from a map
+/// to a packet, becomes a loop that is called.
+#[inline(always)]
+pub const fn words(mac: [u8; 6]) -> [u16; 3] {
+    let [a, b, c, d, e, f] = mac;
+    [
+        u16::from_ne_bytes([a, b]),
+        u16::from_ne_bytes([c, d]),
+        u16::from_ne_bytes([e, f]),
+    ]
+}
+
 #[inline(always)]
 const fn with_prefix(prefix: u16, id: u32) -> [u8; 6] {
     let ([a, b], [c, d, e, f]) = (prefix.to_be_bytes(), id.to_be_bytes());

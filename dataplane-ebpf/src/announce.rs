@@ -83,8 +83,7 @@ fn try_arp(ctx: &XdpContext) -> Result<u32, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: as above.
     unsafe {
-        (*ethernet).destination = request.sender_mac;
-        (*ethernet).source = uplink.mac;
+        Ethernet::readdress(ethernet, request.sender_mac, uplink.mac);
         *arp = Arp {
             operation_be: Arp::REPLY_BE,
             sender_mac: uplink.mac,
@@ -256,8 +255,7 @@ fn advertise(
     advertisement.checksum = !checksum::fold(sum);
     // SAFETY: as above.
     unsafe {
-        (*ethernet).destination = mac;
-        (*ethernet).source = uplink.mac;
+        Ethernet::readdress(ethernet, mac, uplink.mac);
         *ip = Ipv6 {
             version_class_label_be: (6_u32 << 28).to_be(),
             payload_length_be: (LENGTH as u16).to_be(),

@@ -114,9 +114,6 @@ fn is_outside(service: &ServiceEntry, node: &NodeEntry) -> bool {
 fn pass_on(ctx: &XdpContext, config: &Config, node: &NodeEntry) -> Result<u32, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    unsafe {
-        (*ethernet).destination = node.mac;
-        (*ethernet).source = mac::of_node(config.node_id);
-    }
+    unsafe { Ethernet::readdress(ethernet, node.mac, mac::of_node(config.node_id)) };
     Ok(XDP_TX)
 }

@@ -3,7 +3,7 @@
 //! cost twice the instructions. A field in network order says so by `_be`; a
 //! checksum, an address word or an opaque number is carried as loaded and never swapped.
 
-use fairlead_dataplane_common::checksum;
+use fairlead_dataplane_common::{checksum, mac};
 
 use crate::frame::OnWire;
 
@@ -43,6 +43,31 @@ pub struct Ethernet {
     pub ethertype_be: u16,
 }
 header!(Ethernet, 14);
+
+impl Ethernet {
+    /// Puts other addresses into a header.
+    ///
+    /// # Safety
+    /// `this` points at a header that may be written.
+    #[inline(always)]
+    pub unsafe fn readdress(this: *mut Self, destination: [u8; 6], source: [u8; 6]) {
+        // SAFETY: the caller's promise; both fields are at even offsets of what has alignment 2.
+        unsafe {
+            *(&raw mut (*this).destination).cast() = mac::words(destination);
+            *(&raw mut (*this).source).cast() = mac::words(source);
+        }
+    }
+
+    /// Turns a header round: to whom the frame came from.
+    ///
+    /// # Safety
+    /// As of [`Self::readdress`].
+    #[inline(always)]
+    pub unsafe fn turn_round(this: *mut Self) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::readdress(this, (*this).source, (*this).destination) }
+    }
+}
 
 /// ARP for IPv4 over Ethernet (RFC 826).
 #[repr(C, packed(2))]

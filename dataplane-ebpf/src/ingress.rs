@@ -4,7 +4,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, protocol};
+use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, mac, protocol};
 
 use crate::frame::{Frame, is_passed_on};
 use crate::header::{
@@ -100,7 +100,7 @@ pub fn restore(ctx: &XdpContext) -> Result<(), DropReason> {
     }
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    unsafe { (*ethernet).source = SOURCE };
+    unsafe { *(&raw mut (*ethernet).source).cast() = mac::words(SOURCE) };
     Ok(())
 }
 
@@ -233,10 +233,6 @@ fn answer_echo(ctx: &XdpContext, family: Family) -> Result<u32, DropReason> {
 pub fn send_back(ctx: &XdpContext) -> Result<u32, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    unsafe {
-        let (destination, source) = ((*ethernet).destination, (*ethernet).source);
-        (*ethernet).destination = source;
-        (*ethernet).source = destination;
-    }
+    unsafe { Ethernet::turn_round(ethernet) };
     Ok(XDP_TX)
 }

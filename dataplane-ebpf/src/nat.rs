@@ -148,10 +148,7 @@ fn try_depart(ctx: &XdpContext) -> Result<u32, DropReason> {
     }
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    unsafe {
-        (*ethernet).source = (*ethernet).destination;
-        (*ethernet).destination = node.mac;
-    }
+    unsafe { Ethernet::readdress(ethernet, node.mac, (*ethernet).destination) };
     Ok(XDP_TX)
 }
 
@@ -166,10 +163,7 @@ pub fn answer_xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
     let mac = translation()?.entry.client_mac;
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    unsafe {
-        (*ethernet).source = (*ethernet).destination;
-        (*ethernet).destination = mac;
-    }
+    unsafe { Ethernet::readdress(ethernet, mac, (*ethernet).destination) };
     Ok(XDP_TX)
 }
 

@@ -142,11 +142,7 @@ fn write<F: Frame>(frame: &F, packet: &Packet, tcp: Tcp) -> Result<(), DropReaso
     let flow = &packet.flow;
     let ethernet: *mut Ethernet = frame.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
-    unsafe {
-        let (destination, source) = ((*ethernet).destination, (*ethernet).source);
-        (*ethernet).destination = source;
-        (*ethernet).source = destination;
-    }
+    unsafe { Ethernet::turn_round(ethernet) };
     match packet.family {
         Family::V4 => {
             let ip: *mut Ipv4 = frame.header(NETWORK)?;

@@ -124,10 +124,7 @@ fn try_send_xdp(
     let ethernet: *mut Ethernet = ctx.header(0)?;
     if flags & SERVICE_DR != 0 && node.takes_frames() {
         // SAFETY: in bounds, as `header` has checked.
-        unsafe {
-            (*ethernet).source = (*ethernet).destination;
-            (*ethernet).destination = node.mac;
-        }
+        unsafe { Ethernet::readdress(ethernet, node.mac, (*ethernet).destination) };
         return Ok(XDP_TX);
     }
     let way = Way::to(node, flags);
