@@ -67,6 +67,37 @@ macro_rules! packet_pointer {
     }};
 }
 
+/// The word at byte `OFFSET` of a header, as it is in memory.
+///
+/// The machines that the programs run on load it at once, and the verifier lets them
+/// (`CONFIG_HAVE_EFFICIENT_UNALIGNED_ACCESS`). The compiler, which knows of alignment 2 only, would load
+/// two halves, and keep both on the stack until it needs the word.
+///
+/// # Safety
+/// `header` points into a packet, in bounds.
+#[inline(always)]
+pub unsafe fn word<const OFFSET: usize, T: OnWire>(header: *const T) -> u32 {
+    const { assert!(OFFSET + mem::size_of::<u32>() <= mem::size_of::<T>()) };
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise, and in bounds, as just asserted.
+    return unsafe { header.byte_add(OFFSET).cast::<u32>().read_unaligned() };
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u32;
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "{word} = *(u32 *)({header} + {offset})",
+                word = out(wreg) word,
+                header = in(reg) header,
+                offset = const OFFSET,
+                options(pure, readonly, nostack),
+            );
+        }
+        word
+    }
+}
+
 impl Frame for XdpContext {
     const HANDS_UP: bool = true;
 

@@ -5,7 +5,7 @@
 
 use fairlead_dataplane_common::{checksum, mac};
 
-use crate::frame::OnWire;
+use crate::frame::{OnWire, word};
 
 /// EtherType of IPv4, network order.
 pub const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
@@ -149,6 +149,16 @@ impl Ipv4 {
         }
     }
 
+    /// Where a packet comes from and goes to.
+    ///
+    /// # Safety
+    /// `this` points into a packet, in bounds.
+    #[inline(always)]
+    pub unsafe fn addresses(this: *const Self) -> (u32, u32) {
+        // SAFETY: the caller's promise.
+        unsafe { (word::<12, _>(this), word::<16, _>(this)) }
+    }
+
     /// Offset of the TTL in the frame.
     pub const TTL_OFFSET: usize = NETWORK + 8;
     /// Offset of the checksum in the frame.
@@ -174,6 +184,31 @@ pub struct Ipv6 {
 header!(Ipv6, 40);
 
 impl Ipv6 {
+    /// Where a packet comes from and goes to.
+    ///
+    /// # Safety
+    /// `this` points into a packet, in bounds.
+    #[inline(always)]
+    pub unsafe fn addresses(this: *const Self) -> ([u32; 4], [u32; 4]) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            (
+                [
+                    word::<8, _>(this),
+                    word::<12, _>(this),
+                    word::<16, _>(this),
+                    word::<20, _>(this),
+                ],
+                [
+                    word::<24, _>(this),
+                    word::<28, _>(this),
+                    word::<32, _>(this),
+                    word::<36, _>(this),
+                ],
+            )
+        }
+    }
+
     /// Offset of the hop limit in the frame.
     pub const HOP_LIMIT: usize = NETWORK + 7;
     /// Offset of the source address in the frame.
@@ -306,6 +341,23 @@ impl Neighbour {
     pub const SOLICITED: u8 = 0x40;
     /// It holds against what caches have.
     pub const OVERRIDE: u8 = 0x20;
+
+    /// The address it is about.
+    ///
+    /// # Safety
+    /// `this` points into a packet, in bounds.
+    #[inline(always)]
+    pub unsafe fn target(this: *const Self) -> [u32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            [
+                word::<8, _>(this),
+                word::<12, _>(this),
+                word::<16, _>(this),
+                word::<20, _>(this),
+            ]
+        }
+    }
 }
 
 /// An option of neighbour discovery that holds a link-layer address of Ethernet (RFC 4861 §4.6.1).

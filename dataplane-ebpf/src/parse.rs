@@ -141,7 +141,7 @@ pub fn ipv4<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
     const HEADER: u32 = size_of::<Ipv4>() as u32;
     let ip: *mut Ipv4 = frame.header(NETWORK)?;
     // SAFETY: in bounds, as `header` has checked, and any bytes are an `Ipv4`.
-    let ip = unsafe { *ip };
+    let ((source, destination), ip) = unsafe { (Ipv4::addresses(ip), *ip) };
     let length = u32::from(u16::from_be(ip.total_length_be));
     if NETWORK as u32 + length > frame.length() {
         return Err(DropReason::Malformed);
@@ -149,8 +149,8 @@ pub fn ipv4<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
     let mut packet = Packet {
         family: Family::V4,
         flow: FlowKey {
-            source: Address::from_v4_word(ip.source),
-            destination: Address::from_v4_word(ip.destination),
+            source: Address::from_v4_word(source),
+            destination: Address::from_v4_word(destination),
             vpc,
             source_port_be: 0,
             destination_port_be: 0,
@@ -197,7 +197,7 @@ pub fn ipv6<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
     const HEADER: u32 = size_of::<Ipv6>() as u32;
     let ip: *mut Ipv6 = frame.header(NETWORK)?;
     // SAFETY: in bounds, as `header` has checked, and any bytes are an `Ipv6`.
-    let ip = unsafe { *ip };
+    let ((source, destination), ip) = unsafe { (Ipv6::addresses(ip), *ip) };
     let first_word = u32::from_be(ip.version_class_label_be);
     let length = HEADER + u32::from(u16::from_be(ip.payload_length_be));
     if first_word >> 28 != 6 || NETWORK as u32 + length > frame.length() {
@@ -206,10 +206,8 @@ pub fn ipv6<F: Frame>(frame: &F, vpc: u32) -> Result<Packet, DropReason> {
     let mut packet = Packet {
         family: Family::V6,
         flow: FlowKey {
-            source: Address { words: ip.source },
-            destination: Address {
-                words: ip.destination,
-            },
+            source: Address { words: source },
+            destination: Address { words: destination },
             vpc,
             source_port_be: 0,
             destination_port_be: 0,
@@ -328,12 +326,11 @@ pub fn quoted<F: Frame>(frame: &F, packet: &Packet) -> Result<Option<FlowKey>, D
         Family::V4 => {
             let ip: *mut Ipv4 = frame.header(network)?;
             // SAFETY: in bounds, as `header` has checked, and any bytes are an `Ipv4`.
-            let ip = unsafe { *ip };
+            let ((source, destination), ip) = unsafe { (Ipv4::addresses(ip), *ip) };
             let later = ip.fragment_be & Ipv4::FRAGMENT_OFFSET_BE != 0;
             if ip.version_and_length != Ipv4::PLAIN || later {
                 return Ok(None);
             }
-            let (source, destination) = (ip.source, ip.destination);
             (
                 Address::from_v4_word(source),
                 Address::from_v4_word(destination),
@@ -343,11 +340,10 @@ pub fn quoted<F: Frame>(frame: &F, packet: &Packet) -> Result<Option<FlowKey>, D
         Family::V6 => {
             let ip: *mut Ipv6 = frame.header(network)?;
             // SAFETY: as above.
-            let ip = unsafe { *ip };
+            let ((source, destination), ip) = unsafe { (Ipv6::addresses(ip), *ip) };
             if u32::from_be(ip.version_class_label_be) >> 28 != 6 {
                 return Ok(None);
             }
-            let (source, destination) = (ip.source, ip.destination);
             (
                 Address { words: source },
                 Address { words: destination },
