@@ -97,7 +97,11 @@ fn try_arp(ctx: &XdpContext) -> Result<u32, DropReason> {
     Ok(XDP_TX)
 }
 
-/// Answers a neighbour solicitation for a VIP; all else of neighbour discovery passes.
+/// No action of XDP but of [`discovery`]: the frame is a neighbour solicitation to [`advertise`] for.
+pub const ADVERTISE: u32 = u32::MAX;
+
+/// Tells a neighbour solicitation for a VIP, which is to be answered, from all else of neighbour
+/// discovery, which passes.
 #[inline(never)]
 pub fn discovery(ctx: *mut xdp_md) -> Packed {
     try_discovery(&XdpContext::new(ctx)).into()
@@ -110,12 +114,11 @@ fn try_discovery(ctx: &XdpContext) -> Result<u32, DropReason> {
         return Ok(XDP_PASS);
     };
     // SAFETY: in bounds, as `header` has checked, and any bytes are headers.
-    let (ip, neighbour) = unsafe { (*ip, *neighbour) };
+    let (ip, neighbour, words) = unsafe { (*ip, *neighbour, Neighbour::target(neighbour)) };
     let config = lookup::config()?;
     let Some(uplink) = uplink(ctx) else {
         return Ok(XDP_PASS);
     };
-    let words = neighbour.target;
     let target = Address { words };
     let is_ours =
         neighbour.kind == Neighbour::SOLICITATION || neighbour.kind == Neighbour::ADVERTISEMENT;
@@ -140,7 +143,7 @@ fn try_discovery(ctx: &XdpContext) -> Result<u32, DropReason> {
             return Ok(XDP_PASS);
         }
     }
-    advertise(ctx, uplink, target, source)
+    Ok(ADVERTISE)
 }
 
 /// The link-layer address that an otherwise valid message (RFC 4861 §7.1) shows, zero if it shows
@@ -195,16 +198,20 @@ fn options(ctx: &XdpContext, ip: &Ipv6, kind: u8) -> Option<[u8; 6]> {
     (inside == 0 && checksum::fold(sum) == u16::MAX).then_some(link_address)
 }
 
-/// Turns a solicitation from `source` into the advertisement that answers it.
+/// Turns a solicitation into the advertisement that answers it. It is a function of its own, which reads
+/// the solicitation again, as the stack has no room for both.
+#[inline(never)]
+pub fn advertise(ctx: *mut xdp_md) -> Packed {
+    try_advertise(&XdpContext::new(ctx)).into()
+}
+
 #[inline(always)]
-fn advertise(
-    ctx: &XdpContext,
-    uplink: &UplinkEntry,
-    target: Address,
-    source: [u32; 4],
-) -> Result<u32, DropReason> {
+fn try_advertise(ctx: &XdpContext) -> Result<u32, DropReason> {
     const LENGTH: usize = mem::size_of::<Neighbour>() + mem::size_of::<LinkAddress>();
     const FRAME: i32 = (TRANSPORT_V6 + LENGTH) as i32;
+    let Some(uplink) = uplink(ctx) else {
+        return Ok(XDP_PASS);
+    };
     // SAFETY: the context is the program's own.
     if unsafe { bpf_xdp_adjust_tail(ctx.ctx, FRAME - ctx.length() as i32) } != 0 {
         return Err(DropReason::RewriteFailed);
@@ -214,7 +221,14 @@ fn advertise(
     let message: *mut Neighbour = ctx.header(TRANSPORT_V6)?;
     let option: *mut LinkAddress = ctx.header(TRANSPORT_V6 + mem::size_of::<Neighbour>())?;
     // SAFETY: in bounds, as `header` has checked.
-    let asker = unsafe { (*ethernet).source };
+    let (asker, (source, _), target) = unsafe {
+        (
+            (*ethernet).source,
+            Ipv6::addresses(ip),
+            Neighbour::target(message),
+        )
+    };
+    let target = Address { words: target };
     // RFC 4861 §7.2.4: who has no address is answered by way of all nodes.
     let (destination, mac, flags) = if source == [0; 4] {
         (ALL_NODES, ALL_NODES_MAC, Neighbour::OVERRIDE)

@@ -6,6 +6,7 @@ use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, mac, protocol};
 
+use crate::announce::ADVERTISE;
 use crate::frame::{Frame, is_passed_on};
 use crate::header::{
     ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK,
@@ -50,7 +51,12 @@ fn ethertype(ctx: &XdpContext) -> Result<u16, DropReason> {
 fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
     let flow = match packet.shape {
         Shape::Ports => packet.flow,
-        Shape::Discovery => return Ok(announce::discovery(ctx.ctx).unpack()?),
+        Shape::Discovery => {
+            return Ok(match announce::discovery(ctx.ctx).unpack()? {
+                ADVERTISE => announce::advertise(ctx.ctx).unpack()?,
+                action => action,
+            });
+        }
         _ => {
             let found = pick::flow()?;
             match without_ports(ctx.ctx, packet.family, found).unpack()? {

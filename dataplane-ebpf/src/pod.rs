@@ -2,18 +2,20 @@
 
 use core::ptr;
 
-use aya_ebpf::bindings::TC_ACT_OK;
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK};
 use aya_ebpf::helpers::bpf_redirect_neigh;
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
-    Address, DropReason, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, hash,
+    Address, Config, DropReason, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, hash,
 };
 
 use crate::encap::{self, Label};
 use crate::frame::{Frame, pull};
 use crate::header::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet};
 use crate::maps::PODS;
-use crate::parse::{HEADERS, Packet, Shape};
+use crate::parse::{Family, HEADERS, Packet, Shape};
+use crate::stage::{ANSWER_ERROR, ANSWER_FRAGMENT};
+use crate::verdict::Packed;
 use crate::{lookup, parse, reply};
 
 /// ff02::16.
@@ -28,38 +30,64 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     match unsafe { (*ethernet).ethertype_be } {
-        ETHERTYPE_IPV4_BE => {
-            let pod = sender(ctx).ok_or(DropReason::Spoofed)?;
-            route(ctx, pod, parse::ipv4(ctx, pod.vpc)?)
-        }
-        ETHERTYPE_IPV6_BE => {
-            let pod = sender(ctx).ok_or(DropReason::Spoofed)?;
-            if !pod.has_ipv6() {
-                return Err(DropReason::UnsupportedFamily);
-            }
-            let packet = parse::ipv6(ctx, pod.vpc)?;
-            // What belongs to the link goes to this host and no further.
-            if packet.shape == Shape::Discovery || is_membership_report(&packet) {
-                return Ok(TC_ACT_OK);
-            }
-            route(ctx, pod, packet)
-        }
-        ETHERTYPE_ARP_BE => Ok(TC_ACT_OK),
-        _ => Err(DropReason::UnsupportedFamily),
+        ETHERTYPE_IPV4_BE | ETHERTYPE_IPV6_BE => {}
+        ETHERTYPE_ARP_BE => return Ok(TC_ACT_OK),
+        _ => return Err(DropReason::UnsupportedFamily),
     }
+    let pod = sender(ctx).ok_or(DropReason::Spoofed)?;
+    let skb = ctx.skb.skb;
+    match admit(skb, pod).unpack_skb()? {
+        ANSWER_FRAGMENT => reply::translate_fragment(skb, pod.vpc).unpack()?,
+        ANSWER_ERROR => reply::translate_error(skb, pod.vpc).unpack()?,
+        action => return Ok(action),
+    };
+    route_anew(skb, pod.vpc).unpack_skb()
+}
+
+/// All that is done with a packet that shows its ports.
+#[inline(never)]
+fn admit(skb: *mut __sk_buff, pod: &PodEntry) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::of(ctx, pod.vpc)
+        .and_then(|packet| try_admit(ctx, pod, packet))
+        .into()
 }
 
 #[inline(always)]
-fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, DropReason> {
+fn try_admit(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, DropReason> {
+    if packet.family == Family::V6 {
+        if !pod.has_ipv6() {
+            return Err(DropReason::UnsupportedFamily);
+        }
+        // What belongs to the link goes to this host and no further.
+        if packet.shape == Shape::Discovery || is_membership_report(&packet) {
+            return Ok(TC_ACT_OK);
+        }
+    }
     if !pod.owns(&packet.flow.source) {
         return Err(DropReason::Spoofed);
     }
     let config = lookup::config()?;
-    if packet.shape == Shape::Ports {
-        reply::translate(ctx, config, &mut packet)?;
-    } else {
-        reply::translate_without_ports(ctx, &mut packet)?;
+    match packet.shape {
+        Shape::Ports => reply::translate(ctx, config, &mut packet)?,
+        Shape::FirstFragment | Shape::LaterFragment => return Ok(ANSWER_FRAGMENT),
+        Shape::Error => return Ok(ANSWER_ERROR),
+        _ => {}
     }
+    route(ctx, config, &packet)
+}
+
+/// The rest of what is done with any other: it has the name in which it leaves.
+#[inline(never)]
+fn route_anew(skb: *mut __sk_buff, vpc: u32) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::of(ctx, vpc)
+        .and_then(|packet| route(ctx, lookup::config()?, &packet))
+        .into()
+}
+
+#[inline(always)]
+fn route(ctx: &TcContext, config: &Config, packet: &Packet) -> Result<i32, DropReason> {
     let flow = &packet.flow;
     let Some(route) = lookup::route(flow.vpc, flow.destination) else {
         if config.is_own(&flow.source) {
@@ -85,7 +113,7 @@ fn route(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32, Dro
                 ctx,
                 config,
                 node,
-                &packet,
+                packet,
                 hash,
                 Label::node(config, node.id),
             )

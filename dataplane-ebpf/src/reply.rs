@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_ANY, TC_ACT_OK};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, DropReason, EndpointEntry, FlowEntry, FlowKey, protocol,
+    BackendEntry, Config, DropReason, EndpointEntry, FlowEntry, FlowKey, protocol,
 };
 
 use crate::frame::Frame;
@@ -165,45 +165,17 @@ pub fn translate(ctx: &TcContext, config: &Config, packet: &mut Packet) -> Resul
     Ok(())
 }
 
-/// The same for what does not show its ports: fragments, and errors that the pod reports to a client
-/// of a VIP.
-#[inline(always)]
-pub fn translate_without_ports(ctx: &TcContext, packet: &mut Packet) -> Result<(), DropReason> {
-    let mut source = packet.flow.source;
-    let vpc = packet.flow.vpc;
-    match packet.shape {
-        Shape::Error => error(ctx.skb.skb, vpc, &mut source).unpack()?,
-        Shape::FirstFragment | Shape::LaterFragment => {
-            fragment(ctx.skb.skb, vpc, &mut source).unpack()?
-        }
-        _ => return Ok(()),
-    };
-    packet.flow.source = source;
-    Ok(())
-}
-
+/// The same for a fragment.
 #[inline(never)]
-fn fragment(skb: *mut __sk_buff, vpc: u32, source: &mut Address) -> Packed {
+pub fn translate_fragment(skb: *mut __sk_buff, vpc: u32) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, vpc)
-        .and_then(|packet| translate_fragment(ctx, &packet, source))
-        .into()
-}
-
-#[inline(never)]
-fn error(skb: *mut __sk_buff, vpc: u32, source: &mut Address) -> Packed {
-    let ctx = &TcContext::new(skb);
-    parse::of(ctx, vpc)
-        .and_then(|packet| translate_error(ctx, &packet, source))
+        .and_then(|packet| try_translate_fragment(ctx, &packet))
         .into()
 }
 
 #[inline(always)]
-fn translate_fragment(
-    ctx: &TcContext,
-    packet: &Packet,
-    source: &mut Address,
-) -> Result<i32, DropReason> {
+fn try_translate_fragment(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     let Some(flow) = fragment::flow(ctx, packet)? else {
         return Ok(TC_ACT_OK);
     };
@@ -211,23 +183,22 @@ fn translate_fragment(
         return Ok(TC_ACT_OK);
     };
     fragment::note(ctx, packet, &flow)?;
-    rewrite::replace(
-        ctx,
-        packet,
-        End::Source,
-        Peer::of_flow(&flow, End::Source),
-        vip,
-    )?;
-    *source = vip.address;
+    let pod = Peer::of_flow(&flow, End::Source);
+    rewrite::replace(ctx, packet, End::Source, pod, vip)?;
     Ok(TC_ACT_OK)
 }
 
+/// The same for an error that the pod reports to a client of a VIP.
+#[inline(never)]
+pub fn translate_error(skb: *mut __sk_buff, vpc: u32) -> Packed {
+    let ctx = &TcContext::new(skb);
+    parse::of(ctx, vpc)
+        .and_then(|packet| try_translate_error(ctx, &packet))
+        .into()
+}
+
 #[inline(always)]
-fn translate_error(
-    ctx: &TcContext,
-    packet: &Packet,
-    source: &mut Address,
-) -> Result<i32, DropReason> {
+fn try_translate_error(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     // What the pod would answer.
     let Some(flow) = parse::quoted(ctx, packet)? else {
         return Ok(TC_ACT_OK);
@@ -240,7 +211,6 @@ fn translate_error(
         return Err(DropReason::ForeignError);
     }
     rewrite::replace_quoted(ctx, packet, End::Source, pod, vip)?;
-    *source = vip.address;
     Ok(TC_ACT_OK)
 }
 

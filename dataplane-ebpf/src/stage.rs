@@ -26,3 +26,7 @@ pub const TRANSLATE_ANSWER: i32 = i32::MAX - 8;
 pub const COME_BACK: i32 = i32::MAX - 9;
 /// The packet leaves the cluster in the node's name.
 pub const MASQUERADE: i32 = i32::MAX - 10;
+/// What a pod sends is a fragment, which shows no ports; it may be part of an answer.
+pub const ANSWER_FRAGMENT: i32 = i32::MAX - 11;
+/// What a pod sends is an ICMP error; it may be about what a VIP's client has sent.
+pub const ANSWER_ERROR: i32 = i32::MAX - 12;

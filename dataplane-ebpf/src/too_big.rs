@@ -1,17 +1,18 @@
 //! The answer to a packet that does not fit the way to its backend: ICMP "fragmentation needed" (RFC
 //! 1191) or ICMPv6 "packet too big" (RFC 8201), in the VIP's name.
 
+use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use core::mem;
-use fairlead_dataplane_common::{DropReason, checksum, protocol};
+use fairlead_dataplane_common::{Address, DropReason, checksum, protocol};
 
 use crate::frame::{Frame, OnWire};
 use crate::header::{Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
+use crate::parse;
 use crate::parse::{Family, Packet, Shape};
 use crate::verdict::Packed;
-use crate::{ingress, parse};
 
 /// The start of a packet that an error quotes: its IP header and eight bytes more, which is what the
 /// sender needs to find the flow.
@@ -61,33 +62,38 @@ fn answer_v4(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropRea
         return Err(DropReason::TooBig);
     }
     refuse_errors(packet)?;
-    let flow = &packet.flow;
-    let (vip, client) = (flow.destination.v4_word(), flow.source.v4_word());
+    make_room::<Ipv4, QUOTE_V4>(ctx)?;
+    let quoted: *mut Ipv4 = ctx.header(mem::size_of::<Error<Ipv4>>())?;
+    // SAFETY: as above.
+    let (client, vip) = unsafe { Ipv4::addresses(quoted) };
     let ip = Ipv4::plain(protocol::ICMP, LENGTH as u16, vip, client);
     let icmp = icmp(Icmp::UNREACHABLE, Icmp::FRAGMENTATION_NEEDED, mtu);
-    replace::<Ipv4, QUOTE_V4>(ctx, ip, icmp, 0)
+    write::<Ipv4, QUOTE_V4>(ctx, ip, icmp, 0)
 }
 
 #[inline(always)]
 fn answer_v6(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropReason> {
     const LENGTH: usize = mem::size_of::<Icmp>() + mem::size_of::<Quote<QUOTE_V6>>();
     refuse_errors(packet)?;
-    let flow = &packet.flow;
+    make_room::<Ipv6, QUOTE_V6>(ctx)?;
+    let quoted: *mut Ipv6 = ctx.header(mem::size_of::<Error<Ipv6>>())?;
+    // SAFETY: in bounds, as `header` has checked.
+    let (client, vip) = unsafe { Ipv6::addresses(quoted) };
     let ip = Ipv6 {
         version_class_label_be: (6_u32 << 28).to_be(),
         payload_length_be: (LENGTH as u16).to_be(),
         next_header: protocol::ICMPV6,
         hop_limit: Ipv4::TTL,
-        source: flow.destination.words,
-        destination: flow.source.words,
+        source: vip,
+        destination: client,
     };
     // RFC 8200 §8.1.
-    let pseudo = flow.source.sum()
-        + flow.destination.sum()
+    let pseudo = Address { words: vip }.sum()
+        + Address { words: client }.sum()
         + u64::from((LENGTH as u32).to_be())
         + u64::from(u32::from(protocol::ICMPV6).to_be());
     let icmp = icmp(Icmp::V6_PACKET_TOO_BIG, 0, mtu);
-    replace::<Ipv6, QUOTE_V6>(ctx, ip, icmp, pseudo)
+    write::<Ipv6, QUOTE_V6>(ctx, ip, icmp, pseudo)
 }
 
 /// RFC 1122 §3.2.2, RFC 4443 §2.4: never an error about an error.
@@ -111,40 +117,59 @@ fn icmp(kind: u8, code: u8, mtu: u32) -> Icmp {
     }
 }
 
-/// Leaves only the quote of a frame, puts the error's headers before it, and sends it back. `pseudo`
-/// is what the checksum covers beside the message.
+/// Leaves only the quote of a frame, and makes room for the error's headers before it. What they say
+/// is read from the quote afterwards: nothing of the packet waits on the stack.
 #[inline(always)]
-fn replace<Ip: OnWire, const WORDS: usize>(
+fn make_room<Ip: OnWire, const WORDS: usize>(ctx: &XdpContext) -> Result<(), DropReason> {
+    let kept = NETWORK + mem::size_of::<Quote<WORDS>>();
+    let _whole: *mut Quote<WORDS> = ctx.header(NETWORK)?;
+    // SAFETY: the context is the program's own.
+    let moved = unsafe {
+        bpf_xdp_adjust_tail(ctx.ctx, kept as i32 - ctx.length() as i32) == 0
+            && bpf_xdp_adjust_head(ctx.ctx, -(added::<Ip>() as i32)) == 0
+    };
+    if moved {
+        Ok(())
+    } else {
+        Err(DropReason::RewriteFailed)
+    }
+}
+
+/// Bytes between an error's Ethernet header and its quote.
+#[inline(always)]
+const fn added<Ip>() -> usize {
+    mem::size_of::<Ip>() + mem::size_of::<Icmp>()
+}
+
+/// Writes an error's headers before its quote, and sends it to whom the packet came from. `pseudo` is
+/// what the checksum covers beside the message.
+#[inline(always)]
+fn write<Ip: OnWire, const WORDS: usize>(
     ctx: &XdpContext,
     ip: Ip,
     mut icmp: Icmp,
     pseudo: u64,
 ) -> Result<u32, DropReason> {
-    let ethernet: *mut Ethernet = ctx.header(0)?;
-    let quote: *mut Quote<WORDS> = ctx.header(NETWORK)?;
-    // SAFETY: in bounds, as `header` has checked.
-    let (ethernet, quote) = unsafe { (*ethernet, *quote) };
+    let quote: *mut Quote<WORDS> = ctx.header(mem::size_of::<Error<Ip>>())?;
     let mut sum = pseudo
         + u64::from(u16::from_ne_bytes([icmp.kind, icmp.code]))
         + u64::from(icmp.identifier)
         + u64::from(icmp.sequence);
-    for word in quote.words {
+    // SAFETY: in bounds, as `header` has checked.
+    for word in unsafe { (*quote).words } {
         sum += u64::from(word);
     }
     icmp.checksum = !checksum::fold(sum);
-
-    let kept = NETWORK + mem::size_of::<Quote<WORDS>>();
-    let added = mem::size_of::<Ip>() + mem::size_of::<Icmp>();
-    // SAFETY: the context is the program's own.
-    let moved = unsafe {
-        bpf_xdp_adjust_tail(ctx.ctx, kept as i32 - ctx.length() as i32) == 0
-            && bpf_xdp_adjust_head(ctx.ctx, -(added as i32)) == 0
-    };
-    if !moved {
-        return Err(DropReason::RewriteFailed);
-    }
+    let old: *mut Ethernet = ctx.header(added::<Ip>())?;
     let error: *mut Error<Ip> = ctx.header(0)?;
-    // SAFETY: in bounds, as `header` has checked.
-    unsafe { *error = Error { ethernet, ip, icmp } };
-    ingress::send_back(ctx)
+    // SAFETY: as above. The old Ethernet header is where the new ICMP header comes to be, so it is moved
+    // first.
+    unsafe {
+        let ethernet = &raw mut (*error).ethernet;
+        (*ethernet).ethertype_be = (*old).ethertype_be;
+        Ethernet::readdress(ethernet, (*old).source, (*old).destination);
+        (*error).ip = ip;
+        (*error).icmp = icmp;
+    }
+    Ok(XDP_TX)
 }
