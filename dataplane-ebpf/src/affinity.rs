@@ -12,7 +12,7 @@ const NS_PER_SECOND: u64 = 1_000_000_000;
 
 /// The slot of the backend that `client` had last, if that was not too long ago and the backend still
 /// takes connections, and is on this node if it `is_local` ones that count; else [`LUT_EMPTY`].
-#[inline(always)]
+#[inline(never)]
 pub fn of_client(client: &Address, service: &ServiceEntry, is_local: bool) -> u32 {
     let key = key(client, service);
     let Some(entry) = AFFINITY.get_ptr(&key) else {
@@ -39,7 +39,7 @@ pub fn of_client(client: &Address, service: &ServiceEntry, is_local: bool) -> u3
 }
 
 /// Notes which backend a client has.
-#[inline(always)]
+#[inline(never)]
 pub fn note(client: &Address, service: &ServiceEntry, backend_slot: u32, backend: u32) {
     let entry = AffinityEntry {
         seen_ns: now_ns(),

@@ -55,7 +55,7 @@ pub fn is_vip(config: &Config, vpc: u32, address: Address) -> bool {
 }
 
 /// Whether `client` may use the service with this id, which has source ranges.
-#[inline(always)]
+#[inline(never)]
 pub fn is_source_allowed(service: u32, client: &Address) -> bool {
     let key = Key::new(
         SourceRangeKey::BITS,

@@ -77,7 +77,8 @@ fn least_load(table: &Region, scheduler: u32, hash: u32) -> u32 {
         first: hash::reduce(hash, table.length),
         scheduler,
         best: LUT_EMPTY,
-        cost: Cost::WORST,
+        connections: Cost::WORST.connections,
+        weight: Cost::WORST.weight,
     };
     let count = if table.length < LEAST_LOAD_BACKENDS_MAX {
         table.length
@@ -101,12 +102,14 @@ fn least_load(table: &Region, scheduler: u32, hash: u32) -> u32 {
 /// What [`least_load`] has seen so far.
 #[repr(C)]
 struct Search {
+    /// Of the best one's [`Cost`], whose own padding the stack has no room for.
+    connections: u64,
+    weight: u32,
+    best: u32,
     offset: u32,
     length: u32,
     first: u32,
     scheduler: u32,
-    best: u32,
-    cost: Cost,
 }
 
 /// Looks at the element `count` places behind the first one; returns 1 if there can be no better.
@@ -130,11 +133,16 @@ unsafe extern "C" fn consider(count: u32, search: *mut Search) -> i64 {
         search.best = slot;
         return 1;
     }
-    if !cost.is_below(&search.cost) {
+    let best = Cost {
+        connections: search.connections,
+        weight: search.weight,
+    };
+    if !cost.is_below(&best) {
         return 0;
     }
     search.best = slot;
-    search.cost = cost;
+    search.connections = cost.connections;
+    search.weight = cost.weight;
     0
 }
 
