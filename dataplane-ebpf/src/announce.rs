@@ -18,7 +18,7 @@ use crate::header::{
     Arp, ETHERTYPE_IPV4_BE, Ethernet, Ipv6, LinkAddress, NETWORK, Neighbour, TRANSPORT_V6,
 };
 use crate::maps::{CONFLICTS, UPLINKS};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed};
 use crate::{lookup, stats};
 
 /// The hop limit of everything in neighbour discovery: nothing from beyond the link has it left.
@@ -44,8 +44,9 @@ unsafe impl OnWire for Unit {}
 
 /// Answers an ARP request for a VIP; others, and replies, pass.
 #[inline(never)]
-pub fn arp(ctx: *mut xdp_md) -> Packed {
-    try_arp(&XdpContext::new(ctx)).into()
+#[unsafe(export_name = "announce_arp")]
+pub extern "C" fn arp(ctx: *mut xdp_md) -> Packed {
+    try_arp(&XdpContext::new(ctx)).pack()
 }
 
 #[inline(always)]
@@ -103,8 +104,9 @@ pub const ADVERTISE: u32 = u32::MAX;
 /// Tells a neighbour solicitation for a VIP, which is to be answered, from all else of neighbour
 /// discovery, which passes.
 #[inline(never)]
-pub fn discovery(ctx: *mut xdp_md) -> Packed {
-    try_discovery(&XdpContext::new(ctx)).into()
+#[unsafe(export_name = "announce_discovery")]
+pub extern "C" fn discovery(ctx: *mut xdp_md) -> Packed {
+    try_discovery(&XdpContext::new(ctx)).pack()
 }
 
 #[inline(always)]
@@ -201,8 +203,9 @@ fn options(ctx: &XdpContext, ip: &Ipv6, kind: u8) -> Option<[u8; 6]> {
 /// Turns a solicitation into the advertisement that answers it. It is a function of its own, which reads
 /// the solicitation again, as the stack has no room for both.
 #[inline(never)]
-pub fn advertise(ctx: *mut xdp_md) -> Packed {
-    try_advertise(&XdpContext::new(ctx)).into()
+#[unsafe(export_name = "announce_advertise")]
+pub extern "C" fn advertise(ctx: *mut xdp_md) -> Packed {
+    try_advertise(&XdpContext::new(ctx)).pack()
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use fairlead_dataplane_common::{Config, Counter, DropReason, FlowKey, mac, proto
 use crate::frame::{Frame, OnWire};
 use crate::header::{Ethernet, NETWORK, Udp};
 use crate::parse::{Family, Packet, Shape};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed};
 use crate::{lookup, parse, stats};
 
 /// The first four bytes behind UDP: the packet itself in GUE of variant 1, a header in variant 0.
@@ -30,11 +30,12 @@ pub fn is_gue(flow: &FlowKey) -> bool {
 
 /// Takes the outer headers off a packet for the node itself.
 #[inline(never)]
-pub fn strip(ctx: *mut xdp_md) -> Packed {
+#[unsafe(export_name = "decap_strip")]
+pub extern "C" fn strip(ctx: *mut xdp_md) -> Packed {
     let ctx = &XdpContext::new(ctx);
     parse::of(ctx, 0)
         .and_then(|outer| try_strip(ctx, &outer))
-        .into()
+        .pack()
 }
 
 #[inline(always)]

@@ -17,7 +17,7 @@ use crate::header::{
     Udp, Vxlan,
 };
 use crate::parse::{Family, Packet};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed, Unpack};
 
 /// Bytes that encapsulation over IPv4 adds.
 pub const OVERHEAD_V4: usize = protocol::VXLAN_OVERHEAD_V4 as usize;
@@ -192,7 +192,7 @@ pub fn send_skb(
 
 #[inline(never)]
 fn send_inner(skb: *mut __sk_buff, config: &Config, node: &NodeEntry, inner: &Inner) -> Packed {
-    try_send_inner(&TcContext::new(skb), config, node, inner).into()
+    try_send_inner(&TcContext::new(skb), config, node, inner).pack()
 }
 
 #[inline(always)]

@@ -16,6 +16,7 @@ use crate::pick::{self, Pick};
 use crate::reply;
 use crate::server::{self, TOO_BIG};
 use crate::stage::{DELIVER, DELIVER_ERROR, TRANSLATE};
+use crate::verdict::Unpack;
 use crate::{lookup, nat, stats, too_big};
 
 /// Sends a frame to the node of the backend that was picked for it.
@@ -45,19 +46,19 @@ pub fn send_xdp(
             nat::begin(flow, backend, pick.hash)?;
             nat::send_xdp(ctx)?
         } else {
-            server::send_xdp(ctx.ctx, backend, flags, pick.hash).unpack()?
+            server::send_xdp(ctx.ctx, backend.node, flags, pick.hash).unpack()?
         };
         if action < TOO_BIG {
             return Ok(action);
         }
-        return too_big::answer(ctx.ctx, packet.family, action - TOO_BIG).unpack();
+        return too_big::answer(ctx.ctx, action - TOO_BIG).unpack();
     }
     if service.flags & SERVICE_DR != 0 && pick.found.is_agreed() && node.takes_frames() {
         return pass_on(ctx, config, node);
     }
     let overhead = encap::overhead_to(node);
     if node.mtu < packet.length + overhead && node.mtu > overhead {
-        return too_big::answer(ctx.ctx, packet.family, node.mtu - overhead).unpack();
+        return too_big::answer(ctx.ctx, node.mtu - overhead).unpack();
     }
     let label = Label::backend(config, backend.id);
     encap::push_xdp(ctx, config, node, packet, pick.hash, label)?;
@@ -95,7 +96,7 @@ pub fn send_skb(
             nat::begin(flow, backend, pick.hash)?;
             Ok(TRANSLATE)
         } else {
-            server::send_skb(skb, backend, flags, pick.hash).unpack_skb()
+            server::send_skb(skb, backend.node, flags, pick.hash).unpack_skb()
         };
     }
     let label = Label::backend(config, backend.id);

@@ -13,7 +13,7 @@ use crate::header::{
 };
 use crate::parse::{Family, Packet, Shape};
 use crate::pick::{self, Choice};
-use crate::verdict::{Packed, Refusal};
+use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Tags};
 use crate::{announce, decap, encap, forward, fragment, lookup, nat, parse, reset};
 
@@ -57,14 +57,16 @@ fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
                 action => action,
             });
         }
-        _ => {
-            let found = pick::flow()?;
-            match without_ports(ctx.ctx, packet.family, found).unpack()? {
-                BALANCE => packet.family.narrowed(found),
-                DECAPSULATE => return Ok(decap::strip(ctx.ctx).unpack()?),
-                action => return Ok(action),
-            }
-        }
+        Shape::FirstFragment | Shape::LaterFragment => match fragment(ctx.ctx).unpack()? {
+            BALANCE => packet.family.narrowed(pick::flow()?),
+            action => return Ok(action),
+        },
+        _ => match without_ports(ctx.ctx).unpack()? {
+            BALANCE => packet.family.narrowed(pick::flow()?),
+            DECAPSULATE => return Ok(decap::strip(ctx.ctx).unpack()?),
+            ANSWER_ECHO => return Ok(answer_echo(ctx.ctx).unpack()?),
+            action => return Ok(action),
+        },
     };
     let config = lookup::config()?;
     let Some(frontend) = lookup::external(config, &flow) else {
@@ -72,7 +74,7 @@ fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
     };
     let done = match pick::choose(ctx, config, frontend, packet, &flow)? {
         Choice::Send(pick) => forward::send_xdp(ctx, config, packet, &flow, &pick),
-        Choice::Reset => reset::answer_xdp(ctx.ctx, packet.family).unpack(),
+        Choice::Reset => reset::answer_xdp(ctx.ctx).unpack(),
     };
     done.map_err(|reason| Refusal::of_service(reason, frontend.service))
 }
@@ -116,19 +118,19 @@ const BALANCE: u32 = u32::MAX;
 /// Another: it is IP in IP for this node.
 const DECAPSULATE: u32 = u32::MAX - 1;
 
-/// What does not show its ports. If it belongs to a flow all the same, that goes to `flow`. What
-/// cannot be balanced is passed unless it is for a VIP, which the stack knows nothing of and would
+/// Another: it is an echo request for a VIP.
+const ANSWER_ECHO: u32 = u32::MAX - 2;
+
+/// What does not show its ports. If it belongs to a flow all the same, that goes to [`pick::flow`].
+/// What cannot be balanced is passed unless it is for a VIP, which the stack knows nothing of and would
 /// only route back to where it came from.
 #[inline(never)]
-fn without_ports(ctx: *mut xdp_md, family: Family, flow: &mut FlowKey) -> Packed {
+#[unsafe(export_name = "ingress_without_ports")]
+extern "C" fn without_ports(ctx: *mut xdp_md) -> Packed {
     let ctx = XdpContext::new(ctx);
-    let packet = match family {
-        Family::V4 => parse::ipv4(&ctx, 0),
-        Family::V6 => parse::ipv6(&ctx, 0),
-    };
-    packet
-        .and_then(|packet| try_without_ports(&ctx, &packet, flow))
-        .into()
+    parse::of(&ctx, 0)
+        .and_then(|packet| try_without_ports(&ctx, &packet, pick::flow()?))
+        .pack()
 }
 
 #[inline(always)]
@@ -159,19 +161,8 @@ fn try_without_ports(
         {
             Ok(DECAPSULATE)
         }
-        Shape::FirstFragment | Shape::LaterFragment => match fragment::flow(ctx, packet)? {
-            Some(found) => {
-                *flow = found;
-                if lookup::external(config, flow).is_some() {
-                    fragment::note(ctx, packet, flow)?;
-                }
-                Ok(BALANCE)
-            }
-            None if is_vip => Err(fragment::unknown(packet)),
-            None => Ok(XDP_PASS),
-        },
         _ if !is_vip => Ok(XDP_PASS),
-        Shape::EchoRequest => answer_echo(ctx, packet.family),
+        Shape::EchoRequest => Ok(ANSWER_ECHO),
         Shape::Error => {
             *flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
             if flow.destination != packet.flow.destination
@@ -182,15 +173,57 @@ fn try_without_ports(
             Ok(BALANCE)
         }
         Shape::Options => Err(DropReason::IpOptions),
-        Shape::Ports | Shape::EchoReply | Shape::Discovery | Shape::Other => {
-            Err(DropReason::UnsupportedProtocol)
+        Shape::Ports
+        | Shape::FirstFragment
+        | Shape::LaterFragment
+        | Shape::EchoReply
+        | Shape::Discovery
+        | Shape::Other => Err(DropReason::UnsupportedProtocol),
+    }
+}
+
+/// The same for a fragment, which is of the flow that the first one shows.
+#[inline(never)]
+#[unsafe(export_name = "ingress_fragment")]
+extern "C" fn fragment(ctx: *mut xdp_md) -> Packed {
+    let ctx = XdpContext::new(ctx);
+    parse::of(&ctx, 0)
+        .and_then(|packet| try_fragment(&ctx, &packet, pick::flow()?))
+        .pack()
+}
+
+#[inline(always)]
+fn try_fragment(ctx: &XdpContext, packet: &Packet, flow: &mut FlowKey) -> Result<u32, DropReason> {
+    let config = lookup::config()?;
+    let is_vip = lookup::is_vip(config, packet.flow.vpc, packet.flow.destination);
+    if !is_vip && !config.is_own(&packet.flow.destination) {
+        return Ok(XDP_PASS);
+    }
+    match fragment::flow(ctx, packet)? {
+        Some(found) => {
+            *flow = found;
+            if lookup::external(config, flow).is_some() {
+                fragment::note(ctx, packet, flow)?;
+            }
+            Ok(BALANCE)
         }
+        None if is_vip => Err(fragment::unknown(packet)),
+        None => Ok(XDP_PASS),
     }
 }
 
 /// Turns an echo request into its reply, in place.
+#[inline(never)]
+#[unsafe(export_name = "ingress_answer_echo")]
+extern "C" fn answer_echo(ctx: *mut xdp_md) -> Packed {
+    let ctx = &XdpContext::new(ctx);
+    parse::of(ctx, 0)
+        .and_then(|packet| try_answer_echo(ctx, packet.family))
+        .pack()
+}
+
 #[inline(always)]
-fn answer_echo(ctx: &XdpContext, family: Family) -> Result<u32, DropReason> {
+fn try_answer_echo(ctx: &XdpContext, family: Family) -> Result<u32, DropReason> {
     const TTL: u8 = 64;
     let (request, reply) = match family {
         Family::V4 => (Icmp::ECHO_REQUEST, Icmp::ECHO_REPLY),

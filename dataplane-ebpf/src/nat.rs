@@ -23,7 +23,7 @@ use crate::maps::{FLOWS, NAT, TRANSLATION};
 use crate::parse::{Family, Packet, Shape};
 use crate::rewrite::{self, End, Peer};
 use crate::server::{self, TOO_BIG};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed, Unpack};
 use crate::{fragment, lookup, mss, parse, reply};
 
 /// Ports tried for a new flow before it is dropped. The first is chosen by the flow's hash; at half
@@ -101,8 +101,9 @@ pub fn send_xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
 
 /// The first part of [`send_xdp`].
 #[inline(never)]
-fn enter_xdp(ctx: *mut xdp_md) -> Packed {
-    try_enter_xdp(&XdpContext::new(ctx)).into()
+#[unsafe(export_name = "nat_enter_xdp")]
+extern "C" fn enter_xdp(ctx: *mut xdp_md) -> Packed {
+    try_enter_xdp(&XdpContext::new(ctx)).pack()
 }
 
 #[inline(always)]
@@ -131,8 +132,9 @@ fn try_enter_xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
 
 /// The last part of [`send_xdp`].
 #[inline(never)]
-fn depart(ctx: *mut xdp_md) -> Packed {
-    try_depart(&XdpContext::new(ctx)).into()
+#[unsafe(export_name = "nat_depart")]
+extern "C" fn depart(ctx: *mut xdp_md) -> Packed {
+    try_depart(&XdpContext::new(ctx)).pack()
 }
 
 #[inline(always)]
@@ -169,8 +171,9 @@ pub fn answer_xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
 
 /// Whether an answer can be sent from here: then it is known what it becomes.
 #[inline(never)]
-fn find_answer(ctx: *mut xdp_md) -> Packed {
-    try_find_answer(&XdpContext::new(ctx)).into()
+#[unsafe(export_name = "nat_find_answer")]
+extern "C" fn find_answer(ctx: *mut xdp_md) -> Packed {
+    try_find_answer(&XdpContext::new(ctx)).pack()
 }
 
 #[inline(always)]
@@ -196,8 +199,9 @@ fn try_find_answer(ctx: &XdpContext) -> Result<u32, DropReason> {
 
 /// The same as [`send_xdp`] for an skb; the stack resolves neighbours.
 #[inline(never)]
-pub fn send_skb(skb: *mut __sk_buff) -> Packed {
-    try_send_skb(&TcContext::new(skb)).into()
+#[unsafe(export_name = "nat_send_skb")]
+pub extern "C" fn send_skb(skb: *mut __sk_buff) -> Packed {
+    try_send_skb(&TcContext::new(skb)).pack()
 }
 
 #[inline(always)]
@@ -205,7 +209,7 @@ fn try_send_skb(ctx: &TcContext) -> Result<i32, DropReason> {
     let translation = translation()?;
     translation.entry.client_ifindex = 0;
     allocate(translation, ctx.length())?;
-    replace(ctx.skb.skb).unpack()?;
+    replace(ctx.skb.skb)?;
     let config = lookup::config()?;
     let node = lookup::node(translation.backend.node).ok_or(DropReason::NoBackend)?;
     if node.flags & NODE_SERVER == 0 {
@@ -219,8 +223,9 @@ fn try_send_skb(ctx: &TcContext) -> Result<i32, DropReason> {
 
 /// The same as [`answer_xdp`] for an skb, to wherever the client is: outside, a pod, or the node itself.
 #[inline(never)]
-pub fn answer_skb(skb: *mut __sk_buff) -> Packed {
-    try_answer_skb(&TcContext::new(skb)).into()
+#[unsafe(export_name = "nat_answer_skb")]
+pub extern "C" fn answer_skb(skb: *mut __sk_buff) -> Packed {
+    try_answer_skb(&TcContext::new(skb)).pack()
 }
 
 #[inline(always)]
@@ -234,7 +239,7 @@ fn try_answer_skb(ctx: &TcContext) -> Result<i32, DropReason> {
         met(entry, ctx.length());
         translation.become_clients(&*entry);
     }
-    replace(ctx.skb.skb).unpack()?;
+    replace(ctx.skb.skb)?;
     let config = lookup::config()?;
     let client = translation.new.destination;
     if config.is_own(&client) {
@@ -407,11 +412,12 @@ unsafe fn met(entry: *mut NatEntry, bytes: u32) {
 
 /// Makes the packet at hand what [`Translation`] says, one hop on. A first fragment is noted.
 #[inline(never)]
-fn translate(ctx: *mut xdp_md) -> Packed {
+#[unsafe(export_name = "nat_translate")]
+extern "C" fn translate(ctx: *mut xdp_md) -> Packed {
     let ctx = &XdpContext::new(ctx);
     parse::of(ctx, 0)
         .and_then(|packet| try_translate(ctx, &packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]
@@ -578,30 +584,45 @@ fn translate_error(
     Ok(())
 }
 
-/// Makes the skb at hand what [`Translation`] says, one hop on.
+/// Makes the skb at hand what [`Translation`] says, one hop on: one end after the other, not in a loop,
+/// of which Linux 6.1 would not see the end.
+#[inline(always)]
+fn replace(skb: *mut __sk_buff) -> Result<(), DropReason> {
+    replace_end(skb, true).unpack()?;
+    replace_end(skb, false).unpack()?;
+    Ok(())
+}
+
+/// The first part of [`replace`] if it `is_source`, else the other.
 #[inline(never)]
-fn replace(skb: *mut __sk_buff) -> Packed {
+#[unsafe(export_name = "nat_replace_end")]
+extern "C" fn replace_end(skb: *mut __sk_buff, is_source: bool) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, 0)
-        .and_then(|packet| try_replace(ctx, &packet))
-        .into()
+        .and_then(|packet| try_replace_end(ctx, &packet, is_source))
+        .pack()
 }
 
 #[inline(always)]
-fn try_replace(ctx: &TcContext, packet: &Packet) -> Result<u32, DropReason> {
+fn try_replace_end(ctx: &TcContext, packet: &Packet, is_source: bool) -> Result<u32, DropReason> {
     // Errors about what is translated are XDP's.
     if packet.shape == Shape::Error {
         return Err(DropReason::ForeignError);
     }
     let translation = translation()?;
-    fragment::note(ctx, packet, &translation.old)?;
-    rewrite::take_hop(ctx, packet.family)?;
-    for end in [End::Source, End::Destination] {
-        let (old, new) = (
-            Peer::of_flow(&translation.old, end),
-            Peer::of_flow(&translation.new, end),
-        );
-        rewrite::replace(ctx, packet, end, old, new)?;
+    if is_source {
+        fragment::note(ctx, packet, &translation.old)?;
+        rewrite::take_hop(ctx, packet.family)?;
     }
+    let end = if is_source {
+        End::Source
+    } else {
+        End::Destination
+    };
+    let (old, new) = (
+        Peer::of_flow(&translation.old, end),
+        Peer::of_flow(&translation.new, end),
+    );
+    rewrite::replace(ctx, packet, end, old, new)?;
     Ok(0)
 }

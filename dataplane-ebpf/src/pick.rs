@@ -59,8 +59,7 @@ pub fn choose<F: Frame>(
         query.bytes = frame.length();
         query.traits = traits(frame, frontend, packet)?;
         query.tcp_flags = packet.tcp_flags.into();
-        track::answer(query);
-        found = query.found;
+        found = Found::of(track::answer());
         found.refusal().map_err(refused)?;
         if found.is_gone() {
             return Ok(Choice::Reset);
@@ -107,7 +106,7 @@ pub fn flow() -> Result<&'static mut FlowKey, DropReason> {
 
 /// The query of the packet at hand.
 #[inline(always)]
-fn query() -> Result<&'static mut track::Query, DropReason> {
+pub fn query() -> Result<&'static mut track::Query, DropReason> {
     let query = QUERY.get_ptr_mut(0).ok_or(DropReason::NoBackend)?;
     // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
     Ok(unsafe { &mut *query })

@@ -15,7 +15,7 @@ use crate::header::{ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethe
 use crate::maps::PODS;
 use crate::parse::{Family, HEADERS, Packet, Shape};
 use crate::stage::{ANSWER_ERROR, ANSWER_FRAGMENT};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed, Unpack};
 use crate::{lookup, parse, reply};
 
 /// ff02::16.
@@ -50,7 +50,7 @@ fn admit(skb: *mut __sk_buff, pod: &PodEntry) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, pod.vpc)
         .and_then(|packet| try_admit(ctx, pod, packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]
@@ -79,11 +79,12 @@ fn try_admit(ctx: &TcContext, pod: &PodEntry, mut packet: Packet) -> Result<i32,
 
 /// The rest of what is done with any other: it has the name in which it leaves.
 #[inline(never)]
-fn route_anew(skb: *mut __sk_buff, vpc: u32) -> Packed {
+#[unsafe(export_name = "pod_route_anew")]
+extern "C" fn route_anew(skb: *mut __sk_buff, vpc: u32) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, vpc)
         .and_then(|packet| route(ctx, lookup::config()?, &packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]

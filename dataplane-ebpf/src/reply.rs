@@ -14,7 +14,7 @@ use crate::maps::{BACKENDS, DELIVERY, REPLIES};
 use crate::parse::{self, Packet, Shape};
 use crate::rewrite::{self, End, Peer};
 use crate::stage::UNKNOWN;
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed};
 use crate::{fragment, lookup, mss, vlan};
 
 /// A client's packet that is for a backend on this node.
@@ -61,9 +61,10 @@ pub fn delivery() -> Result<(&'static Delivery, &'static BackendEntry), DropReas
 /// `asks`, a packet of a TCP connection that is older than anything known of it here stays as it is,
 /// and the answer is [`UNKNOWN`].
 #[inline(never)]
-pub fn deliver(skb: *mut __sk_buff, asks: bool) -> Packed {
+#[unsafe(export_name = "reply_deliver")]
+pub extern "C" fn deliver(skb: *mut __sk_buff, asks: bool) -> Packed {
     let ctx = &TcContext::new(skb);
-    try_deliver(ctx, asks).into()
+    try_deliver(ctx, asks).pack()
 }
 
 #[inline(always)]
@@ -113,8 +114,9 @@ fn vip_of(ctx: &TcContext, flow: &FlowKey) -> Option<Peer> {
 
 /// Delivers an ICMP error about what a backend on this node has sent in the VIP's name.
 #[inline(never)]
-pub fn deliver_error(skb: *mut __sk_buff) -> Packed {
-    try_deliver_error(&TcContext::new(skb)).into()
+#[unsafe(export_name = "reply_deliver_error")]
+pub extern "C" fn deliver_error(skb: *mut __sk_buff) -> Packed {
+    try_deliver_error(&TcContext::new(skb)).pack()
 }
 
 #[inline(always)]
@@ -167,11 +169,12 @@ pub fn translate(ctx: &TcContext, config: &Config, packet: &mut Packet) -> Resul
 
 /// The same for a fragment.
 #[inline(never)]
-pub fn translate_fragment(skb: *mut __sk_buff, vpc: u32) -> Packed {
+#[unsafe(export_name = "reply_translate_fragment")]
+pub extern "C" fn translate_fragment(skb: *mut __sk_buff, vpc: u32) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, vpc)
         .and_then(|packet| try_translate_fragment(ctx, &packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]
@@ -190,11 +193,12 @@ fn try_translate_fragment(ctx: &TcContext, packet: &Packet) -> Result<i32, DropR
 
 /// The same for an error that the pod reports to a client of a VIP.
 #[inline(never)]
-pub fn translate_error(skb: *mut __sk_buff, vpc: u32) -> Packed {
+#[unsafe(export_name = "reply_translate_error")]
+pub extern "C" fn translate_error(skb: *mut __sk_buff, vpc: u32) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, vpc)
         .and_then(|packet| try_translate_error(ctx, &packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ use fairlead_dataplane_common::{Counter, DropReason, FlowKey, checksum, protocol
 use crate::frame::{Frame, pull};
 use crate::header::{Ethernet, Ipv4, Ipv6, NETWORK, Tcp};
 use crate::parse::{Family, Packet};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed};
 use crate::{parse, stats};
 
 /// Bytes of a reset from its TCP header on: it has no options and no data.
@@ -19,24 +19,22 @@ const SEGMENT: usize = mem::size_of::<Tcp>();
 
 /// Turns a TCP segment into the reset that answers it, and sends it back.
 #[inline(never)]
-pub fn answer_xdp(ctx: *mut xdp_md, family: Family) -> Packed {
+#[unsafe(export_name = "reset_answer_xdp")]
+pub extern "C" fn answer_xdp(ctx: *mut xdp_md) -> Packed {
     let ctx = &XdpContext::new(ctx);
-    match family {
-        Family::V4 => parse::ipv4(ctx, 0).and_then(|packet| send_back_xdp(ctx, &packet)),
-        Family::V6 => parse::ipv6(ctx, 0).and_then(|packet| send_back_xdp(ctx, &packet)),
-    }
-    .into()
+    parse::of(ctx, 0)
+        .and_then(|packet| send_back_xdp(ctx, &packet))
+        .pack()
 }
 
 /// The same for an skb.
 #[inline(never)]
-pub fn answer_skb(skb: *mut __sk_buff, family: Family) -> Packed {
+#[unsafe(export_name = "reset_answer_skb")]
+pub extern "C" fn answer_skb(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
-    match family {
-        Family::V4 => parse::ipv4(ctx, 0).and_then(|packet| send_back_skb(ctx, &packet)),
-        Family::V6 => parse::ipv6(ctx, 0).and_then(|packet| send_back_skb(ctx, &packet)),
-    }
-    .into()
+    parse::of(ctx, 0)
+        .and_then(|packet| send_back_skb(ctx, &packet))
+        .pack()
 }
 
 #[inline(always)]

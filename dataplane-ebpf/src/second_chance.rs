@@ -21,7 +21,7 @@ use crate::encap::{self, Label};
 use crate::maps::{BACKENDS, SERVICES};
 use crate::reply::{self, Delivery};
 use crate::stage::{DELIVER_LAST, UNKNOWN};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed, Unpack};
 use crate::{lookup, parse, stats, track};
 
 /// Delivers a client's packet as [`reply`] has it noted, unless the connection is unknown there and may
@@ -46,8 +46,9 @@ pub fn deliver(ctx: &TcContext) -> Result<i32, DropReason> {
 /// Passes the packet on to the backend in `slot`, to be delivered there whatever is known. If that is
 /// here too and knows the connection, the packet is noted to be delivered to it.
 #[inline(never)]
-fn pass_on(skb: *mut __sk_buff, slot: u32) -> Packed {
-    try_pass_on(&TcContext::new(skb), slot).into()
+#[unsafe(export_name = "second_chance_pass_on")]
+extern "C" fn pass_on(skb: *mut __sk_buff, slot: u32) -> Packed {
+    try_pass_on(&TcContext::new(skb), slot).pack()
 }
 
 #[inline(always)]

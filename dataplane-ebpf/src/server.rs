@@ -13,15 +13,15 @@ use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_xdp_adjust_head};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::{mem, ptr};
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, DropReason, NODE_ADJACENT, NodeEntry, SERVICE_DR, SERVICE_GUE,
-    checksum, protocol,
+    Address, Config, DropReason, NODE_ADJACENT, NodeEntry, SERVICE_DR, SERVICE_GUE, checksum,
+    protocol,
 };
 
 use crate::encap::set_ethertype;
 use crate::frame::{Frame, OnWire};
 use crate::header::{Ethernet, Ipv4, Ipv6, NETWORK, Udp};
 use crate::parse::{Family, Packet};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed};
 use crate::{lookup, parse};
 
 /// Hops that an outer header has left.
@@ -102,25 +102,26 @@ impl Way {
     }
 }
 
-/// Sends a frame to the real server `backend` of a service with these `flags`, whose neighbour is
+/// Sends a frame to the real server in `node_slot`, of a service with these `flags`, whose neighbour is
 /// resolved.
 #[inline(never)]
-pub fn send_xdp(ctx: *mut xdp_md, backend: &BackendEntry, flags: u32, hash: u32) -> Packed {
+#[unsafe(export_name = "server_send_xdp")]
+pub extern "C" fn send_xdp(ctx: *mut xdp_md, node_slot: u32, flags: u32, hash: u32) -> Packed {
     let ctx = &XdpContext::new(ctx);
     parse::of(ctx, 0)
-        .and_then(|packet| try_send_xdp(ctx, &packet, backend, flags, hash))
-        .into()
+        .and_then(|packet| try_send_xdp(ctx, &packet, node_slot, flags, hash))
+        .pack()
 }
 
 #[inline(always)]
 fn try_send_xdp(
     ctx: &XdpContext,
     packet: &Packet,
-    backend: &BackendEntry,
+    node_slot: u32,
     flags: u32,
     hash: u32,
 ) -> Result<u32, DropReason> {
-    let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
+    let node = lookup::node(node_slot).ok_or(DropReason::NoBackend)?;
     let ethernet: *mut Ethernet = ctx.header(0)?;
     if flags & SERVICE_DR != 0 && node.takes_frames() {
         // SAFETY: in bounds, as `header` has checked.
@@ -160,24 +161,25 @@ fn push<T: OnWire>(ctx: &XdpContext, ethernet: Ethernet, outer: T) -> Result<u32
     Ok(XDP_TX)
 }
 
-/// Sends an skb to the real server `backend`; the stack resolves neighbours.
+/// Sends an skb to the real server in `node_slot`; the stack resolves neighbours.
 #[inline(never)]
-pub fn send_skb(skb: *mut __sk_buff, backend: &BackendEntry, flags: u32, hash: u32) -> Packed {
+#[unsafe(export_name = "server_send_skb")]
+pub extern "C" fn send_skb(skb: *mut __sk_buff, node_slot: u32, flags: u32, hash: u32) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, 0)
-        .and_then(|packet| try_send_skb(ctx, &packet, backend, flags, hash))
-        .into()
+        .and_then(|packet| try_send_skb(ctx, &packet, node_slot, flags, hash))
+        .pack()
 }
 
 #[inline(always)]
 fn try_send_skb(
     ctx: &TcContext,
     packet: &Packet,
-    backend: &BackendEntry,
+    node_slot: u32,
     flags: u32,
     hash: u32,
 ) -> Result<i32, DropReason> {
-    let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
+    let node = lookup::node(node_slot).ok_or(DropReason::NoBackend)?;
     let config = lookup::config()?;
     if flags & SERVICE_DR != 0 && node.flags & NODE_ADJACENT != 0 {
         return Ok(to_neighbour(uplink(config, node), &node.address));

@@ -10,7 +10,7 @@ use crate::frame::Frame;
 use crate::maps::{SNAT_IN, SNAT_OUT};
 use crate::parse::{self, Packet, Shape};
 use crate::rewrite::{self, End, Peer};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed};
 use crate::{fragment, lookup, reply};
 
 /// Ports tried for a new flow before it is dropped. The first is chosen by the flow's hash; at half
@@ -21,11 +21,12 @@ const PORTS: u32 = (SNAT_PORT_MAX - SNAT_PORT_MIN) as u32 + 1;
 
 /// Puts the node in place of the pod that sends.
 #[inline(never)]
-pub fn leave(skb: *mut __sk_buff) -> Packed {
+#[unsafe(export_name = "snat_leave")]
+pub extern "C" fn leave(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::ipv4(ctx, 0)
         .and_then(|packet| try_leave(ctx, &packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]
@@ -83,11 +84,12 @@ fn source_of(ctx: &TcContext, config: &Config, flow: &FlowKey) -> Result<Peer, D
 /// Puts the pod back in place of the node in an answer from the outside, and hands it over. What
 /// answers none of our flows is left to the node itself.
 #[inline(never)]
-pub fn come_back(skb: *mut __sk_buff) -> Packed {
+#[unsafe(export_name = "snat_come_back")]
+pub extern "C" fn come_back(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::ipv4(ctx, 0)
         .and_then(|packet| try_come_back(ctx, &packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use crate::frame::{Frame, OnWire};
 use crate::header::{Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
 use crate::parse;
 use crate::parse::{Family, Packet, Shape};
-use crate::verdict::Packed;
+use crate::verdict::{Pack, Packed};
 
 /// The start of a packet that an error quotes: its IP header and eight bytes more, which is what the
 /// sender needs to find the flow.
@@ -43,13 +43,15 @@ unsafe impl<Ip: OnWire> OnWire for Error<Ip> {}
 /// Turns a packet into the error that says that `mtu` bytes would have fitted, and sends it back.
 /// IPv4 that may be fragmented is dropped: a tunnel's ends do not fragment.
 #[inline(never)]
-pub fn answer(ctx: *mut xdp_md, family: Family, mtu: u32) -> Packed {
+#[unsafe(export_name = "too_big_answer")]
+pub extern "C" fn answer(ctx: *mut xdp_md, mtu: u32) -> Packed {
     let ctx = &XdpContext::new(ctx);
-    match family {
-        Family::V4 => parse::ipv4(ctx, 0).and_then(|packet| answer_v4(ctx, &packet, mtu)),
-        Family::V6 => parse::ipv6(ctx, 0).and_then(|packet| answer_v6(ctx, &packet, mtu)),
-    }
-    .into()
+    parse::of(ctx, 0)
+        .and_then(|packet| match packet.family {
+            Family::V4 => answer_v4(ctx, &packet, mtu),
+            Family::V6 => answer_v6(ctx, &packet, mtu),
+        })
+        .pack()
 }
 
 #[inline(always)]

@@ -18,7 +18,7 @@ use fairlead_dataplane_common::{
 
 use crate::header::Tcp;
 use crate::maps::{BACKENDS, FLOWS, LUT, SERVICES};
-use crate::{affinity, lookup, schedule, stats};
+use crate::{affinity, lookup, pick, schedule, stats};
 
 /// The packet is no packet of the flow but an ICMP error about one: it follows, and leaves no trace.
 pub const QUERY_ERROR: u32 = 1;
@@ -45,7 +45,7 @@ pub struct Query {
     pub traits: u32,
     /// The flags of its TCP header, 0 if it has none.
     pub tcp_flags: u32,
-    /// Out: the answer.
+    /// What was picked, for a later stage: see [`pick::keep`].
     pub found: Found,
     /// Room for the entry that notes the flow.
     entry: TrackEntry,
@@ -73,6 +73,12 @@ impl Found {
     #[inline(always)]
     pub fn plain(backend_slot: u32, begins: bool) -> Self {
         Self(u64::from(backend_slot) | if begins { Self::BEGINS } else { 0 })
+    }
+
+    /// What [`answer`] said.
+    #[inline(always)]
+    pub fn of(answer: u64) -> Self {
+        Self(answer)
     }
 
     #[inline(always)]
@@ -177,11 +183,13 @@ pub struct TableSlot {
     pub state: u32,
 }
 
-/// Answers a query, in the query itself: were the answer returned, the verifier would follow each of
-/// its kinds through all that a caller goes on to do.
+/// Answers the query that was put together for this CPU, by a [`Found`].
 #[inline(never)]
-pub fn answer(query: &mut Query) {
-    query.found = find(query);
+#[unsafe(export_name = "track_answer")]
+pub extern "C" fn answer() -> u64 {
+    pick::query()
+        .map_or(Found::refused(DropReason::NoBackend), find)
+        .0
 }
 
 #[inline(always)]

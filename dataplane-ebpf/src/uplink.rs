@@ -21,7 +21,7 @@ use crate::stage::{
     BALANCE, COME_BACK, DELIVER, DELIVER_ERROR, DELIVER_LAST, MASQUERADE, PLAIN, SEND, TRANSLATE,
     TRANSLATE_ANSWER,
 };
-use crate::verdict::{Packed, Refusal};
+use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Outer};
 use crate::{forward, fragment, lookup, nat, parse, reply, reset, second_chance, snat};
 
@@ -40,7 +40,7 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
     let action = if Family::of(ethertype(ctx)?).is_some() {
         let mut action = decapsulate(ctx.skb.skb).unpack_skb()?;
         if action == PLAIN {
-            action = find_flow(ctx.skb.skb, pick::flow()?).unpack_skb()?;
+            action = find_flow(ctx.skb.skb).unpack_skb()?;
         }
         if action == BALANCE {
             action = accept(ctx.skb.skb).unpack_refusal()? as i32;
@@ -68,12 +68,13 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
 
 /// A packet that no node has encapsulated, of the flow that was found.
 #[inline(never)]
-fn accept(skb: *mut __sk_buff) -> Packed {
+#[unsafe(export_name = "uplink_accept")]
+extern "C" fn accept(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, 0)
         .map_err(Refusal::from)
         .and_then(|packet| try_accept(ctx, &packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]
@@ -87,7 +88,7 @@ fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, Refusal> {
                 pick::keep(config, frontend, &pick)?;
                 Ok(SEND)
             }
-            Choice::Reset => reset::answer_skb(ctx.skb.skb, packet.family)
+            Choice::Reset => reset::answer_skb(ctx.skb.skb)
                 .unpack_skb()
                 .map_err(|reason| Refusal::of_service(reason, frontend.service)),
         };
@@ -110,8 +111,9 @@ fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, Refusal> {
 
 /// Sends a packet to the backend that [`accept`] picked. A stage of its own: both need much of the stack.
 #[inline(never)]
-fn send_on(skb: *mut __sk_buff) -> Packed {
-    try_send_on(&TcContext::new(skb)).into()
+#[unsafe(export_name = "uplink_send_on")]
+extern "C" fn send_on(skb: *mut __sk_buff) -> Packed {
+    try_send_on(&TcContext::new(skb)).pack()
 }
 
 #[inline(always)]
@@ -125,11 +127,12 @@ fn try_send_on(ctx: &TcContext) -> Result<i32, Refusal> {
 
 /// Finds the flow that a packet belongs to, also if it does not show its ports.
 #[inline(never)]
-fn find_flow(skb: *mut __sk_buff, flow: &mut FlowKey) -> Packed {
+#[unsafe(export_name = "uplink_find_flow")]
+extern "C" fn find_flow(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, 0)
-        .and_then(|packet| try_find_flow(ctx, &packet, flow))
-        .into()
+        .and_then(|packet| try_find_flow(ctx, &packet, pick::flow()?))
+        .pack()
 }
 
 #[inline(always)]
@@ -185,11 +188,12 @@ pub fn send(ctx: &TcContext) -> Result<i32, DropReason> {
 /// Encapsulates what is for pods of other nodes. What leaves the cluster is masqueraded in IPv4; in
 /// IPv6 pods have addresses of their own.
 #[inline(never)]
-fn leave(skb: *mut __sk_buff) -> Packed {
+#[unsafe(export_name = "uplink_leave")]
+extern "C" fn leave(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, 0)
         .and_then(|packet| try_leave(ctx, &packet))
-        .into()
+        .pack()
 }
 
 #[inline(always)]
@@ -218,11 +222,12 @@ fn try_leave(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
 /// A packet that another node encapsulated for this one: for the backend it names, for a pod by its
 /// address, or for the node itself.
 #[inline(never)]
-fn decapsulate(skb: *mut __sk_buff) -> Packed {
+#[unsafe(export_name = "uplink_decapsulate")]
+extern "C" fn decapsulate(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
     parse::of(ctx, 0)
         .and_then(|outer| try_decapsulate(ctx, &outer))
-        .into()
+        .pack()
 }
 
 #[inline(always)]

@@ -42,74 +42,86 @@ impl From<DropReason> for Refusal {
     }
 }
 
-/// A result in one register: what a function that is not inlined returns, because it cannot return
-/// two.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub struct Packed(u64);
+/// A result in one register: what a subprogram returns.
+///
+/// Subprograms that take the context, and numbers, are global functions: the verifier looks at each
+/// once, for any arguments, and not again for every way to each of its calls. It takes them only if
+/// they return a plain number.
+pub type Packed = u64;
 
 /// Set in a [`Packed`] that holds a reason, below the service.
 const IS_REASON: u64 = 1 << 32;
 /// Where the service stands.
 const SERVICE_SHIFT: u32 = 33;
 
-impl From<Result<u32, Refusal>> for Packed {
+/// A result that a subprogram returns.
+pub trait Pack {
+    /// In one register.
+    fn pack(self) -> Packed;
+}
+
+impl Pack for Result<u32, Refusal> {
     #[inline(always)]
-    fn from(result: Result<u32, Refusal>) -> Self {
-        match result {
-            Ok(value) => Self(value as u64),
+    fn pack(self) -> Packed {
+        match self {
+            Ok(value) => value as u64,
             Err(Refusal { reason, service }) => {
-                Self((service as u64) << SERVICE_SHIFT | IS_REASON | reason as u64)
+                (service as u64) << SERVICE_SHIFT | IS_REASON | reason as u64
             }
         }
     }
 }
 
-impl From<Result<i32, Refusal>> for Packed {
+impl Pack for Result<i32, Refusal> {
     #[inline(always)]
-    fn from(result: Result<i32, Refusal>) -> Self {
-        result.map(|value| value as u32).into()
+    fn pack(self) -> Packed {
+        self.map(|value| value as u32).pack()
     }
 }
 
-impl From<Result<u32, DropReason>> for Packed {
+impl Pack for Result<u32, DropReason> {
     #[inline(always)]
-    fn from(result: Result<u32, DropReason>) -> Self {
-        result.map_err(Refusal::from).into()
+    fn pack(self) -> Packed {
+        self.map_err(Refusal::from).pack()
     }
 }
 
-impl From<Result<i32, DropReason>> for Packed {
+impl Pack for Result<i32, DropReason> {
     #[inline(always)]
-    fn from(result: Result<i32, DropReason>) -> Self {
-        result.map(|value| value as u32).into()
+    fn pack(self) -> Packed {
+        self.map(|value| value as u32).pack()
     }
 }
 
-impl Packed {
-    /// The result again, as programs for skbs have it.
-    #[inline(always)]
-    pub fn unpack_skb(self) -> Result<i32, DropReason> {
-        self.unpack().map(|value| value as i32)
-    }
+/// What a subprogram returned.
+pub trait Unpack: Sized {
+    /// The result again, with the service that the packet was for.
+    fn unpack_refusal(self) -> Result<u32, Refusal>;
 
     /// The result again.
     #[inline(always)]
-    pub fn unpack(self) -> Result<u32, DropReason> {
+    fn unpack(self) -> Result<u32, DropReason> {
         self.unpack_refusal().map_err(|refusal| refusal.reason)
     }
 
-    /// The result again, with the service that the packet was for.
+    /// The result again, as programs for skbs have it.
     #[inline(always)]
-    pub fn unpack_refusal(self) -> Result<u32, Refusal> {
-        let value = self.0 as u32;
-        if self.0 & IS_REASON == 0 {
+    fn unpack_skb(self) -> Result<i32, DropReason> {
+        self.unpack().map(|value| value as i32)
+    }
+}
+
+impl Unpack for Packed {
+    #[inline(always)]
+    fn unpack_refusal(self) -> Result<u32, Refusal> {
+        let value = self as u32;
+        if self & IS_REASON == 0 {
             return Ok(value);
         }
         Err(Refusal {
-            // SAFETY: made of a `DropReason`, by `from`.
+            // SAFETY: made of a `DropReason`, by `pack`.
             reason: unsafe { mem::transmute::<u32, DropReason>(value) },
-            service: (self.0 >> SERVICE_SHIFT) as u32,
+            service: (self >> SERVICE_SHIFT) as u32,
         })
     }
 }
@@ -119,10 +131,7 @@ impl Packed {
 pub fn of_xdp(ctx: &XdpContext, result: Result<u32, Refusal>) -> u32 {
     match result {
         Ok(action) => action,
-        Err(Refusal { reason, service }) => {
-            drop_xdp(ctx.ctx, reason as u32, service);
-            XDP_DROP
-        }
+        Err(Refusal { reason, service }) => drop_xdp(ctx.ctx, reason as u32, service),
     }
 }
 
@@ -131,10 +140,7 @@ pub fn of_xdp(ctx: &XdpContext, result: Result<u32, Refusal>) -> u32 {
 pub fn of_skb(ctx: &TcContext, result: Result<i32, Refusal>) -> i32 {
     match result {
         Ok(action) => action,
-        Err(Refusal { reason, service }) => {
-            drop_skb(ctx.skb.skb, reason as u32, service);
-            TC_ACT_SHOT
-        }
+        Err(Refusal { reason, service }) => drop_skb(ctx.skb.skb, reason as u32, service),
     }
 }
 
@@ -152,20 +158,24 @@ pub fn of_socket(result: Result<(), Refusal>) -> i32 {
 
 /// Counts a frame that is dropped and keeps a sample of it. Not inlined: programs drop in many places.
 #[inline(never)]
-fn drop_xdp(ctx: *mut xdp_md, reason: u32, service: u32) {
+#[unsafe(export_name = "verdict_drop_xdp")]
+extern "C" fn drop_xdp(ctx: *mut xdp_md, reason: u32, service: u32) -> u32 {
     let frame = XdpContext::new(ctx);
     count(reason, service, frame.length());
     // SAFETY: the context is the program's own.
     sample(&frame, unsafe { (*ctx).ingress_ifindex }, reason, service);
+    XDP_DROP
 }
 
 /// The same for an skb.
 #[inline(never)]
-fn drop_skb(ctx: *mut __sk_buff, reason: u32, service: u32) {
+#[unsafe(export_name = "verdict_drop_skb")]
+extern "C" fn drop_skb(ctx: *mut __sk_buff, reason: u32, service: u32) -> i32 {
     let frame = TcContext::new(ctx);
     count(reason, service, frame.length());
     // SAFETY: the context is the program's own.
     sample(&frame, unsafe { (*ctx).ifindex }, reason, service);
+    TC_ACT_SHOT
 }
 
 #[inline(always)]
