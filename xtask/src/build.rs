@@ -22,7 +22,8 @@ pub(crate) fn everything(workspace: &Workspace, progress: &Progress) -> Result<(
 /// It does not build.
 pub(crate) fn ebpf(workspace: &Workspace, progress: &Progress) -> Result<()> {
     progress.step("build: eBPF object");
-    let object = build_ebpf::run(workspace.root())?;
-    progress.step(format!("build: {}", object.display()));
+    let built = build_ebpf::run(workspace.root())?;
+    progress.step(format!("build: deepest stack {}", built.deepest));
+    progress.step(format!("build: {}", built.object.display()));
     Ok(())
 }

@@ -2,12 +2,20 @@
 //!
 //! The target has no prebuilt `core`, so the compiler must have its own sources at hand
 //! (`-Zbuild-std`), and `bpf-linker` makes one object of the bitcode.
+//!
+//! An object whose programs take more stack than the oldest kernel grants is refused here, with the
+//! functions that take it: that kernel would only say that it is too much.
+
+mod functions;
+mod stack;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
+
+pub(crate) use stack::Chain;
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -18,8 +26,19 @@ const OBJECTS: [&str; 3] = ["fairlead", "measured", "traffic"];
 /// `v3` has 32-bit operations and jumps; kernels run it since 5.1.
 const RUSTFLAGS: &str = "-Cdebuginfo=2 -Clink-arg=--btf -Ctarget-cpu=v3";
 
-/// Builds the programs of the workspace at `root` and returns the object that the agent embeds.
-pub(crate) fn run(root: &Path) -> Result<PathBuf> {
+/// What was built.
+pub(crate) struct Built {
+    /// The object that the agent embeds.
+    pub(crate) object: PathBuf,
+    /// Its functions that together take most of the stack.
+    pub(crate) deepest: Chain,
+}
+
+/// Builds the programs of the workspace at `root`.
+///
+/// # Errors
+/// Something does not compile, or takes too much of the stack.
+pub(crate) fn run(root: &Path) -> Result<Built> {
     let rustc = find_compiler()?;
     let linker = find_linker()?;
     let package = root.join("dataplane-ebpf");
@@ -55,13 +74,31 @@ pub(crate) fn run(root: &Path) -> Result<PathBuf> {
         );
     }
 
+    let release = target_dir.join(TARGET).join("release");
+    let deepest = check_stack(&release.join("fairlead"))?;
     let out = root.join("target").join("bpf");
     fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     for object in OBJECTS {
-        let built = target_dir.join(TARGET).join("release").join(object);
-        publish(&built, &out.join(format!("{object}.o")))?;
+        publish(&release.join(object), &out.join(format!("{object}.o")))?;
     }
-    Ok(out.join("fairlead.o"))
+    let object = out.join("fairlead.o");
+    Ok(Built { object, deepest })
+}
+
+/// The deepest chain of calls in an object.
+///
+/// # Errors
+/// It takes more of the stack than there is.
+fn check_stack(object: &Path) -> Result<Chain> {
+    let deepest = stack::deepest(&functions::read(object)?)
+        .with_context(|| format!("{} has no function", object.display()))?;
+    if deepest.depth() > stack::CHAIN_MAX {
+        bail!(
+            "of the {} bytes of stack that Linux 6.1 grants, the programs take {deepest}",
+            stack::CHAIN_MAX
+        );
+    }
+    Ok(deepest)
 }
 
 /// Copies an object into place, unless it is there already: whatever embeds it would be built anew.
