@@ -1,4 +1,4 @@
-//! What the benchmarks' generator and sink agree on. No node has these maps.
+//! What the benchmarks and their programs agree on. No node has these maps.
 
 /// Bytes of the headers of a generated frame: Ethernet, IPv4 and UDP.
 pub const HEADER_BYTES: usize = 42;
@@ -31,6 +31,39 @@ pub struct Template {
     pub is_timed: u32,
 }
 map_struct!(Template, 52);
+
+/// A frame as a measured program puts it back; the only element of `whole`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Whole {
+    /// Bytes of the frame: [`Self::SHORT`] at least.
+    pub length: u32,
+    /// Zero.
+    pub padding: u32,
+    /// Its first bytes. Of a frame shorter than [`Self::LONG`], only [`Self::SHORT`] count.
+    pub headers: [u64; Self::LONG / 8],
+}
+map_struct!(Whole, 88);
+
+impl Whole {
+    /// Bytes that hold the headers of TCP over IPv4.
+    pub const SHORT: usize = 64;
+    /// Bytes that hold the headers of TCP over IPv6.
+    pub const LONG: usize = 80;
+
+    /// Nothing if the frame is shorter than [`Self::SHORT`].
+    pub fn new(frame: &[u8]) -> Option<Self> {
+        let mut headers = [0; Self::LONG / 8];
+        for (word, bytes) in headers.iter_mut().zip(frame.as_chunks().0) {
+            *word = u64::from_ne_bytes(*bytes);
+        }
+        (frame.len() >= Self::SHORT).then_some(Self {
+            length: frame.len() as u32,
+            padding: 0,
+            headers,
+        })
+    }
+}
 
 /// What a sink received by one queue on one CPU; elements of `received`.
 #[repr(C)]

@@ -2,12 +2,11 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
-use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, mac, protocol};
+use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, protocol};
 
 use crate::announce::ADVERTISE;
-use crate::frame::{Frame, is_passed_on};
+use crate::frame::Frame;
 use crate::header::{
     ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK,
 };
@@ -15,7 +14,7 @@ use crate::parse::{Family, Packet, Shape};
 use crate::pick::{self, Choice};
 use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Tags};
-use crate::{announce, decap, encap, forward, fragment, lookup, nat, parse, reset};
+use crate::{announce, decap, forward, fragment, lookup, nat, parse, reset};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -93,23 +92,6 @@ fn for_node(ctx: &XdpContext, config: &Config, flow: &FlowKey) -> Result<u32, Dr
     } else {
         decap::strip(ctx.ctx).unpack()
     }
-}
-
-/// Takes back what [`balance`] did to a frame it sent, but for the MAC addresses: for the benchmark,
-/// see `bin/measured.rs`.
-#[inline(always)]
-pub fn restore(ctx: &XdpContext) -> Result<(), DropReason> {
-    /// Of nobody.
-    const SOURCE: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-    let was_passed_on = is_passed_on(ctx)?;
-    // SAFETY: the context is the program's own.
-    if !was_passed_on && unsafe { bpf_xdp_adjust_head(ctx.ctx, encap::OVERHEAD_V4 as i32) } != 0 {
-        return Err(DropReason::EncapsulationFailed);
-    }
-    let ethernet: *mut Ethernet = ctx.header(0)?;
-    // SAFETY: in bounds, as `header` has checked.
-    unsafe { *(&raw mut (*ethernet).source).cast() = mac::words(SOURCE) };
-    Ok(())
 }
 
 /// No action of XDP but of [`without_ports`]: the packet is for a service, by the flow that was found.
