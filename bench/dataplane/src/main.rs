@@ -1,17 +1,21 @@
-//! What the dataplane costs: nanoseconds a packet, by `BPF_PROG_TEST_RUN` on one pinned CPU; and
-//! the time and memory its tables take.
+//! What the dataplane costs: nanoseconds a packet, by `BPF_PROG_TEST_RUN` on one pinned CPU; packets a
+//! second through a node; the time and memory its tables take.
 //!
-//! The measured program is `xdp_ingress` in a wrapper that restores an encapsulated frame
+//! The measured program is `xdp_ingress` in a wrapper that puts the frame back as it was
 //! (`dataplane-ebpf/src/bin/measured.rs`), because a repeated run is fed its own output. What the
-//! wrapper costs is part of the figures of the encapsulating cases.
+//! wrapper costs is part of the figures; the floors say how much that is.
 
 #![forbid(unsafe_code)]
 
 mod cases;
+mod features;
+mod flatness;
 mod maglev_quality;
 mod measure;
+mod packets;
 mod rate;
 mod services;
+mod table;
 mod tables;
 mod timing;
 
@@ -20,36 +24,47 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use fairlead_dataplane::{loader, object};
-use fairlead_dataplane_common::protocol;
-use packet_tests::World;
 use serde::Serialize;
+use testbed::Progress;
 
-use crate::measure::{Measured, Row};
+use crate::measure::{Effort, Row};
+use crate::packets::Selection;
+use crate::rate::Rate;
+use crate::table::Style;
 
 /// Measures what the packet path costs.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Measure one part only.
-    #[arg(long, value_enum)]
-    part: Option<Part>,
-    /// Also write the rows of packets and rates, as one JSON array, to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Also write the figures of the tables, as JSON, to this file.
-    #[arg(long, value_name = "FILE")]
-    tables_json: Option<PathBuf>,
+    /// Measure these parts only.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    part: Vec<Part>,
+    /// packets: measure these cases only.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    case: Vec<String>,
+    /// packets: with so many services in the maps; features are measured with the first number.
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', default_value = "1,10,10000",
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    services: Vec<u32>,
+    /// Print the rows of packets and rates as one JSON array, and no tables.
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Print tables as bench/results.md has them.
+    #[arg(long)]
+    markdown: bool,
+    /// Also write packets.json (the rows of packets and rates) and tables.json to this folder.
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
     /// The CPU to run on.
     #[arg(long, default_value_t = 1)]
     cpu: usize,
     /// Timed runs of each case, and of what of the tables is short.
-    #[arg(long, default_value_t = 31)]
+    #[arg(long, default_value_t = 31, value_parser = positive)]
     trials: usize,
     /// Packets of each timed run.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     packets: u32,
     /// Rounds in which the ways through a node carry packets in turn.
-    #[arg(long, default_value_t = 7)]
+    #[arg(long, default_value_t = 7, value_parser = positive)]
     rounds: usize,
     /// The object with the generator and the sink.
     #[arg(long, value_name = "FILE", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bpf/traffic.o"))]
@@ -69,39 +84,96 @@ enum Part {
     Tables,
 }
 
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("has to be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if packet_tests::is_root_missing() {
         bail!("measuring loads programs: run it as root");
     }
-    let is_wanted = |part| arguments.part.is_none_or(|only| only == part);
+    let progress = Progress::start();
+    let is_wanted = |part| arguments.part.is_empty() || arguments.part.contains(&part);
+    let print = |table: &table::Table| {
+        let style = if arguments.markdown {
+            Style::Markdown
+        } else {
+            Style::Plain
+        };
+        if !arguments.json {
+            print!("{}", table.text(style));
+        }
+    };
     // Before this thread, and with it all it starts, is kept on one CPU.
     if is_wanted(Part::Tables) {
-        let tables = tables::measure(arguments.trials)?;
-        tables::print_table(&tables);
-        write_json(arguments.tables_json.as_deref(), &tables)?;
+        let measured = tables::measure(arguments.trials, &progress)?;
+        tables::tables(&measured).iter().for_each(print);
+        arguments.write("tables.json", &measured)?;
     }
-    let mut figures = Vec::new();
+    let mut rates = Vec::new();
     if is_wanted(Part::Rates) {
         let traffic = read_object(&arguments.traffic)?;
-        let rates = rate::measure(&traffic, arguments.cpu, arguments.rounds)?;
-        rate::print_table(&rates);
-        figures.extend(rates.into_iter().map(Figure::Rate));
+        rates = rate::measure(&traffic, arguments.cpu, arguments.rounds, &progress)?;
+        print(&rate::table(&rates));
     }
+    let mut rows = Vec::new();
     if is_wanted(Part::Packets) {
-        let rows = measure_packets(&arguments)?;
-        print_table(&rows);
-        figures.extend(rows.into_iter().map(Figure::Packet));
+        let object = read_object(&arguments.object)?;
+        let (selection, effort) = (arguments.selection(), arguments.effort());
+        rows = packets::measure(&object, arguments.cpu, &selection, effort, &progress)?;
+        print(&packets::table(&rows));
+        print(&packets::feature_table(&rows));
     }
-    write_json(arguments.json.as_deref(), &figures)
+    print(&flatness::table(&rows, &rates));
+    let packets = rows.iter().map(Figure::Packet);
+    let figures: Vec<Figure<'_>> = packets.chain(rates.iter().map(Figure::Rate)).collect();
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&figures).context("write the figures as JSON")?;
+        println!("{text}");
+    }
+    if figures.is_empty() {
+        return Ok(());
+    }
+    arguments.write("packets.json", &figures)
+}
+
+impl Arguments {
+    fn selection(&self) -> Selection {
+        Selection {
+            services: self.services.clone(),
+            cases: self.case.clone(),
+        }
+    }
+
+    fn effort(&self) -> Effort {
+        Effort {
+            trials: self.trials,
+            packets: self.packets,
+        }
+    }
+
+    /// Writes figures to a file of the output folder, if there is one.
+    fn write(&self, name: &str, figures: &impl Serialize) -> Result<()> {
+        let Some(folder) = &self.output else {
+            return Ok(());
+        };
+        let json = serde_json::to_vec_pretty(figures).context("write the figures as JSON")?;
+        let path = folder.join(name);
+        fs::write(&path, json).with_context(|| format!("write {}", path.display()))
+    }
 }
 
 /// A row of either kind.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Figure {
-    Packet(Row),
-    Rate(rate::Rate),
+enum Figure<'a> {
+    Packet(&'a Row),
+    Rate(&'a Rate),
 }
 
 fn read_object(path: &Path) -> Result<Vec<u8>> {
@@ -112,63 +184,4 @@ fn read_object(path: &Path) -> Result<Vec<u8>> {
         )
     };
     fs::read(path).with_context(hint)
-}
-
-fn measure_packets(arguments: &Arguments) -> Result<Vec<Row>> {
-    measure::pin_to(arguments.cpu)?;
-    let measured = read_object(&arguments.object)?;
-    let mut rows = Vec::new();
-    for services in [1, 10, 10_000] {
-        let pins = Pins::new()?;
-        let mut world = World::load(object::embedded()?, Some(&pins.directory));
-        services::fill(&mut world, services, protocol::TCP)?;
-        let mut programs = Measured::load(&measured, &pins.directory)?;
-        for case in cases::all(services) {
-            rows.push(programs.run(&case, services, arguments.trials, arguments.packets)?);
-        }
-    }
-    Ok(rows)
-}
-
-fn write_json(path: Option<&Path>, figures: &impl Serialize) -> Result<()> {
-    let Some(path) = path else {
-        return Ok(());
-    };
-    let json = serde_json::to_vec_pretty(figures).context("write the figures as JSON")?;
-    fs::write(path, json).with_context(|| format!("write {}", path.display()))
-}
-
-fn print_table(rows: &[Row]) {
-    println!(
-        "{:<18} {:>6} {:>9} {:>6} {:>8} {:>10}",
-        "case", "family", "services", "flows", "ns min", "ns median"
-    );
-    for row in rows {
-        println!(
-            "{:<18} {:>6} {:>9} {:>6} {:>8} {:>10}",
-            row.case, row.family, row.services, row.flows, row.ns_min, row.ns_median
-        );
-    }
-}
-
-/// A directory of a bpffs, by which both objects share their maps. Gone with the value.
-struct Pins {
-    directory: PathBuf,
-}
-
-impl Pins {
-    fn new() -> Result<Self> {
-        let name = format!("fairlead-bench-{}", std::process::id());
-        let directory = Path::new("/sys/fs/bpf").join(name);
-        loader::mount(&directory)?;
-        Ok(Self { directory })
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.directory) {
-            eprintln!("remove {}: {error}", self.directory.display());
-        }
-    }
 }

@@ -1,17 +1,20 @@
 //! Running a case and reading the clock.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::Array;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use fairlead_dataplane_common::maps;
+use fairlead_dataplane_common::traffic::Whole;
+use fairlead_dataplane_common::{FlowKey, maps};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use packet_tests::{frame, frame_v6};
+use packet_tests::{World, frame, frame_v6};
 use serde::Serialize;
 
-use crate::cases::Case;
+use crate::cases::{Case, Program, V4};
 
 /// What a case cost.
 #[derive(Debug, Serialize)]
@@ -28,11 +31,27 @@ pub(crate) struct Row {
     pub(crate) ns_min: u128,
     /// The middle one.
     pub(crate) ns_median: u128,
+    /// How the frame became again what it was.
+    #[serde(skip)]
+    pub(crate) method: &'static str,
+    /// The case that it is compared with.
+    #[serde(skip)]
+    pub(crate) over: Option<&'static str>,
+}
+
+/// How long a case is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    /// Timed runs.
+    pub(crate) trials: usize,
+    /// Packets of each.
+    pub(crate) packets: u32,
 }
 
 /// The measured programs, over maps that others have pinned.
 pub(crate) struct Measured {
     ebpf: Ebpf,
+    loaded: BTreeSet<&'static str>,
 }
 
 impl Measured {
@@ -42,56 +61,44 @@ impl Measured {
         for name in maps::ALL {
             loader.map_pin_path(name, pins.join(name));
         }
-        let mut ebpf = loader.load(object).context("load the measured object")?;
-        for (name, program) in ebpf.programs_mut() {
-            let program: &mut Xdp = program.try_into().with_context(|| name.to_owned())?;
-            program
-                .load()
-                .with_context(|| format!("load program {name}"))?;
-        }
-        Ok(Self { ebpf })
+        let ebpf = loader.load(object).context("load the measured object")?;
+        Ok(Self {
+            ebpf,
+            loaded: BTreeSet::new(),
+        })
     }
 
-    /// Runs a case in `trials` timed runs of `packets` each, after one that warms up.
+    /// Runs a case in timed runs, after one that warms up. Its flows are forgotten before and after.
     pub(crate) fn run(
         &mut self,
+        world: &mut World,
         case: &Case,
         services: u32,
-        trials: usize,
-        packets: u32,
+        effort: Effort,
     ) -> Result<Row> {
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut(case.program)
-            .with_context(|| format!("the object has no {}", case.program))?
-            .try_into()?;
-        let mut times = Vec::with_capacity(trials);
-        for trial in 0..=trials {
-            let mut out = vec![0; case.frame.len() + 256];
-            let options = TestRunOptions {
-                data_in: Some(&case.frame),
-                data_out: Some(&mut out),
-                repeat: packets,
-                ..TestRunOptions::default()
-            };
-            let result = program.test_run(options).with_context(|| case.name)?;
-            ensure!(
-                result.return_value == case.action as u32,
-                "{}: the program answered {}, not {:?}",
-                case.name,
-                result.return_value,
-                case.action
-            );
-            out.truncate(result.data_size_out as usize);
-            ensure!(
-                is_restored(&out, case),
-                "{}: the frame was not restored",
-                case.name
-            );
+        self.set_whole(case)?;
+        let begins = case.noted > 1;
+        // More would find the flows of the first.
+        let packets = if begins { case.flows } else { effort.packets };
+        forget_flows(world)?;
+        let mut times = Vec::with_capacity(effort.trials);
+        for trial in 0..=effort.trials {
+            let time = self.time(case, packets).context(case.name)?;
             if trial > 0 {
-                times.push(result.duration.as_nanos());
+                times.push(time);
+            }
+            let noted = world.tables.flows.keys().count();
+            ensure!(
+                noted == case.noted as usize,
+                "{}: {noted} flows were noted, not {}",
+                case.name,
+                case.noted
+            );
+            if begins {
+                forget_flows(world)?;
             }
         }
+        forget_flows(world)?;
         times.sort_unstable();
         Ok(Row {
             case: case.name,
@@ -100,12 +107,75 @@ impl Measured {
             flows: case.flows,
             ns_min: times.first().copied().context("at least one trial")?,
             ns_median: times[times.len() / 2],
+            method: case.program.method(),
+            over: case.over,
         })
+    }
+
+    /// Nanoseconds a packet of one run.
+    fn time(&mut self, case: &Case, packets: u32) -> Result<u128> {
+        let program = self.program(case.program.name())?;
+        let mut out = vec![0; case.frame.len() + 256];
+        let options = TestRunOptions {
+            data_in: Some(&case.frame),
+            data_out: Some(&mut out),
+            repeat: packets,
+            ..TestRunOptions::default()
+        };
+        let result = program.test_run(options).context("run the program")?;
+        ensure!(
+            result.return_value == case.action as u32,
+            "the program answered {}, not {:?}",
+            result.return_value,
+            case.action
+        );
+        out.truncate(result.data_size_out as usize);
+        ensure!(is_restored(&out, case), "the frame was not restored");
+        Ok(result.duration.as_nanos())
+    }
+
+    /// A program, which is loaded if it was not: to verify one takes seconds.
+    fn program(&mut self, name: &'static str) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(name);
+        let program = program.with_context(|| format!("the object has no {name}"))?;
+        let program: &mut Xdp = program.try_into()?;
+        if self.loaded.insert(name) {
+            program
+                .load()
+                .with_context(|| format!("load program {name}"))?;
+        }
+        Ok(program)
+    }
+
+    /// Says what headers are put back.
+    fn set_whole(&mut self, case: &Case) -> Result<()> {
+        let is_needed = matches!(case.program, Program::FloorPutBack | Program::PutBack);
+        let Some(whole) = Whole::new(&case.frame) else {
+            ensure!(!is_needed, "{}: the frame is too short", case.name);
+            return Ok(());
+        };
+        let map = self.ebpf.map_mut("whole");
+        let map = map.context("the object has no map of headers")?;
+        let mut map: Array<_, Whole> = map.try_into()?;
+        map.set(0, whole, 0).context("write the headers")
     }
 }
 
-/// Whether all is as it was but the MAC addresses, where the inner Ethernet header of an encapsulated
-/// packet is left, and the source port of many flows.
+/// Removes what is noted of flows.
+fn forget_flows(world: &mut World) -> Result<()> {
+    let flows = &mut world.tables.flows;
+    let noted: Vec<FlowKey> = flows
+        .keys()
+        .collect::<Result<_, _>>()
+        .context("read flows")?;
+    for flow in &noted {
+        flows.remove(flow).context("forget a flow")?;
+    }
+    Ok(())
+}
+
+/// Whether all is as it was but the MAC addresses, where the cheapest way leaves the inner Ethernet header
+/// of an encapsulated packet, and the source port of many flows.
 fn is_restored(out: &[u8], case: &Case) -> bool {
     const MACS: usize = 12;
     let mut frame = case.frame.clone();
@@ -114,7 +184,7 @@ fn is_restored(out: &[u8], case: &Case) -> bool {
     }
     if case.flows > 1 {
         let transport = match case.family {
-            "ipv4" => frame::TRANSPORT,
+            V4 => frame::TRANSPORT,
             _ => frame_v6::TRANSPORT,
         };
         frame[transport..transport + 2].copy_from_slice(&out[transport..transport + 2]);

@@ -1,6 +1,6 @@
 //! Filling the maps with services, as the agent would.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use fairlead_api::BackendId;
@@ -8,8 +8,8 @@ use fairlead_dataplane::cuckoo;
 use fairlead_dataplane::maglev::{self, Candidate};
 use fairlead_dataplane_common::maps::FRONTEND_BUCKETS;
 use fairlead_dataplane_common::{
-    BACKEND_ACTIVE, BackendEntry, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry, FrontendKey,
-    SERVICE_DR, ServiceEntry,
+    Address, BACKEND_ACTIVE, BackendEntry, Config, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendEntry,
+    FrontendKey, SERVICE_DR, SERVICE_NAT, SERVICE_TRACK, ServiceEntry,
 };
 use packet_tests::World;
 
@@ -27,11 +27,25 @@ const FIRST_LUT: u32 = 100_000;
 /// Services that are passed on, behind the others: they share tables and backends.
 const FIRST_SERVICE_DR: u32 = 20_000;
 
+/// Services that are translated, by the family of their VIP. They share their tables, and those their
+/// real servers: what is noted of flows is each one's own.
+const FIRST_SERVICE_NAT: [u32; 2] = [32_000, 44_000];
+
+/// Slots of the real servers, among nodes and backends both.
+pub(crate) const SERVERS_V4: [u32; 10] = [900, 901, 902, 903, 904, 905, 906, 907, 908, 909];
+const SERVERS_V6: [u32; 10] = [910, 911, 912, 913, 914, 915, 916, 917, 918, 919];
+
+/// The node's own address in IPv6.
+pub(crate) const NODE_1_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x101);
+
 /// The slot of a node that can be reached at once.
 const NODE: u32 = 1;
 
 /// The port at which all services are passed on as they are (dr).
 pub(crate) const PORT_DR: u16 = 81;
+
+/// The port at which all services are translated (nat).
+pub(crate) const PORT_NAT: u16 = 82;
 
 /// The address of a service.
 pub(crate) fn vip(index: u32) -> Ipv4Addr {
@@ -45,7 +59,7 @@ pub(crate) fn vip_v6(index: u32) -> Ipv6Addr {
     )
 }
 
-/// Adds `count` services of ten backends, each with a VIP of either family, for either forwarding.
+/// Adds `count` services of ten backends, each with a VIP of either family, for each forwarding.
 pub(crate) fn fill(world: &mut World, count: u32, protocol: u8) -> Result<()> {
     let present = world
         .tables
@@ -54,8 +68,15 @@ pub(crate) fn fill(world: &mut World, count: u32, protocol: u8) -> Result<()> {
         .context("read frontends")?;
     let mut frontends = cuckoo::Table::from_buckets(present);
     world.set_adjacent(NODE, true);
-    let tables = &mut world.tables;
+    world.set_uplink(1500);
+    add_own_address(world)?;
     let mut lut_offset = FIRST_LUT;
+    let mut translated = [ServiceEntry::default(); 2];
+    for (entry, slots) in translated.iter_mut().zip([SERVERS_V4, SERVERS_V6]) {
+        *entry = add_servers(world, lut_offset, slots)?;
+        lut_offset += entry.lut_length;
+    }
+    let tables = &mut world.tables;
     for index in 0..count {
         let service = FIRST_SERVICE + index;
         let first_backend = FIRST_BACKEND + index * BACKENDS;
@@ -110,9 +131,21 @@ pub(crate) fn fill(world: &mut World, count: u32, protocol: u8) -> Result<()> {
             .context("write a service")?;
         lut_offset += size;
 
-        let vips = [vip(index).into(), vip_v6(index).into()];
-        let asked = [(PORT, service), (PORT_DR, service_dr)];
-        for (vip, (port, service)) in vips.into_iter().flat_map(|vip| asked.map(|to| (vip, to))) {
+        let nat = FIRST_SERVICE_NAT.map(|first| first + index);
+        for (slot, entry) in nat.into_iter().zip(translated) {
+            let entry = ServiceEntry { id: slot, ..entry };
+            tables
+                .services
+                .set(ServiceEntry::index(0, slot), entry)
+                .context("write a service")?;
+        }
+
+        let vips: [(Address, u32); 2] =
+            [(vip(index).into(), nat[0]), (vip_v6(index).into(), nat[1])];
+        let asked = vips.into_iter().flat_map(|(vip, nat)| {
+            [(PORT, service), (PORT_DR, service_dr), (PORT_NAT, nat)].map(|at| (vip, at))
+        });
+        for (vip, (port, service)) in asked {
             let entry = FrontendEntry {
                 key: FrontendKey::new(0, vip, protocol, port.to_be()),
                 service,
@@ -129,6 +162,46 @@ pub(crate) fn fill(world: &mut World, count: u32, protocol: u8) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Adds ten real servers of one family, and a table of them that packets are translated for.
+fn add_servers(world: &mut World, lut_offset: u32, slots: [u32; 10]) -> Result<ServiceEntry> {
+    const MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xc8];
+    let is_v4 = slots == SERVERS_V4;
+    for slot in slots {
+        let address: IpAddr = if is_v4 {
+            Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 8, 0)) + slot).into()
+        } else {
+            let first = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 8, 0);
+            Ipv6Addr::from(u128::from(first) + u128::from(slot)).into()
+        };
+        world.add_server(slot, (address, 8080).into(), Some(MAC));
+    }
+    let candidates = slots.map(|slot| candidate(BackendId(slot)));
+    let size = maglev::size(&candidates);
+    let table = maglev::populate(size, &candidates).into_iter();
+    let table: Vec<u32> = table.map(|backend| backend.0).collect();
+    let lut = &mut world.tables.lut;
+    lut.write(lut_offset, &table).context("write a table")?;
+    Ok(ServiceEntry {
+        lut_offset,
+        lut_length: size,
+        flags: SERVICE_NAT | SERVICE_TRACK,
+        ..ServiceEntry::default()
+    })
+}
+
+/// Gives the node an address of the other family, too.
+fn add_own_address(world: &mut World) -> Result<()> {
+    let config = &mut world.tables.config;
+    let held = config.get(&0, 0).context("read the node's parameters")?;
+    let both = Config {
+        other_address: NODE_1_V6.into(),
+        ..held
+    };
+    config
+        .set(0, both, 0)
+        .context("write the node's parameters")
 }
 
 fn candidate(id: BackendId) -> Candidate {

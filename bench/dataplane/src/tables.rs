@@ -15,9 +15,10 @@ use fairlead_proto::node::{
     Protocol, Route, RouteKey, Service,
 };
 use serde::Serialize;
-use testbed::NetNs;
+use testbed::{NetNs, Progress};
 
-use crate::maglev_quality::{self, Quality};
+use crate::maglev_quality::{self, Quality, Weighted};
+use crate::table::Table;
 use crate::timing::Times;
 
 const SERVICES: u32 = 10_000;
@@ -34,6 +35,7 @@ pub(crate) struct Tables {
     /// A table of 65537 slots for 100 backends.
     maglev_build: Times,
     maglev_quality: Vec<Quality>,
+    maglev_weighted: Vec<Weighted>,
     services: u32,
     backends_per_service: u32,
     /// From empty maps to all services in force.
@@ -54,7 +56,8 @@ pub(crate) struct Tables {
 }
 
 /// Measures, with so many trials of what is short.
-pub(crate) fn measure(trials: usize) -> Result<Tables> {
+pub(crate) fn measure(trials: usize, progress: &Progress) -> Result<Tables> {
+    progress.step("measure: Maglev tables");
     let maglev_build = maglev_quality::build_time(trials);
     let maglev_quality = maglev_quality::measure();
     let node = Node::new()?;
@@ -63,6 +66,9 @@ pub(crate) fn measure(trials: usize) -> Result<Tables> {
     let mut last = None;
     for trial in 1..=FIRST_TRIALS {
         let is_last = trial == FIRST_TRIALS;
+        progress.state(format!(
+            "measure: {SERVICES} services, {trial} of {FIRST_TRIALS}"
+        ));
         let (time, rest) = node.live(async |config| {
             let dataplane = Dataplane::open(config).await?;
             let whole = Arc::new(Changes::whole(state()));
@@ -84,6 +90,7 @@ pub(crate) fn measure(trials: usize) -> Result<Tables> {
     Ok(Tables {
         maglev_build,
         maglev_quality,
+        maglev_weighted: maglev_quality::weighted(),
         services: SERVICES,
         backends_per_service: BACKENDS,
         from_nothing: first.into(),
@@ -304,35 +311,58 @@ fn rss_mib() -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-pub(crate) fn print_table(tables: &Tables) {
-    println!(
-        "{:<34} {:>7} {:>9} {:>9} {:>9}",
-        "tables", "trials", "ms min", "median", "max"
+/// All tables.
+pub(crate) fn tables(measured: &Tables) -> [Table; 4] {
+    let filled = format!("{} x {}", measured.services, measured.backends_per_service);
+    let mut times = Table::new(
+        "Tables, in milliseconds",
+        ["what", "trials", "min", "median", "max", "aim"],
     );
-    let filled = format!("{} x {}", tables.services, tables.backends_per_service);
-    for (what, times) in [
-        ("Maglev 65537 / 100".to_owned(), tables.maglev_build),
-        (format!("{filled} from nothing"), tables.from_nothing),
-        ("one endpoint's change".to_owned(), tables.one_change),
+    for (what, taken, aim) in [
         (
-            "  and the state before gone".to_owned(),
-            tables.change_and_clearing_away,
+            "Maglev, 65537 slots, 100 backends".to_owned(),
+            measured.maglev_build,
+            "2",
         ),
-        (format!("{filled} again"), tables.same_state_again),
-        ("resync with the maps".to_owned(), tables.resync),
+        (
+            format!("{filled}, from nothing"),
+            measured.from_nothing,
+            "2,000",
+        ),
+        ("one endpoint's change".to_owned(), measured.one_change, "5"),
+        (
+            "… and until the state before is gone".to_owned(),
+            measured.change_and_clearing_away,
+            "",
+        ),
+        (
+            format!("{filled}, the same again"),
+            measured.same_state_again,
+            "",
+        ),
+        ("resync with the maps".to_owned(), measured.resync, ""),
     ] {
-        let Times {
-            trials,
-            min_ms,
-            median_ms,
-            max_ms,
-        } = times;
-        println!("{what:<34} {trials:>7} {min_ms:>9.3} {median_ms:>9.3} {max_ms:>9.3}");
+        let ms = |ms: f64| format!("{ms:.2}");
+        times.add([
+            what,
+            taken.trials.to_string(),
+            ms(taken.min_ms),
+            ms(taken.median_ms),
+            ms(taken.max_ms),
+            aim.to_owned(),
+        ]);
     }
-    println!(
-        "resident memory: {:.0} MiB with {filled}, {:.0} MiB before",
-        tables.rss_mib, tables.rss_before_mib
-    );
-    println!();
-    maglev_quality::print_table(&tables.maglev_quality);
+    let mut memory = Table::new("The agent's memory, resident, in MiB", ["state", "MiB"]);
+    for (state, mib) in [
+        ("none", measured.rss_before_mib),
+        (&filled, measured.rss_mib),
+    ] {
+        memory.add([state.to_owned(), format!("{mib:.0}")]);
+    }
+    [
+        times,
+        memory,
+        maglev_quality::table(&measured.maglev_quality),
+        maglev_quality::weighted_table(&measured.maglev_weighted),
+    ]
 }

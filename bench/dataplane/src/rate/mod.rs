@@ -12,6 +12,9 @@ use anyhow::{Context, Result, ensure};
 use bench_nic::pin_to;
 use serde::Serialize;
 
+use testbed::Progress;
+
+use crate::table::{Table, grouped};
 use lane::{Lane, Path};
 
 /// How long a way carries packets in each round. To begin and to end a test run waits for grace periods
@@ -27,17 +30,23 @@ pub(crate) struct Rate {
     /// Always `rate`.
     case: &'static str,
     /// The way.
-    path: &'static str,
+    pub(crate) path: &'static str,
     /// Services that the node has.
-    services: u32,
+    pub(crate) services: u32,
     /// Packets a second at the sink, the middle one of all rounds.
-    pps: u64,
+    pub(crate) pps: u64,
     /// The best round.
     pps_max: u64,
 }
 
 /// Measures all ways in `rounds` rounds on `cpu`, with the programs of `traffic`.
-pub(crate) fn measure(traffic: &[u8], cpu: usize, rounds: usize) -> Result<Vec<Rate>> {
+pub(crate) fn measure(
+    traffic: &[u8],
+    cpu: usize,
+    rounds: usize,
+    progress: &Progress,
+) -> Result<Vec<Rate>> {
+    progress.step("measure: packets a second, setting up");
     let mut lanes = Vec::new();
     for (path, services) in [
         (Path::Forward, 0),
@@ -56,7 +65,10 @@ pub(crate) fn measure(traffic: &[u8], cpu: usize, rounds: usize) -> Result<Vec<R
         let rate = carry(lane, cpu, WARM_UP)?;
         frames.push((rate as f64 * ROUND.as_secs_f64()) as u32);
     }
-    for _ in 0..rounds {
+    for round in 1..=rounds {
+        progress.state(format!(
+            "measure: packets a second, round {round} of {rounds}"
+        ));
         for ((lane, frames), rates) in lanes.iter().zip(&frames).zip(&mut rates) {
             rates.push(carry(lane, cpu, *frames)?);
         }
@@ -91,21 +103,21 @@ fn carry(lane: &Lane, cpu: usize, frames: u32) -> Result<u64> {
     })?
 }
 
-pub(crate) fn print_table(rates: &[Rate]) {
-    let of = |path: &str| rates.iter().find(|rate| rate.path == path);
-    let reference = of("nftables").map_or(0, |rate| rate.pps).max(1);
-    println!(
-        "{:<14} {:>9} {:>12} {:>12} {:>12}",
-        "rate", "services", "pps median", "pps max", "x nftables"
+pub(crate) fn table(rates: &[Rate]) -> Table {
+    let reference = rates.iter().find(|rate| rate.path == "nftables");
+    let mut table = Table::new(
+        "Packets a second on one CPU (aim: ours at least 5 times nftables)",
+        ["way", "services", "median", "best round", "to nftables"],
     );
     for rate in rates {
-        println!(
-            "{:<14} {:>9} {:>12} {:>12} {:>12.2}",
-            rate.path,
-            rate.services,
-            rate.pps,
-            rate.pps_max,
-            rate.pps as f64 / reference as f64
-        );
+        let ratio = reference.map(|of| rate.pps as f64 / of.pps as f64);
+        table.add([
+            rate.path.to_owned(),
+            grouped(rate.services.into()),
+            grouped(rate.pps),
+            grouped(rate.pps_max),
+            ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+        ]);
     }
+    table
 }
