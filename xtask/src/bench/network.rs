@@ -51,8 +51,8 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// The comparison for people.
-    pub(crate) fn table(&self) -> String {
+    /// The comparison for people; as `markdown` or in columns that line up.
+    pub(crate) fn table(&self, markdown: bool) -> String {
         let (ours, theirs) = (&self.fairlead, &self.nftables);
         let row = |what: &str, ours: f64, theirs: f64| {
             vec![
@@ -101,7 +101,11 @@ impl Comparison {
                 String::new(),
             ],
         ];
-        table::render(&["", "FAIRLEAD", "NFTABLES DNAT", "RATIO"], &rows)
+        if markdown {
+            table::markdown(&["", "Fairlead", "nftables DNAT", "ratio"], &rows)
+        } else {
+            table::render(&["", "FAIRLEAD", "NFTABLES DNAT", "RATIO"], &rows)
+        }
     }
 }
 
