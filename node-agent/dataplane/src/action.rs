@@ -164,3 +164,16 @@ pub enum Action {
         generation: Generation,
     },
 }
+
+impl Action {
+    /// Whether `next` writes the element behind this one's, so that one call can make both changes: a
+    /// first state may have a hundred thousand backends.
+    pub fn may_be_one(&self, next: &Self) -> bool {
+        match (self, next) {
+            (Self::WriteBackend { slot, .. }, Self::WriteBackend { slot: next, .. }) => {
+                slot.checked_add(1) == Some(*next)
+            }
+            _ => false,
+        }
+    }
+}

@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap as HashTable, MapData, MapError, PerCpuArray, PerCpuValues};
 use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
-    Address, BackendStats, ConflictEntry, DropReason, EndpointEntry, EndpointKey, FrontendKey,
-    LoadEntry, Meta, PodEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats,
+    Address, BackendEntry, BackendStats, ConflictEntry, DropReason, EndpointEntry, EndpointKey,
+    FrontendKey, LoadEntry, Meta, PodEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats,
     SourceRangeKey, UplinkEntry, maps as names,
 };
 
@@ -178,8 +178,22 @@ impl Tables {
         Ok(observed)
     }
 
-    /// Does what one action says.
-    pub fn execute(&mut self, action: &Action) -> Result<(), Error> {
+    /// Does what actions say each of which [may be one](Action::may_be_one) with the next.
+    pub fn execute(&mut self, together: &[Action]) -> Result<(), Error> {
+        let [Action::WriteBackend { slot, .. }, _, ..] = together else {
+            return together
+                .iter()
+                .try_for_each(|action| self.execute_one(action));
+        };
+        let entries = together.iter().filter_map(|action| match action {
+            Action::WriteBackend { entry, .. } => Some(*entry),
+            _ => None,
+        });
+        let entries: Vec<BackendEntry> = entries.collect();
+        write(&mut self.backends, names::BACKENDS, *slot, &entries)
+    }
+
+    fn execute_one(&mut self, action: &Action) -> Result<(), Error> {
         match action {
             Action::WriteNode { slot, entry } => {
                 write(&mut self.nodes, names::NODES, *slot, &[*entry])

@@ -449,7 +449,7 @@ async fn keep_swept(state: Arc<Mutex<State>>, jiffies: Arc<Jiffies>) {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // Every change of a map is recorded right after it: a panic in between leaves at most one
+    // Every change of a map is recorded right after it: a panic in between leaves at most one call's
     // unrecorded, and the maps are read anew at the next start.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

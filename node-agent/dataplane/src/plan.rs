@@ -211,6 +211,8 @@ impl Planner<'_> {
     fn plan_backends(&mut self, touched: &BTreeSet<BackendId>) -> Result<(), Full> {
         let held = &self.observed.backends;
         let mut free = held.free();
+        // Written first, one behind the other: those of neighbouring slots take one call.
+        let mut named = Vec::new();
         for &id in touched {
             let before = self.observed.backend_ids.get(&id.0).copied();
             let owner = self.desired.backends.get(&id);
@@ -237,7 +239,7 @@ impl Planner<'_> {
                         self.plan.enter.push(Action::WriteBackend { slot, entry });
                     }
                     if before != Some(slot) {
-                        self.plan.enter.push(Action::SetBackendId { id, slot });
+                        named.push(Action::SetBackendId { id, slot });
                     }
                     self.plan_load(id, slot);
                     self.backend_slots.insert(id, slot);
@@ -257,6 +259,7 @@ impl Planner<'_> {
                 self.free_backend(slot, service);
             }
         }
+        self.plan.enter.extend(named);
         Ok(())
     }
 

@@ -405,12 +405,14 @@ impl State {
     /// Executes in order, and stops at the first failure: what was done is recorded, so the next
     /// plan goes on from there.
     fn execute(&mut self, actions: &[Action]) -> Result<(), Error> {
-        for action in actions {
-            if let Err(error) = self.loaded.tables.execute(action) {
+        for together in actions.chunk_by(Action::may_be_one) {
+            if let Err(error) = self.loaded.tables.execute(together) {
                 self.is_unsure = true;
                 return Err(error.into());
             }
-            self.observed.record(action);
+            for action in together {
+                self.observed.record(action);
+            }
         }
         Ok(())
     }
