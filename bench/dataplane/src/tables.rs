@@ -14,6 +14,8 @@ use fairlead_proto::node::{
     Backend, BackendState, DataplaneState, Frontend, FrontendScope, NodeAddress, Parameters,
     Protocol, Route, RouteKey, Service,
 };
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use serde::Serialize;
 use testbed::{NetNs, Progress};
 
@@ -40,6 +42,8 @@ pub(crate) struct Tables {
     backends_per_service: u32,
     /// From empty maps to all services in force.
     from_nothing: Times,
+    /// The same in time of the CPU: what a machine that does nothing else would take at most.
+    from_nothing_cpu: Times,
     /// From one endpoint's change to it in force, nothing else being under way.
     one_change: Times,
     /// From such a change to the traces of the state before being gone: at the soonest a grace
@@ -63,18 +67,19 @@ pub(crate) fn measure(trials: usize, progress: &Progress) -> Result<Tables> {
     let node = Node::new()?;
     let rss_before_mib = rss_mib()?;
     let mut first = Vec::new();
+    let mut first_cpu = Vec::new();
     let mut last = None;
     for trial in 1..=FIRST_TRIALS {
         let is_last = trial == FIRST_TRIALS;
         progress.state(format!(
             "measure: {SERVICES} services, {trial} of {FIRST_TRIALS}"
         ));
-        let (time, rest) = node.live(async |config| {
+        let ((time, cpu_time), rest) = node.live(async |config| {
             let dataplane = Dataplane::open(config).await?;
             let whole = Arc::new(Changes::whole(state()));
-            let begun = Instant::now();
+            let (begun, cpu_begun) = (Instant::now(), cpu_time()?);
             dataplane.apply(whole, Generation(1)).await?;
-            let time = begun.elapsed();
+            let time = (begun.elapsed(), cpu_time()?.saturating_sub(cpu_begun));
             let rest = if is_last {
                 Some(measure_filled(&dataplane, trials).await?)
             } else {
@@ -84,6 +89,7 @@ pub(crate) fn measure(trials: usize, progress: &Progress) -> Result<Tables> {
         })?;
         node.clear()?;
         first.push(time);
+        first_cpu.push(cpu_time);
         last = rest.or(last);
     }
     let filled = last.context("the last trial measures the rest")?;
@@ -94,6 +100,7 @@ pub(crate) fn measure(trials: usize, progress: &Progress) -> Result<Tables> {
         services: SERVICES,
         backends_per_service: BACKENDS,
         from_nothing: first.into(),
+        from_nothing_cpu: first_cpu.into(),
         one_change: filled.one_change.into(),
         change_and_clearing_away: filled.change_and_clearing_away.into(),
         same_state_again: filled.same_state_again.into(),
@@ -301,6 +308,14 @@ fn address(node: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 100)) + node)
 }
 
+/// What this process has had of the CPUs so far.
+fn cpu_time() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).context("ask for the time of the CPU")?;
+    let used = usage.user_time() + usage.system_time();
+    let micros = u64::try_from(used.num_microseconds()).context("time goes forward")?;
+    Ok(Duration::from_micros(micros))
+}
+
 fn rss_mib() -> Result<f64> {
     let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
     let kib: f64 = status
@@ -329,6 +344,7 @@ pub(crate) fn tables(measured: &Tables) -> [Table; 4] {
             measured.from_nothing,
             "2,000",
         ),
+        ("… of the CPU".to_owned(), measured.from_nothing_cpu, ""),
         ("one endpoint's change".to_owned(), measured.one_change, "5"),
         (
             "… and until the state before is gone".to_owned(),

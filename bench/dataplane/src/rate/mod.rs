@@ -36,7 +36,7 @@ pub(crate) struct Rate {
     /// Packets a second at the sink, the middle one of all rounds.
     pub(crate) pps: u64,
     /// The best round.
-    pps_max: u64,
+    pub(crate) pps_max: u64,
 }
 
 /// Measures all ways in `rounds` rounds on `cpu`, with the programs of `traffic`.
