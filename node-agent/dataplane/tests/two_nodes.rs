@@ -212,13 +212,8 @@ impl Node {
                     .iter()
                     .all(|node| node["resolved"] == true)
             };
-            while !resolved() {
-                assert!(
-                    !deadline.has_passed(),
-                    "the other node's address is not found"
-                );
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let found = deadline.until_async("the other node is found", async || resolved());
+            found.await.unwrap();
         });
     }
 

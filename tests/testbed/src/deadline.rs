@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow};
 
 /// The pause between two looks at a condition: short against anything worth waiting for, long
 /// against the cost of a look.
@@ -51,13 +51,7 @@ impl Deadline {
                 Err(error) => Some(error),
             };
             if self.has_passed() {
-                let seconds = self.allowed.as_secs_f32();
-                match last {
-                    Some(error) => {
-                        return Err(error.context(format!("{what}: not within {seconds:.0} s")));
-                    }
-                    None => bail!("{what}: not within {seconds:.0} s"),
-                }
+                return Err(self.missed(what, last));
             }
             thread::sleep(LOOK_INTERVAL);
         }
@@ -69,6 +63,34 @@ impl Deadline {
     /// The deadline passed; the error names `what`.
     pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
         self.wait_for(what, || Ok(holds().then_some(())))
+    }
+
+    /// The same for who works in a runtime that has to go on meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::until`].
+    pub async fn until_async(
+        &self,
+        what: &str,
+        mut holds: impl AsyncFnMut() -> bool,
+    ) -> Result<()> {
+        while !holds().await {
+            if self.has_passed() {
+                return Err(self.missed(what, None));
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// That `what` has not happened in time, and the last error met on the way.
+    fn missed(&self, what: &str, last: Option<Error>) -> Error {
+        let seconds = self.allowed.as_secs_f32();
+        let missed = format!("{what}: not within {seconds:.0} s");
+        match last {
+            Some(error) => error.context(missed),
+            None => anyhow!(missed),
+        }
     }
 }
 

@@ -45,7 +45,11 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new() -> Self {
+    /// Nothing, after printing why, where programs cannot be loaded.
+    fn new() -> Option<Self> {
+        if skip() {
+            return None;
+        }
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("dataplane-test-{}-{count}", std::process::id());
@@ -75,12 +79,12 @@ impl Fixture {
             side.ip("link set eth0 up").unwrap();
         }
         host.sysctl("net.ipv4.ip_forward", "1").unwrap();
-        Self {
+        Some(Self {
             host,
             peer,
             config,
             files,
-        }
+        })
     }
 
     /// Runs `work` in the node's namespace, on a runtime of its own: each call is one life of the
@@ -95,6 +99,20 @@ impl Fixture {
             runtime.block_on(work(config))
         });
         life.unwrap()
+    }
+
+    /// Does `work` with the node's dataplane, opened for it.
+    fn open<T: Send>(&self, work: impl AsyncFnOnce(Dataplane) -> T + Send) -> T {
+        self.agent(async |config| work(Dataplane::open(config).await.unwrap()).await)
+    }
+
+    /// The same, once the example's state is in force as generation 5.
+    fn open_with_example<T: Send>(&self, work: impl AsyncFnOnce(Dataplane) -> T + Send) -> T {
+        self.open(async |dataplane| {
+            let applied = dataplane.apply(whole(&state()), Generation(5)).await;
+            applied.unwrap();
+            work(dataplane).await
+        })
     }
 
     fn pod_netns(&self) -> PathBuf {
@@ -124,6 +142,14 @@ fn whole(state: &DataplaneState) -> Arc<Changes> {
     Arc::new(Changes::whole(state.clone()))
 }
 
+/// Waits until `holds`, while the dataplane works.
+async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    Deadline::seconds(60)
+        .until_async(what, holds)
+        .await
+        .unwrap();
+}
+
 fn names(view: &Value) -> Vec<&str> {
     view.as_array()
         .unwrap()
@@ -143,12 +169,10 @@ fn rows(dataplane: &Dataplane, view: &str) -> Vec<Value> {
 
 #[test]
 fn reopened_dataplane_adopts_what_the_maps_hold() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         assert_eq!(dataplane.generation(), Generation(0));
         let applied = dataplane
             .apply(whole(&state()), Generation(5))
@@ -166,8 +190,7 @@ fn reopened_dataplane_adopts_what_the_maps_hold() {
         }
         assert_eq!(services[0]["frontends"].as_array().unwrap().len(), 2);
     });
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    fixture.open(async |dataplane| {
         assert_eq!(dataplane.generation(), Generation(5));
         assert_eq!(
             rows(&dataplane, "services").len(),
@@ -186,19 +209,11 @@ fn reopened_dataplane_adopts_what_the_maps_hold() {
 
 #[test]
 fn stale_entries_vanish_with_the_first_state_after_a_restart() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane
-            .apply(whole(&state()), Generation(5))
-            .await
-            .unwrap();
-    });
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open_with_example(async |_| {});
+    fixture.open(async |dataplane| {
         assert_eq!(
             rows(&dataplane, "nodes").len(),
             2,
@@ -227,16 +242,10 @@ fn stale_entries_vanish_with_the_first_state_after_a_restart() {
 
 #[test]
 fn invalid_state_is_refused_whole() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane
-            .apply(whole(&state()), Generation(5))
-            .await
-            .unwrap();
+    };
+    fixture.open_with_example(async |dataplane| {
         dataplane.settle().await.unwrap();
         let before = dataplane.state().loaded.tables.observe().unwrap();
         let mut bad = state();
@@ -262,13 +271,11 @@ fn invalid_state_is_refused_whole() {
 
 #[test]
 fn pod_is_connected_once_and_disconnected_without_a_trace() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
+    };
     let netns = fixture.pod_netns();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    fixture.open(async |dataplane| {
         let early = dataplane.attach_pod("uid-a", &netns).await.unwrap_err();
         assert!(matches!(early, Error::Pod(_)), "{early:?}");
         dataplane
@@ -300,8 +307,7 @@ fn pod_is_connected_once_and_disconnected_without_a_trace() {
     assert!(reaches(&pod, "198.18.0.101"));
     assert!(reaches(&fixture.host, "10.244.1.1"));
     drop(pod);
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    fixture.open(async |dataplane| {
         assert_eq!(rows(&dataplane, "endpoints").len(), 1, "adopted");
         dataplane.detach_pod("uid-a", &netns).await.unwrap();
         dataplane.detach_pod("uid-a", &netns).await.unwrap();
@@ -313,13 +319,11 @@ fn pod_is_connected_once_and_disconnected_without_a_trace() {
 
 #[test]
 fn leftovers_of_pods_nobody_knows_are_removed_at_the_next_start() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
+    };
     let netns = fixture.pod_netns();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    fixture.open(async |dataplane| {
         dataplane
             .set_pod_cidrs(vec!["10.244.1.0/24".parse().unwrap()])
             .await
@@ -328,8 +332,7 @@ fn leftovers_of_pods_nobody_knows_are_removed_at_the_next_start() {
     });
     fs::remove_file(fixture.config.state_dir.join("addresses.json")).unwrap();
     assert!(fixture.links().contains(": fl"));
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    fixture.open(async |dataplane| {
         assert_eq!(rows(&dataplane, "endpoints").len(), 0);
     });
     assert!(!fixture.links().contains(": fl"));
@@ -338,13 +341,11 @@ fn leftovers_of_pods_nobody_knows_are_removed_at_the_next_start() {
 
 #[test]
 fn link_that_was_lost_comes_back_with_the_same_address() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
+    };
     let netns = fixture.pod_netns();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    fixture.open(async |dataplane| {
         dataplane
             .set_pod_cidrs(vec!["10.244.1.0/24".parse().unwrap()])
             .await
@@ -370,21 +371,15 @@ fn link_that_was_lost_comes_back_with_the_same_address() {
 
 #[test]
 fn way_to_a_node_is_resolved_and_follows_its_address() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
+    };
     let mac_is = |dataplane: &Dataplane, mac: &str| {
         rows(dataplane, "nodes")
             .iter()
             .any(|node| node["name"] == "node-2" && node["mac"] == mac)
     };
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane
-            .apply(whole(&state()), Generation(5))
-            .await
-            .unwrap();
+    fixture.open_with_example(async |dataplane| {
         for (mac, change) in [("02:00:00:00:00:02", false), ("02:00:00:00:00:22", true)] {
             fixture
                 .peer
@@ -396,25 +391,16 @@ fn way_to_a_node_is_resolved_and_follows_its_address() {
                 fixture.host.ip("neighbour flush dev eth0").unwrap();
                 assert!(reaches(&fixture.host, "198.18.0.102"));
             }
-            let deadline = Deadline::seconds(30);
-            while !mac_is(&dataplane, mac) {
-                assert!(
-                    !deadline.has_passed(),
-                    "{mac}: {:?}",
-                    rows(&dataplane, "nodes")
-                );
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
+            until(mac, async || mac_is(&dataplane, mac)).await;
         }
     });
 }
 
 #[test]
 fn destroyed_dataplane_leaves_nothing() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
+    };
     let netns = fixture.pod_netns();
     fixture.agent(async |config| {
         let dataplane = Dataplane::open(config.clone()).await.unwrap();
@@ -443,12 +429,10 @@ fn destroyed_dataplane_leaves_nothing() {
 
 #[test]
 fn unknown_view_is_refused_with_the_names_of_those_there_are() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         for name in view::NAMES {
             dataplane
                 .view(name, &json!({}))
@@ -464,10 +448,9 @@ fn unknown_view_is_refused_with_the_names_of_those_there_are() {
 
 #[test]
 fn one_change_among_ten_thousand_services_is_a_handful_of_actions() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
+    };
     let mut state = state();
     state.services = (1..=10_000_u32)
         .map(|id| {
@@ -485,8 +468,7 @@ fn one_change_among_ten_thousand_services_is_a_handful_of_actions() {
             service
         })
         .collect();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    fixture.open(async |dataplane| {
         dataplane.apply(whole(&state), Generation(1)).await.unwrap();
         for generation in 2..=4 {
             let service = &mut state.services[4_999];
@@ -508,12 +490,10 @@ fn one_change_among_ten_thousand_services_is_a_handful_of_actions() {
 
 #[test]
 fn changes_before_any_whole_state_are_refused() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         let early = dataplane.apply(Arc::default(), Generation(1)).await;
         assert!(matches!(early, Err(Error::Incomplete)), "{early:?}");
     });
@@ -521,16 +501,10 @@ fn changes_before_any_whole_state_are_refused() {
 
 #[test]
 fn what_somebody_else_wrote_is_put_right_by_the_next_resync() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane
-            .apply(whole(&state()), Generation(5))
-            .await
-            .unwrap();
+    };
+    fixture.open_with_example(async |dataplane| {
         dataplane.settle().await.unwrap();
         let good = dataplane.state().loaded.tables.observe().unwrap();
         {

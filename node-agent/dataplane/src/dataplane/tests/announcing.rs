@@ -36,8 +36,8 @@ fn announced_by(node: &str) -> DataplaneState {
 }
 
 /// A host on the node's wire that believes another machine to have the VIPs.
-fn believing() -> Fixture {
-    let fixture = Fixture::new();
+fn believing() -> Option<Fixture> {
+    let fixture = Fixture::new()?;
     let host = &fixture.host;
     host.ip(&format!("link set eth0 address {HOST_MAC}"))
         .unwrap();
@@ -49,20 +49,16 @@ fn believing() -> Fixture {
         fixture.peer.ip(&command).unwrap();
     }
     fixture.peer.take_xdp_frames("eth0").unwrap();
-    fixture
+    Some(fixture)
 }
 
 /// Waits until the host on the wire believes the machine with this address to have the VIP.
 async fn until_believed(fixture: &Fixture, vip: &str, mac: &str) {
-    let deadline = Deadline::seconds(30);
-    loop {
-        let known = fixture.peer.ip(&format!("neighbour show {vip}")).unwrap();
-        if known.contains(mac) {
-            return;
-        }
-        assert!(!deadline.has_passed(), "{known}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let known = || fixture.peer.ip(&format!("neighbour show {vip}")).unwrap();
+    until(&format!("{vip} is at {mac}"), async || {
+        known().contains(mac)
+    })
+    .await;
 }
 
 /// Has the host on the wire claim a VIP, as another node would: it announces it (RFC 5227 §3).
@@ -77,12 +73,10 @@ fn claim(fixture: &Fixture) {
 
 #[test]
 fn hosts_follow_a_vip_that_comes_to_this_node_at_once() {
-    if skip() {
+    let Some(fixture) = believing() else {
         return;
-    }
-    let fixture = believing();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         let before = whole(&announced_by("node-2"));
         dataplane.apply(before, Generation(5)).await.unwrap();
         let start = Instant::now();
@@ -102,12 +96,10 @@ fn hosts_follow_a_vip_that_comes_to_this_node_at_once() {
 
 #[test]
 fn node_without_a_session_leaves_a_vip_to_who_claims_it_until_it_is_told_again() {
-    if skip() {
+    let Some(fixture) = believing() else {
         return;
-    }
-    let fixture = believing();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         let state = whole(&announced_by("node-1"));
         dataplane
             .apply(Arc::clone(&state), Generation(5))
@@ -115,11 +107,8 @@ fn node_without_a_session_leaves_a_vip_to_who_claims_it_until_it_is_told_again()
             .unwrap();
         until_believed(&fixture, VIP, HOST_MAC).await;
         claim(&fixture);
-        let deadline = Deadline::seconds(30);
-        while dataplane.state().announced().len() > 1 {
-            assert!(!deadline.has_passed(), "the VIP is held on to");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let is_left = async || dataplane.state().announced().len() == 1;
+        until("the VIP is left to who claims it", is_left).await;
         assert_eq!(
             dataplane.state().announced(),
             [VIP6.parse().unwrap()].into()
@@ -131,12 +120,10 @@ fn node_without_a_session_leaves_a_vip_to_who_claims_it_until_it_is_told_again()
 
 #[test]
 fn node_in_a_session_holds_on_to_a_vip_that_somebody_claims() {
-    if skip() {
+    let Some(fixture) = believing() else {
         return;
-    }
-    let fixture = believing();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         dataplane.set_in_session(true);
         let state = whole(&announced_by("node-1"));
         dataplane.apply(state, Generation(5)).await.unwrap();

@@ -39,25 +39,19 @@ fn restless(dataplane: &Dataplane) -> usize {
 
 /// Sweeps until `done`.
 async fn sweep_until(dataplane: &Dataplane, what: &str, done: impl Fn(&Dataplane) -> bool) {
-    let deadline = Deadline::seconds(60);
-    loop {
+    let is_done = async || {
         dataplane.sweep().await.unwrap();
-        if done(dataplane) {
-            return;
-        }
-        assert!(!deadline.has_passed(), "{what} does not happen");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        done(dataplane)
+    };
+    until(what, is_done).await;
 }
 
 #[test]
 fn slots_that_moved_come_to_rest_when_their_flows_have_ended() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         let mut state = hasty_state();
         dataplane.apply(whole(&state), Generation(1)).await.unwrap();
         assert_eq!(restless(&dataplane), 0);
@@ -130,12 +124,10 @@ fn slots_that_moved_come_to_rest_when_their_flows_have_ended() {
 
 #[test]
 fn backend_that_has_drained_is_gone_for_the_programs() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         let mut state = state();
         state.services[0].drain_seconds = 1;
         dataplane.apply(whole(&state), Generation(1)).await.unwrap();
@@ -159,12 +151,10 @@ fn backend_that_has_drained_is_gone_for_the_programs() {
 
 #[test]
 fn figures_of_a_service_keep_what_its_gone_backends_had_seen() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
+    };
+    fixture.open(async |dataplane| {
         let mut state = state();
         dataplane.apply(whole(&state), Generation(1)).await.unwrap();
         {

@@ -16,16 +16,10 @@ fn has_sentence(trace: &Value, text: &str) -> bool {
 
 #[test]
 fn trace_runs_the_attached_programs_and_speaks_in_names() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane
-            .apply(whole(&state()), Generation(5))
-            .await
-            .unwrap();
+    };
+    fixture.open_with_example(async |dataplane| {
         let services = rows(&dataplane, "services");
         let external = |frontend: &&Value| frontend["scope"] == "external";
         let (service, frontend) = services
@@ -66,16 +60,10 @@ fn trace_runs_the_attached_programs_and_speaks_in_names() {
 
 #[test]
 fn noted_flows_are_listed_by_service_backend_and_client() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane
-            .apply(whole(&state()), Generation(5))
-            .await
-            .unwrap();
+    };
+    fixture.open_with_example(async |dataplane| {
         let note = |client: [u8; 4], backend: u32, packets: u64| {
             let key = FlowKey {
                 source: Address::from(IpAddr::from(client)),
@@ -126,16 +114,10 @@ fn noted_flows_are_listed_by_service_backend_and_client() {
 
 #[test]
 fn sample_of_a_dropped_packet_comes_decoded_with_its_service() {
-    if skip() {
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let fixture = Fixture::new();
-    fixture.agent(async |config| {
-        let dataplane = Dataplane::open(config).await.unwrap();
-        dataplane
-            .apply(whole(&state()), Generation(5))
-            .await
-            .unwrap();
+    };
+    fixture.open_with_example(async |dataplane| {
         let params = json!({"from": "192.0.2.7:5555", "to": "198.18.100.1:80"});
         let packet = crate::trace::Packet::parse(&params).unwrap();
         let frame = packet.frame([2; 6]);
