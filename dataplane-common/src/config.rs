@@ -27,13 +27,15 @@ pub struct Config {
     pub uplink_ifindex: u32,
     /// UDP port of VXLAN, network order.
     pub vxlan_port_be: u16,
-    /// Zero.
-    pub padding: u16,
+    /// Percent of what the other services leave of `flows` that one service may fill, and of the notes
+    /// of a moment that it may make, see [`noting`](crate::noting). 0: all of it.
+    pub service_share_percent: u16,
     /// The node's IPv4 address, as whom pods are masqueraded, as the word it is on the wire; 0 if it
     /// has none.
     pub masquerade_word: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Flows that are noted in [`noting::WINDOW_NS`](crate::noting::WINDOW_NS) at most. 0: as many as
+    /// come.
+    pub notes_per_window: u32,
 }
 map_struct!(Config, 104);
 

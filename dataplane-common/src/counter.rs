@@ -37,6 +37,8 @@ counters! {
     6 TooBigAnswered "packets too big for the way to their backend whose senders were told so",
     7 Decapsulated "packets that arrived in IP in IP or GUE",
     8 MssClamped "SYN packets whose maximum segment size was lowered",
+    9 NotesTooFast "flows that were not noted because their service, or all, had begun as many in that moment as may be",
+    10 FlowShareFull "flows that were not noted because their service has its share of the table",
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ pub mod hash;
 pub mod mac;
 pub mod maps;
 mod node;
+pub mod noting;
 pub mod protocol;
 mod route;
 mod service;
@@ -90,6 +91,6 @@ pub use socket::{SocketKey, SocketOrigin};
 pub use stats::{BackendStats, DropSample, DropStats, SAMPLE_BYTES, ServiceDropKey, ServiceStats};
 pub use track::{
     AffinityEntry, AffinityKey, ConflictEntry, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED,
-    FLOW_OPENING, FragmentKey, FragmentPorts, LoadEntry, NatEntry, SourceRangeKey, TrackEntry,
-    UplinkEntry,
+    FLOW_OPENING, FragmentKey, FragmentPorts, LoadEntry, NatEntry, NotedEntry, SourceRangeKey,
+    TrackEntry, UplinkEntry,
 };

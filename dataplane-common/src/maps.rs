@@ -70,6 +70,8 @@ names! {
     TURNS "turns",
     /// Array of [`LoadEntry`](crate::LoadEntry) by backend slot.
     LOADS "loads",
+    /// Array of [`NotedEntry`](crate::NotedEntry): of all services, then by service slot.
+    NOTED "noted",
     /// Hash: ifindex (`u32`) → [`UplinkEntry`](crate::UplinkEntry).
     UPLINKS "uplinks",
     /// LRU hash: [`Address`](crate::Address) of a VIP → [`ConflictEntry`](crate::ConflictEntry).
@@ -117,8 +119,10 @@ pub const SOCKETS_MAX: u32 = 1 << 16;
 /// Flows of clients that are noted. Entries take memory (about 140 bytes each) only while they are
 /// in use: 36 MiB at most.
 pub const FLOWS_MAX: u32 = 1 << 18;
-/// Translated flows. About 170 bytes each, 22 MiB at most.
-pub const NAT_MAX: u32 = 1 << 17;
+/// Translated flows, each of which is noted too. About 170 bytes each, 43 MiB at most.
+pub const NAT_MAX: u32 = FLOWS_MAX;
+/// Elements of `noted`: 1 MiB.
+pub const NOTED_MAX: u32 = SERVICES_MAX + 1;
 /// Clients of services with session affinity. About 100 bytes each, 12 MiB.
 pub const AFFINITY_MAX: u32 = 1 << 17;
 /// Fragmented packets on their way. About 110 bytes each, 1.8 MiB.

@@ -111,6 +111,33 @@ pub struct LoadEntry {
 }
 map_struct!(LoadEntry, 16);
 
+/// How many flows are noted. `noted` is an array of these, indexed by [`Self::of_service`], and by
+/// [`Self::OF_ALL`] for all services together. What it is for: [`noting`](crate::noting).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct NotedEntry {
+    /// Entries in `flows`. Programs count up; the agent puts it right when it sweeps.
+    pub flows: u32,
+    /// The [`noting::window`](crate::noting::window) in which the last one was noted.
+    pub window: u32,
+    /// How many were noted in it.
+    pub in_window: u32,
+    /// Zero.
+    pub padding: u32,
+}
+map_struct!(NotedEntry, 16);
+
+impl NotedEntry {
+    /// The index in `noted` of all services together.
+    pub const OF_ALL: u32 = 0;
+
+    /// The index in `noted` of the service in slot `slot`.
+    #[inline(always)]
+    pub const fn of_service(slot: u32) -> u32 {
+        slot + 1
+    }
+}
+
 /// A packet that was fragmented; the key of `fragments` (RFC 791 §3.2, RFC 8200 §4.5).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

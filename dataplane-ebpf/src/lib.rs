@@ -34,6 +34,7 @@ pub mod maps;
 pub mod measure;
 mod mss;
 mod nat;
+mod noting;
 mod parse;
 mod pick;
 pub mod pod;

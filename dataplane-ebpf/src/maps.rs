@@ -5,16 +5,16 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use fairlead_dataplane_common::maps::{
     AFFINITY_MAX, BACKENDS_MAX, CONFLICTS_MAX, COUNTERS_MAX, DROP_REASONS_MAX, FLOWS_MAX,
-    FRAGMENTS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NODES_MAX, PODS_MAX, REPLIES_MAX,
-    ROUTES_MAX, SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX, SOURCE_RANGES_MAX,
-    UPLINKS_MAX, VPCS_MAX,
+    FRAGMENTS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NODES_MAX, NOTED_MAX, PODS_MAX,
+    REPLIES_MAX, ROUTES_MAX, SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX,
+    SOURCE_RANGES_MAX, UPLINKS_MAX, VPCS_MAX,
 };
 use fairlead_dataplane_common::{
     Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
     DropSample, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey,
-    FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, PodEntry, RouteEntry,
-    RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey, SocketOrigin, SourceRangeKey,
-    TrackEntry, UplinkEntry,
+    FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry, PodEntry,
+    RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey, SocketOrigin,
+    SourceRangeKey, TrackEntry, UplinkEntry,
 };
 
 use crate::nat::Translation;
@@ -130,6 +130,10 @@ pub static TURNS: Array<u32> = Array::with_max_entries(SERVICES_MAX, 0);
 /// Backend slot to how busy it is.
 #[map(name = "loads")]
 pub static LOADS: Array<LoadEntry> = Array::with_max_entries(BACKENDS_MAX, 0);
+
+/// How many flows are noted: of all services, then by service slot.
+#[map(name = "noted")]
+pub static NOTED: Array<NotedEntry> = Array::with_max_entries(NOTED_MAX, 0);
 
 /// The interfaces that packets for VIPs arrive on.
 #[map(name = "uplinks")]

@@ -12,13 +12,13 @@ use fairlead_dataplane_common::{
     FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_OPENING, FRONTEND_NODE_PORT, FlowKey,
     LUT_EMPTY, LUT_MOVING, LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK, NODE_LOCAL, NODE_RESOLVED,
     SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN,
-    SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NOTED, SERVICE_SOURCE_HASH,
+    SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_NOTED, SERVICE_SOURCE_HASH,
     SERVICE_SOURCE_RANGES, ServiceEntry, TrackEntry, hash, protocol,
 };
 
 use crate::header::Tcp;
 use crate::maps::{BACKENDS, FLOWS, LUT, SERVICES};
-use crate::{affinity, lookup, pick, schedule, stats};
+use crate::{affinity, lookup, noting, pick, schedule, stats};
 
 /// The packet is no packet of the flow but an ICMP error about one: it follows, and leaves no trace.
 pub const QUERY_ERROR: u32 = 1;
@@ -132,12 +132,14 @@ impl Found {
             0 => Ok(()),
             Self::NO_LOCAL_BACKEND => Err(DropReason::NoLocalBackend),
             Self::SOURCE_NOT_ALLOWED => Err(DropReason::SourceNotAllowed),
+            Self::NAT_EXHAUSTED => Err(DropReason::NatExhausted),
             _ => Err(DropReason::NoBackend),
         }
     }
 
     const NO_LOCAL_BACKEND: u32 = DropReason::NoLocalBackend as u32;
     const SOURCE_NOT_ALLOWED: u32 = DropReason::SourceNotAllowed as u32;
+    const NAT_EXHAUSTED: u32 = DropReason::NatExhausted as u32;
 }
 
 impl Query {
@@ -450,12 +452,19 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
     } else {
         slot.current
     };
-    let opens = query.opens();
     if !is_noted {
-        return Found::plain(slot.current, opens);
+        return Found::plain(slot.current, query.opens());
     }
     if !query.may_note() {
-        return Found::plain(unnoted, opens);
+        return Found::plain(unnoted, query.opens());
+    }
+    if !noting::is_admitted(query.service_index) {
+        return if service.flags & SERVICE_NAT == 0 {
+            Found::plain(unnoted, query.opens())
+        } else {
+            // Each translation takes an entry of `nat` as well, and a flood would have them all.
+            Found::refused(DropReason::NatExhausted)
+        };
     }
     let is_local = service.flags & SERVICE_EXTERNAL_LOCAL != 0;
     let mut picked = LUT_EMPTY;
@@ -477,11 +486,13 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
         // Nothing is noted of flows that nobody takes.
         _ => return Found::refused(DropReason::NoBackend),
     };
-    let begins = opens || query.flow.protocol != protocol::TCP && !is_handed_up(query, backend);
+    let begins =
+        query.opens() || query.flow.protocol != protocol::TCP && !is_handed_up(query, backend);
     if !note(query, service, picked, backend) {
         stats::count(Counter::FlowTableFull);
-        return Found::plain(unnoted, opens);
+        return Found::plain(unnoted, query.opens());
     }
+    noting::count(query.service_index);
     if service.flags & SERVICE_LEAST_LOAD != 0 {
         schedule::took_one(picked);
     }

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use fairlead_api::NodeName;
+use fairlead_dataplane::FlowLimits;
 use serde::{Deserialize, Serialize};
 
 /// How many pods a node takes, as upstream's kubelet.
@@ -30,6 +31,58 @@ pub(crate) struct Config {
     pub(crate) cgroup_prefix: String,
     pub(crate) run_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
+    #[serde(default, skip_serializing_if = "Flows::is_default")]
+    pub(crate) flows: Flows,
+}
+
+/// How much the noting of flows may take of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Flows {
+    /// Flows noted in a second at most; 0: as many as come.
+    pub(crate) notes_per_second: u32,
+    /// Percent of what the other services leave that one service may have.
+    pub(crate) service_share: Percent,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        let limits = FlowLimits::default();
+        Self {
+            notes_per_second: limits.notes_per_second,
+            service_share: Percent(limits.service_share_percent),
+        }
+    }
+}
+
+impl Flows {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// As the dataplane has them.
+    pub(crate) fn limits(self) -> FlowLimits {
+        FlowLimits {
+            notes_per_second: self.notes_per_second,
+            service_share_percent: self.service_share.0,
+        }
+    }
+}
+
+/// A part of something, of 100; never nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u16")]
+pub(crate) struct Percent(u16);
+
+impl TryFrom<u16> for Percent {
+    type Error = String;
+
+    fn try_from(percent: u16) -> Result<Self, String> {
+        match percent {
+            1..=100 => Ok(Self(percent)),
+            _ => Err(format!("{percent} is no percentage from 1 to 100")),
+        }
+    }
 }
 
 /// The root of cgroups version 2: `unified` where version 1 is mounted too.
@@ -60,6 +113,7 @@ impl Config {
             bpffs: self.bpffs.clone(),
             cgroup: self.cgroup.clone(),
             state_dir: layout.state(),
+            flow_limits: self.flows.limits(),
         }
     }
 
@@ -146,5 +200,27 @@ impl Layout {
     /// Written last by join: a directory with a configuration is complete.
     pub(crate) fn save_config(&self, config: &Config) -> anyhow::Result<()> {
         Ok(fairlead_config::save(&self.config(), config)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_flows_have_defaults_and_bounds() {
+        let flows = |text: &str| serde_saphyr::from_str::<Flows>(text);
+        assert_eq!(flows("{}").unwrap().limits(), FlowLimits::default());
+        let limits = flows("{notes_per_second: 0, service_share: 100}");
+        let expected = FlowLimits {
+            notes_per_second: 0,
+            service_share_percent: 100,
+        };
+        assert_eq!(limits.unwrap().limits(), expected);
+        for wrong in [0, 101] {
+            let error = flows(&format!("service_share: {wrong}")).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("no percentage from 1 to 100"), "{text}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use fairlead_pki::JoinToken;
 
 use crate::{
     Join,
-    config::{Config, Layout},
+    config::{Config, Flows, Layout},
 };
 
 pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
@@ -40,6 +40,7 @@ pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
         cgroup_prefix: join.cgroup_prefix,
         run_dir: join.run_dir,
         log_dir: join.log_dir,
+        flows: Flows::default(),
     };
     layout.save_config(&config)?;
     eprintln!(

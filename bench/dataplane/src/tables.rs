@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use fairlead_api::{Generation, NodeName};
-use fairlead_dataplane::{Changes, Config, Dataplane};
+use fairlead_dataplane::{Changes, Config, Dataplane, FlowLimits};
 use fairlead_proto::node::{
     Backend, BackendState, DataplaneState, Frontend, FrontendScope, NodeAddress, Parameters,
     Protocol, Route, RouteKey, Service,
@@ -184,6 +184,7 @@ impl Node {
             bpffs: PathBuf::from("/sys/fs/bpf").join(&name),
             cgroup: cgroups.unified.join(&name),
             state_dir: files.path().join("state"),
+            flow_limits: FlowLimits::default(),
         };
         fs::create_dir(&config.cgroup)
             .with_context(|| format!("make {}", config.cgroup.display()))?;

@@ -1,6 +1,6 @@
 //! Executing a plan's actions on the maps, one at a time, and reading back what a plan decides by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 
@@ -10,8 +10,8 @@ use aya::maps::{HashMap as HashTable, MapData, MapError, PerCpuArray, PerCpuValu
 use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
     Address, BackendEntry, BackendStats, ConflictEntry, DropReason, EndpointEntry, EndpointKey,
-    FrontendKey, LoadEntry, Meta, PodEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats,
-    SourceRangeKey, UplinkEntry, maps as names,
+    FrontendKey, LoadEntry, Meta, NotedEntry, PodEntry, RouteKey, ServiceDropKey, ServiceEntry,
+    ServiceStats, SourceRangeKey, UplinkEntry, maps as names,
 };
 
 use crate::action::Action;
@@ -363,6 +363,29 @@ impl Tables {
             ..entry
         };
         write(&mut self.loads, names::LOADS, slot, &[entry])
+    }
+
+    /// Sets how many flows are noted, of all services and of each one by its slot.
+    pub fn set_noted(
+        &mut self,
+        of_all: usize,
+        by_service: &HashMap<u32, u32>,
+    ) -> Result<(), Error> {
+        let held = self.noted.read(0, names::NOTED_MAX as usize);
+        let held = held.map_err(Error::of("read", names::NOTED))?;
+        let of_services = by_service
+            .iter()
+            .map(|(slot, flows)| (NotedEntry::of_service(*slot), *flows));
+        let of_all = u32::try_from(of_all).unwrap_or(u32::MAX);
+        for (index, flows) in of_services.chain([(NotedEntry::OF_ALL, of_all)]) {
+            let before = held.get(index as usize).copied().unwrap_or_default();
+            if before.flows != flows {
+                // What is noted meanwhile is lost to the sum until it is put right again.
+                let entry = NotedEntry { flows, ..before };
+                write(&mut self.noted, names::NOTED, index, &[entry])?;
+            }
+        }
+        Ok(())
     }
 
     fn write_load(&mut self, slot: u32, load: Load) -> Result<(), Error> {

@@ -21,6 +21,7 @@ use crate::changes::Changes;
 use crate::desired::Desired;
 use crate::inquiry::{self, LocalBackends, ServerCheck};
 use crate::jiffies::Jiffies;
+use crate::limits::FlowLimits;
 use crate::loader::{Loaded, Place};
 use crate::local::Local;
 use crate::neighbours;
@@ -56,6 +57,8 @@ pub struct Config {
     pub cgroup: PathBuf,
     /// Where the record of pods' addresses is kept.
     pub state_dir: PathBuf,
+    /// What the node gives for noting flows.
+    pub flow_limits: FlowLimits,
 }
 
 impl Config {
@@ -136,7 +139,10 @@ impl Dataplane {
 
         let loaded = Loaded::open(&config.place())?;
         let addresses = (config.address, config.other_address);
-        let local = Local::new(addresses, pods.ranges(), uplink, mtu);
+        let local = Local {
+            flow_limits: config.flow_limits,
+            ..Local::new(addresses, pods.ranges(), uplink, mtu)
+        };
         let mut state = State::read(loaded, local)?;
         state.refresh_local()?;
         let known_uplinks = uplinks::read(&netlink, &config.uplinks).await?;

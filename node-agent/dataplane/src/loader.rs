@@ -17,9 +17,9 @@ use fairlead_dataplane_common::maps;
 use fairlead_dataplane_common::{
     Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
     DropSample, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey,
-    FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, PodEntry, RouteEntry,
-    RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey, SocketOrigin, SourceRangeKey,
-    TrackEntry, UplinkEntry,
+    FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry, PodEntry,
+    RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey, SocketOrigin,
+    SourceRangeKey, TrackEntry, UplinkEntry,
 };
 
 use crate::entries::Entries;
@@ -311,6 +311,7 @@ pub struct Tables {
     pub source_ranges: LpmTrie<MapData, SourceRangeKey, u32>,
     pub turns: Array<MapData, u32>,
     pub loads: Slots<LoadEntry>,
+    pub noted: Slots<NotedEntry>,
     pub uplinks: HashMap<MapData, u32, UplinkEntry>,
     pub conflicts: HashMap<MapData, Address, ConflictEntry>,
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
@@ -375,6 +376,7 @@ impl Tables {
             source_ranges: open(ebpf, maps::SOURCE_RANGES, maps::SOURCE_RANGES_MAX)?,
             turns: open(ebpf, maps::TURNS, maps::SERVICES_MAX)?,
             loads: Slots::take(ebpf, maps::LOADS, maps::BACKENDS_MAX)?,
+            noted: Slots::take(ebpf, maps::NOTED, maps::NOTED_MAX)?,
             uplinks: open(ebpf, maps::UPLINKS, maps::UPLINKS_MAX)?,
             conflicts: open(ebpf, maps::CONFLICTS, maps::CONFLICTS_MAX)?,
             backend_stats: open(ebpf, maps::BACKEND_STATS, maps::BACKENDS_MAX)?,

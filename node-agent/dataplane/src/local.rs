@@ -5,6 +5,7 @@ use fairlead_api::BackendId;
 use fairlead_dataplane_common::{Address, Config, NODE_ADJACENT, NODE_RESOLVED, NodeEntry};
 use ipnetwork::IpNetwork;
 
+use crate::limits::FlowLimits;
 use crate::netlink::Mac;
 
 /// What this node knows of itself, beside what the control plane sends.
@@ -16,6 +17,8 @@ pub struct Local {
     pub other_address: Option<IpAddr>,
     /// The ranges of its pods, one a family, once it has them.
     pub pod_ranges: Vec<IpNetwork>,
+    /// What it gives for noting flows.
+    pub flow_limits: FlowLimits,
     /// Where packets leave for nodes whose way is not known.
     pub uplink: u32,
     /// Of the uplinks.
@@ -58,6 +61,7 @@ impl Local {
             address,
             other_address,
             pod_ranges,
+            flow_limits: FlowLimits::default(),
             uplink,
             mtu,
             ways: HashMap::new(),
@@ -116,6 +120,7 @@ impl Local {
             ),
             None => (Address::UNSPECIFIED, Address::UNSPECIFIED),
         };
+        let config = self.flow_limits.in_config(config);
         Config {
             node_address: self.address.into(),
             other_address: self.other_address.unwrap_or(self.address).into(),

@@ -180,6 +180,13 @@ impl State {
                 self.loaded.tables.set_connections(*slot, counted)?;
             }
         }
+        let active = self.observed.services(self.observed.active());
+        let noted = active.iter().map(|(slot, entry)| {
+            let counted = swept.noted.get(&ServiceId(entry.id));
+            (slot, counted.copied().unwrap_or(0))
+        });
+        let noted = noted.collect();
+        self.loaded.tables.set_noted(swept.flows, &noted)?;
         let actions = self.progress(Some(&swept));
         self.connections = swept.connections;
         actions

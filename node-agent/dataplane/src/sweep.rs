@@ -59,6 +59,8 @@ pub struct Swept {
     pub flows: usize,
     /// Flows that it has removed.
     pub removed: usize,
+    /// How many of them each service has. Those that have none are left out.
+    pub noted: HashMap<ServiceId, u32>,
     /// Open connections by backend, of services whose scheduler counts them. Those that have none
     /// are left out.
     pub connections: HashMap<BackendId, u32>,
@@ -171,6 +173,7 @@ impl Swept {
                 .or_default() += 1;
         }
         let service = ServiceId(entry.service);
+        *self.noted.entry(service).or_default() += 1;
         if let Some(flags) = rules.waiting.get(&service)
             && let Some(hashes) = self.hashes.get_mut(&service)
         {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_api::{Generation, NodeName};
-use fairlead_dataplane::{Changes, Config, Dataplane, object};
+use fairlead_dataplane::{Changes, Config, Dataplane, FlowLimits, object};
 use fairlead_proto::node::{
     Backend, BackendState, DataplaneState, Frontend, FrontendScope, NodeAddress, Parameters,
     Protocol, Route, RouteKey, Service,
@@ -167,6 +167,7 @@ impl Node {
             bpffs: PathBuf::from("/sys/fs/bpf").join(&name),
             cgroup: cgroups.unified.join(&name),
             state_dir: files.join("state"),
+            flow_limits: FlowLimits::default(),
         };
         fs::create_dir(&config.cgroup).unwrap();
         let host = segment.host(100 + number);

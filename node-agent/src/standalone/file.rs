@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 use super::field::{Milliseconds, Seconds};
-use crate::config::default_cgroup;
+use crate::config::{Flows, default_cgroup};
 
 /// Why a file is refused: where it is wrong, and how.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,6 +70,8 @@ pub(crate) struct Node {
     /// What is kept between two runs, and the socket for netctl.
     #[serde(default = "default_state_dir")]
     pub(crate) state_dir: PathBuf,
+    #[serde(default)]
+    pub(crate) flows: Flows,
 }
 
 /// Ports that are balanced over the same servers.

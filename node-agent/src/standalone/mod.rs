@@ -175,6 +175,7 @@ impl Node {
             bpffs: self.bpffs.clone(),
             cgroup: self.cgroup.clone(),
             state_dir: self.state_dir.clone(),
+            flow_limits: self.flows.limits(),
         }
     }
 

@@ -1,8 +1,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use fairlead_dataplane_common::{
-    Address, BACKEND_ACTIVE, BackendEntry, DropReason, DropSample, FRONTEND_EXTERNAL, FlowKey,
-    FrontendKey, ServiceDropKey, ServiceEntry, TrackEntry, mac,
+    Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, DropSample, FRONTEND_EXTERNAL,
+    FlowKey, FrontendKey, NotedEntry, ServiceDropKey, ServiceEntry, TrackEntry, mac,
 };
 
 use crate::frame::SYN;
@@ -117,6 +117,29 @@ impl World {
     /// How many flows are noted.
     pub fn flows(&self) -> usize {
         self.tables.flows.keys().count()
+    }
+
+    /// Limits how many flows are noted: in a moment, and as the percentage of what others leave that one
+    /// service may have. 0: no limit.
+    pub fn limit_notes(&mut self, per_window: u32, share_percent: u16) {
+        let config = self.tables.config.get(&0, 0).expect("read config");
+        let config = Config {
+            notes_per_window: per_window,
+            service_share_percent: share_percent,
+            ..config
+        };
+        self.tables.config.set(0, config, 0).expect("write config");
+    }
+
+    /// What is counted of the notes of the service in `slot`.
+    pub fn noted_entry(&self, slot: u32) -> NotedEntry {
+        let index = NotedEntry::of_service(slot);
+        self.tables.noted.get(index).expect("read what is noted")
+    }
+
+    /// How many flows of the service in `slot` are counted as noted.
+    pub fn noted(&self, slot: u32) -> u32 {
+        self.noted_entry(slot).flows
     }
 
     /// Packets of the service in `slot` that were dropped for `reason`.

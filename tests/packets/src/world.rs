@@ -335,14 +335,14 @@ impl World {
             node_address: NODE_1.into(),
             other_address: NODE_1.into(),
             masquerade_word: Address::from(NODE_1).v4_word(),
-            reserved: 0,
+            notes_per_window: 0,
             pod_prefix: Ipv4Addr::new(10, 244, 1, 0).into(),
             pod_mask: Address::mask(96 + 24),
             node_id: 1,
             bank: 0,
             uplink_ifindex: VETH,
             vxlan_port_be: protocol::VXLAN_PORT.to_be(),
-            padding: 0,
+            service_share_percent: 0,
         };
         self.tables.config.set(0, config, 0).expect("write config");
         for (slot, address, mac) in [(1, NODE_2, Some(NODE_2_MAC)), (2, NODE_3, None)] {

@@ -64,6 +64,7 @@ impl Fixture {
             bpffs: PathBuf::from("/sys/fs/bpf").join(&name),
             cgroup: cgroups.unified.join(&name),
             state_dir: files.path().join("state"),
+            flow_limits: FlowLimits::default(),
         };
         fs::create_dir(&config.cgroup).unwrap();
         let host = NetNs::unique("dp-host").unwrap();

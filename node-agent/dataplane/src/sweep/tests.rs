@@ -269,7 +269,10 @@ fn sweep_of_many_flows_is_complete() {
         let seconds = if port % 4 == 0 { 1 } else { 2_000 };
         fixture.note(port, 1, 11, FLOW_ESTABLISHED, seconds);
     }
+    fixture.note(20_001, 2, 21, FLOW_ESTABLISHED, 1);
     let swept = fixture.sweep();
-    assert_eq!((swept.flows, swept.removed), (5_000, 15_000));
-    assert_eq!(fixture.noted().len(), 5_000);
+    assert_eq!((swept.flows, swept.removed), (5_001, 15_000));
+    let noted = [(ServiceId(1), 5_000), (ServiceId(2), 1)].into();
+    assert_eq!(swept.noted, noted);
+    assert_eq!(fixture.noted().len(), 5_001);
 }

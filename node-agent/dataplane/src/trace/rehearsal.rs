@@ -12,7 +12,7 @@ use aya::programs::{Program, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader, Pod};
 use fairlead_dataplane_common::{
     AffinityEntry, AffinityKey, BackendStats, Counter, DropReason, DropStats, FlowEntry, FlowKey,
-    LoadEntry, NODE_LOCAL, NatEntry, TrackEntry, maps,
+    LoadEntry, NODE_LOCAL, NatEntry, NotedEntry, TrackEntry, maps,
 };
 
 use super::facts::{self, Facts};
@@ -137,6 +137,7 @@ pub struct Rehearsal {
     affinity: HashMap<MapData, AffinityKey, AffinityEntry>,
     turns: Array<MapData, u32>,
     loads: Array<MapData, LoadEntry>,
+    noted: Array<MapData, NotedEntry>,
     backend_stats: PerCpuArray<MapData, BackendStats>,
     drops: PerCpuArray<MapData, DropStats>,
     counters: PerCpuArray<MapData, u64>,
@@ -164,6 +165,7 @@ impl Rehearsal {
             (SMALL, SMALL_ENTRIES),
             (BY_BACKEND, backends),
             (BY_SERVICE, services),
+            (&[maps::NOTED], NotedEntry::of_service(services)),
         ] {
             for name in names {
                 loader.map_max_entries(name, entries);
@@ -195,6 +197,7 @@ impl Rehearsal {
             affinity: take(&mut ebpf, maps::AFFINITY)?,
             turns: take(&mut ebpf, maps::TURNS)?,
             loads: take(&mut ebpf, maps::LOADS)?,
+            noted: take(&mut ebpf, maps::NOTED)?,
             backend_stats: take(&mut ebpf, maps::BACKEND_STATS)?,
             drops: take(&mut ebpf, maps::DROPS)?,
             counters: take(&mut ebpf, maps::COUNTERS)?,
@@ -309,6 +312,12 @@ impl Rehearsal {
                 .map_err(Error::map("read", maps::TURNS))?;
             let written = self.turns.set(frontend.service, turn, 0);
             written.map_err(Error::map("write", maps::TURNS))?;
+            for index in [NotedEntry::OF_ALL, NotedEntry::of_service(frontend.service)] {
+                let noted = live.noted.get(index);
+                let noted = noted.map_err(Error::map("read", maps::NOTED))?;
+                let written = self.noted.set(index, noted, 0);
+                written.map_err(Error::map("write", maps::NOTED))?;
+            }
         }
         for slot in slots {
             let load = facts::load(live, *slot)?;
@@ -463,7 +472,13 @@ mod tests {
     #[test]
     fn every_map_is_either_read_only_or_the_rehearsals_own() {
         // A map that is new has to be given a side here: shared only if no program writes to it.
-        let own = [maps::META, maps::DROP_SAMPLES, maps::COUNTERS, maps::DROPS];
+        let own = [
+            maps::META,
+            maps::NOTED,
+            maps::DROP_SAMPLES,
+            maps::COUNTERS,
+            maps::DROPS,
+        ];
         let sides = [SHARED, SMALL, BY_BACKEND, BY_SERVICE, &own];
         let mut sided: Vec<&str> = sides.concat();
         let mut all = maps::ALL.to_vec();

@@ -2,7 +2,7 @@
 //! counters outlive who was counted.
 
 use aya::maps::PerCpuValues;
-use fairlead_dataplane_common::{BackendStats, FLOW_DATAGRAMS, FlowKey, TrackEntry};
+use fairlead_dataplane_common::{BackendStats, FLOW_DATAGRAMS, FlowKey, NotedEntry, TrackEntry};
 use fairlead_proto::node::{BackendState, Timeouts};
 
 use super::*;
@@ -146,6 +146,90 @@ fn backend_that_has_drained_is_gone_for_the_programs() {
         dataplane.apply(whole(&state), Generation(3)).await.unwrap();
         assert!(has_slot(&dataplane));
         assert_eq!(hello(&dataplane).lut_length, 1_021, "three share it again");
+    });
+}
+
+#[test]
+fn sweep_puts_right_how_many_flows_are_noted() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    fixture.open(async |dataplane| {
+        dataplane
+            .apply(whole(&state()), Generation(1))
+            .await
+            .unwrap();
+        let slot = |id| {
+            let observed = &dataplane.state().observed;
+            observed.service(fairlead_api::ServiceId(id)).unwrap().0
+        };
+        let indexes = [
+            NotedEntry::OF_ALL,
+            NotedEntry::of_service(slot(1)),
+            NotedEntry::of_service(slot(2)),
+        ];
+        {
+            let tables = &mut dataplane.state().loaded.tables;
+            let entry = TrackEntry {
+                service: 1,
+                state: FLOW_DATAGRAMS,
+                seen_jiffies: Jiffies::open().unwrap().before(0),
+                ..TrackEntry::default()
+            };
+            tables.flows.insert(FlowKey::default(), entry, 0).unwrap();
+            // As after many flows that programs have noted and the agent has cleared away.
+            for index in indexes {
+                let entry = NotedEntry {
+                    flows: 900,
+                    window: 7,
+                    in_window: 8,
+                    padding: 0,
+                };
+                tables.noted.set(index, entry).unwrap();
+            }
+        }
+        dataplane.sweep().await.unwrap();
+        let noted = indexes.map(|index| dataplane.state().loaded.tables.noted.get(index).unwrap());
+        assert_eq!(noted.map(|entry| entry.flows), [1, 1, 0]);
+        assert!(
+            noted
+                .iter()
+                .all(|entry| (entry.window, entry.in_window) == (7, 8))
+        );
+    });
+}
+
+#[test]
+fn programs_are_told_the_limits_and_told_again_when_they_change() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    fixture.agent(async |config| {
+        let limits = |dataplane: &Dataplane| {
+            let config = dataplane.state().observed.config;
+            (config.notes_per_window, config.service_share_percent)
+        };
+        let dataplane = Dataplane::open(config.clone()).await.unwrap();
+        assert_eq!(
+            limits(&dataplane),
+            (13_421, 75),
+            "a hundred thousand a second"
+        );
+        drop(dataplane);
+        let other = Config {
+            flow_limits: FlowLimits {
+                notes_per_second: 0,
+                service_share_percent: 40,
+            },
+            ..config
+        };
+        let dataplane = Dataplane::open(other).await.unwrap();
+        assert_eq!(limits(&dataplane), (0, 40));
+        dataplane
+            .apply(whole(&state()), Generation(1))
+            .await
+            .unwrap();
+        assert_eq!(limits(&dataplane), (0, 40));
     });
 }
 
