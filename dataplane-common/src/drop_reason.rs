@@ -3,8 +3,8 @@ macro_rules! drop_reasons {
     ($($number:literal $name:ident $text:literal,)*) => {
         /// Why a packet was dropped. Indexes `drops`.
         ///
-        /// Append-only: a retired reason keeps its number, so counters of different versions can
-        /// be compared.
+        /// Append-only: the number of a retired reason is given to no other, so counters of different
+        /// versions can be compared.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[non_exhaustive]
@@ -32,7 +32,7 @@ macro_rules! drop_reasons {
 drop_reasons! {
     1 Malformed "a header is cut short or contradicts itself",
     2 IpOptions "IP options or extension headers on a packet that has to be rewritten",
-    3 Fragment "a fragment, before fragments were followed; no longer counted",
+    // 3 was Fragment, before fragments were followed.
     4 NoBackend "the service has no backend",
     5 UnknownPort "the VIP has no service at this port",
     6 UnsupportedProtocol "a protocol that is neither balanced nor masqueraded",
@@ -52,9 +52,9 @@ drop_reasons! {
     20 ForeignError "an ICMP error that quotes no packet of a service's",
     21 SourceNotAllowed "the client's address is in none of the service's source ranges",
     22 FragmentUnknown "a later fragment of a packet whose first was not seen",
-    23 NatExhausted "no port is left to translate a connection to this backend",
+    23 NatExhausted "no port or entry is left to translate a connection to this backend",
     24 ForeignTunnel "in IP in IP or GUE, and for no VIP of this node's",
-    25 NotPassedOn "for a real server outside whose neighbour is not known yet",
+    // 25 was NotPassedOn: what has no neighbour yet is left to the stack, which finds it.
     26 HopLimit "its hop limit ended here",
 }
 
@@ -75,11 +75,13 @@ mod tests {
 
     #[test]
     fn numbers_are_unique_and_fit_the_counters() {
-        for (index, reason) in DropReason::ALL.iter().enumerate() {
-            assert_eq!(*reason as usize, index + 1, "{}", reason.name());
+        assert!(DropReason::ALL.is_sorted_by(|one, next| (*one as u32) < *next as u32));
+        for reason in DropReason::ALL {
             assert!((*reason as u32) < maps::DROP_REASONS_MAX);
             assert_eq!(DropReason::from_number(*reason as u32), Some(*reason));
         }
-        assert_eq!(DropReason::from_number(0), None);
+        for retired in [0, 3, 25] {
+            assert_eq!(DropReason::from_number(retired), None);
+        }
     }
 }
