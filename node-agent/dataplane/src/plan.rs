@@ -298,6 +298,28 @@ impl Planner<'_> {
         }
     }
 
+    /// Whether a backend gets new connections from everywhere.
+    fn is_picked(&self, id: BackendId, backend: &Backend) -> bool {
+        !backend.draining && backend.weight > 0 && !self.local.is_lapsed(id)
+    }
+
+    /// Whether a backend that ends but still serves gets new connections of this node: where they have
+    /// to be answered here, and nobody else is here (KEP-1669). One of weight 0 was told to drain, and
+    /// gets none.
+    fn is_stand_in(&self, id: BackendId, service: &Service, backend: &Backend) -> bool {
+        let is_here = |backend: &Backend| matches!(self.desired.place(backend), Place::Here);
+        let may_be = (service.external_local || service.internal_local)
+            && backend.draining
+            && backend.weight > 0
+            && is_here(backend)
+            && !self.local.is_lapsed(id);
+        may_be
+            && !service
+                .backends
+                .iter()
+                .any(|(&id, other)| is_here(other) && self.is_picked(id, other))
+    }
+
     fn backend_entry(&self, id: BackendId, service: &Service, backend: &Backend) -> BackendEntry {
         BackendEntry {
             address: backend.address.into(),
@@ -310,7 +332,7 @@ impl Planner<'_> {
             },
             vpc: service.vpc.0,
             port_be: backend.port.to_be(),
-            state: if backend.draining {
+            state: if backend.draining && !self.is_stand_in(id, service, backend) {
                 BACKEND_DRAINING
             } else {
                 BACKEND_ACTIVE

@@ -17,6 +17,9 @@ pub struct Recipe {
     pub local: LocalList,
     /// For whom, in the order of their ids.
     pub shares: Vec<Share>,
+    /// Who stands behind the table where none of those is on this node: its own backends that end but
+    /// still serve.
+    pub stand_ins: Vec<Share>,
 }
 
 /// How a table is made.
@@ -86,13 +89,16 @@ impl Form {
 impl Recipe {
     /// The tables.
     pub fn tables(&self) -> Tables {
-        let here: Vec<Share> = match self.local {
+        let mut here: Vec<Share> = match self.local {
             LocalList::Absent => Vec::new(),
             LocalList::Each | LocalList::Full => {
                 let here = self.shares.iter().filter(|share| share.is_here);
                 here.copied().collect()
             }
         };
+        if here.is_empty() && self.local != LocalList::Absent {
+            here.clone_from(&self.stand_ins);
+        }
         Tables {
             all: self.form.table(&self.shares),
             local: match self.local {
@@ -260,6 +266,7 @@ mod tests {
             form: Form::Hashed,
             local: LocalList::Each,
             shares: shares(&[1, 1, 3]),
+            stand_ins: Vec::new(),
         };
         assert_eq!(recipe.tables().local, [101, 103]);
         assert_eq!(recipe.packet_table(), recipe.tables().all);

@@ -301,9 +301,12 @@ impl Planner<'_> {
     fn recipe(&self, service: &Service) -> Recipe {
         let is_here = |backend: &Backend| matches!(self.desired.place(backend), Place::Here);
         let picked = || {
-            service.backends.iter().filter(|(id, backend)| {
-                !backend.draining && backend.weight > 0 && !self.local.is_lapsed(**id)
-            })
+            let backends = service.backends.iter();
+            backends.filter(|(id, backend)| self.is_picked(**id, backend))
+        };
+        let stand_ins = || {
+            let backends = service.backends.iter();
+            backends.filter(|(id, backend)| self.is_stand_in(**id, service, backend))
         };
         let is_external =
             service.node_port.is_some() || service.frontends.iter().any(|one| one.external);
@@ -311,7 +314,7 @@ impl Planner<'_> {
         let all_are_here = || picked().all(|(_, backend)| is_here(backend));
         let local = if service.external_local {
             LocalList::Full
-        } else if service.internal_local && some_are_here()
+        } else if service.internal_local && (some_are_here() || stand_ins().next().is_some())
             // Where all of them are here or none is, the one table says all.
             || service.forwarding.may_pass_on() && is_external && some_are_here() && !all_are_here()
         {
@@ -319,7 +322,7 @@ impl Planner<'_> {
         } else {
             LocalList::Absent
         };
-        let shares = picked().map(|(&id, backend)| Share {
+        let share = |(&id, backend): (&BackendId, &Backend)| Share {
             candidate: Candidate {
                 id,
                 weight: match service.scheduler {
@@ -329,11 +332,12 @@ impl Planner<'_> {
             },
             slot: self.backend_slots[&id],
             is_here: local != LocalList::Absent && is_here(backend),
-        });
+        };
         Recipe {
             form: Form::of(service.scheduler),
             local,
-            shares: shares.collect(),
+            shares: picked().map(share).collect(),
+            stand_ins: stand_ins().map(share).collect(),
         }
     }
 

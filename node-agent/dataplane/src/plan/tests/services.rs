@@ -22,39 +22,6 @@ fn planned_as(change: impl FnOnce(&mut ServiceMessage)) -> (Maps, ServiceEntry) 
     (maps, entry)
 }
 
-impl Maps {
-    fn hello(&self) -> ServiceEntry {
-        self.observed.service(ServiceId(1)).unwrap().1
-    }
-
-    fn elements(&self, offset: u32, length: u32) -> Vec<u32> {
-        (offset..offset + length)
-            .map(|index| self.lut[&index])
-            .collect()
-    }
-
-    fn table(&self, entry: &ServiceEntry) -> Vec<u32> {
-        self.elements(entry.lut_offset, entry.lut_length)
-    }
-
-    fn local_list(&self, entry: &ServiceEntry) -> Vec<u32> {
-        self.elements(entry.lut_offset + entry.lut_length, entry.local_length)
-    }
-
-    fn base(&self, entry: &ServiceEntry) -> Vec<u32> {
-        self.elements(entry.base_offset, entry.base_length)
-    }
-
-    fn slot(&self, backend: u32) -> u32 {
-        self.observed.backend_ids[&backend]
-    }
-}
-
-fn count(elements: &[u32], state: u32) -> usize {
-    let is_so = |element: &&u32| moving::state_of(**element) == state;
-    elements.iter().filter(is_so).count()
-}
-
 #[test]
 fn what_a_service_asks_for_is_in_its_flags() {
     type Change = fn(&mut ServiceMessage);
@@ -268,34 +235,6 @@ fn flows_that_were_all_noted_are_looked_for_when_they_are_no_more() {
     let table = maps.table(&maps.hello());
     assert_eq!(count(&table, LUT_SETTLING), table.len());
     at_rest(&maps, &desired(&state));
-}
-
-#[test]
-fn local_policy_moves_slots_of_the_local_list() {
-    let mut maps = Maps::default();
-    let mut state = state();
-    let service = &mut state.services[0];
-    service.external_local = true;
-    service.backends.push(proto::Backend {
-        id: 14,
-        ..backend(1, 1)
-    });
-    service.backends[3].address = vec![10, 244, 1, 99].into();
-    apply(&mut maps, &state, 1);
-    let entry = maps.hello();
-    let local: BTreeSet<u32> = maps.local_list(&entry).into_iter().collect();
-    assert_eq!(local, [11, 14].map(|id| maps.slot(id)).into());
-    assert_eq!(entry.local_length, 251);
-    let before = maps.local_list(&entry);
-
-    state.services[0].backends[0].state = BackendState::Draining.into();
-    apply(&mut maps, &state, 2);
-    let entry = maps.hello();
-    assert_eq!(maps.base(&entry), before);
-    let moved = count(&maps.local_list(&entry), LUT_MOVING);
-    let held = before.iter().filter(|slot| **slot == maps.slot(11)).count();
-    assert_eq!(moved, held, "its slots, and no others");
-    assert_eq!(count(&maps.table(&entry), LUT_MOVING), 0);
 }
 
 #[test]
