@@ -6,6 +6,7 @@
 
 pub mod frame;
 pub mod frame_v6;
+pub mod node;
 mod segment;
 mod service;
 mod world;

@@ -149,10 +149,11 @@ impl World {
         };
         let result = result.expect("the program runs");
         out.truncate(result.data_size_out as usize);
+        let after = self.drops();
         let moved: Vec<DropReason> = DropReason::ALL
             .iter()
             .copied()
-            .filter(|reason| self.drops()[*reason as usize] != before[*reason as usize])
+            .filter(|reason| after[*reason as usize] != before[*reason as usize])
             .collect();
         let verdict = match (result.return_value, is_xdp) {
             (1, true) | (2, false) => Verdict::Drop(*moved.first().expect("drops are counted")),
