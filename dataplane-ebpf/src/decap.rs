@@ -1,5 +1,6 @@
 //! What other balancers, or nodes that know nothing of VXLAN, encapsulate for VIPs of this node: IP in
-//! IP and GUE, taken off in XDP. What is inside is delivered here and never sent on.
+//! IP and GUE, taken off in XDP. What is inside is delivered here and never sent on, but for the one
+//! second chance that a packet of an unknown connection has.
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::bindings::xdp_md;

@@ -1,29 +1,35 @@
 //! Packets: valid ones of every kind, most of them changed in a few places.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fairlead_dataplane_common::mac;
-use packet_tests::frame::{self, ACK, SYN};
+use packet_tests::frame::{self, ACK, FIN, RST, SYN};
 use packet_tests::{
     CLIENT, CLIENT_V6, NODE_1, NODE_2, POD_1, POD_1_V6, POD_2, POD_2_V6, VIP, VIP_V6, frame_v6,
 };
 
 use crate::packet::{self, GUE, IP6IP, IPIP, IPV4, IPV6, TAGS, TCP, UDP, VXLAN};
 use crate::rng::Rng;
-use crate::services::Services;
+use crate::services::{NODE_1_V6, SERVER_PORT, Services};
 
 /// The largest IP packet that an uplink receives.
 pub(crate) const MTU: usize = 1500;
 const ETHERNET: usize = 14;
 /// `BPF_PROG_TEST_RUN` takes no less.
 const SHORTEST: usize = ETHERNET;
+/// An Ethernet header, two tags, and the packet.
+const LONGEST: usize = ETHERNET + 2 * 4 + MTU;
 
 /// Makes packets from valid ones.
 pub(crate) struct Generator {
     rng: Rng,
     valid: Vec<Vec<u8>>,
     ports: Vec<u16>,
+    /// Those of services at a VIP, by protocol.
+    ports_at: HashMap<(IpAddr, u8), Vec<u16>>,
     ids: Vec<u32>,
+    answer: Option<Vec<u8>>,
 }
 
 impl Generator {
@@ -31,19 +37,91 @@ impl Generator {
         let mut ports: Vec<u16> = services.backends.keys().map(|(_, _, port)| *port).collect();
         ports.sort_unstable();
         ports.dedup();
+        let mut ports_at: HashMap<(IpAddr, u8), Vec<u16>> = HashMap::new();
+        for (vip, protocol, port) in services.backends.keys() {
+            ports_at.entry((*vip, *protocol)).or_default().push(*port);
+        }
+        // By their order a seed gives the same packets again.
+        ports_at
+            .values_mut()
+            .for_each(|ports| ports.sort_unstable());
         let mut ids: Vec<u32> = services.by_id.keys().copied().collect();
         ids.sort_unstable();
         Self {
             rng: Rng::new(seed),
             valid: valid_packets(),
             ports,
+            ports_at,
             ids,
+            answer: None,
+        }
+    }
+
+    /// Remembers what a program has sent on, translated: sometimes its answer comes next.
+    pub(crate) fn answer(&mut self, sent: &[u8]) {
+        if !self.rng.one_in(3) {
+            return;
+        }
+        let layers = packet::layers(sent);
+        // What is for a pod elsewhere is in VXLAN.
+        let Some(ip) = layers.last() else {
+            return;
+        };
+        let Some((from, to)) = ip.ports(sent) else {
+            return;
+        };
+        let flags = *self.rng.choose(&[SYN | ACK, ACK, ACK, FIN | ACK, RST]);
+        let answer = match (ip.source, ip.destination, ip.protocol) {
+            (IpAddr::V4(source), IpAddr::V4(destination), TCP) => {
+                frame::tcp((destination, to), (source, from), flags, b"an answer")
+            }
+            (IpAddr::V4(source), IpAddr::V4(destination), UDP) => {
+                frame::udp((destination, to), (source, from), b"an answer")
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination), TCP) => {
+                frame_v6::tcp((destination, to), (source, from), flags, b"an answer")
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination), UDP) => {
+                frame_v6::udp((destination, to), (source, from), b"an answer")
+            }
+            _ => return,
+        };
+        self.answer = Some(self.error_about(&answer).unwrap_or(answer));
+    }
+
+    /// Instead of a server's answer, sometimes what a hop on the way to it says of the question.
+    fn error_about(&mut self, answer: &[u8]) -> Option<Vec<u8>> {
+        if !self.rng.one_in(8) {
+            return None;
+        }
+        let (kind, code) = *self.rng.choose(&[(3, 1), (3, 4), (11, 0)]);
+        match packet::layers(answer).first()?.destination {
+            IpAddr::V4(node) => {
+                let (from, to) = frame::ends(answer);
+                let about = frame::udp(to, from, b"a question");
+                Some(frame::icmp_error((kind, code), from.0, node, &about, 28))
+            }
+            IpAddr::V6(node) => {
+                let (from, to) = frame_v6::ends(answer);
+                let about = frame_v6::udp(to, from, b"a question");
+                let body = [&[0, 0, 5, 0], &about[ETHERNET..]].concat();
+                Some(frame_v6::icmp(1, 0, from.0, node, &body))
+            }
         }
     }
 
     /// Puts the next packet into `frame`.
     pub(crate) fn next(&mut self, frame: &mut Vec<u8>) {
         frame.clear();
+        if let Some(answer) = self.answer.take() {
+            frame.extend_from_slice(&answer);
+            if self.rng.one_in(4) {
+                self.change(frame);
+                packet::mend(frame);
+                frame.truncate(LONGEST);
+            }
+            return;
+        }
         if self.rng.one_in(50) {
             return self.noise(frame);
         }
@@ -57,8 +135,7 @@ impl Generator {
         if !self.rng.one_in(8) {
             packet::mend(frame);
         }
-        let longest = ETHERNET + 2 * 4 + MTU;
-        frame.truncate(longest);
+        frame.truncate(LONGEST);
         if frame.len() < SHORTEST {
             frame.resize(SHORTEST, 0);
         }
@@ -86,7 +163,9 @@ impl Generator {
             let from = self.rng.word().to_be_bytes();
             frame[ip.transport..ip.transport + 2].copy_from_slice(&from);
             if to < 10_000 && to != VXLAN && to != GUE {
-                let to = self.rng.choose(&self.ports).to_be_bytes();
+                let known = self.ports_at.get(&(ip.destination, ip.protocol));
+                let known = known.filter(|_| !self.rng.one_in(16));
+                let to = self.rng.choose(known.unwrap_or(&self.ports)).to_be_bytes();
                 frame[ip.transport + 2..ip.transport + 4].copy_from_slice(&to);
             }
         }
@@ -192,7 +271,7 @@ impl Generator {
         let [from, to] = [0, 0].map(|_| match self.rng.below(6) {
             0 => VXLAN,
             1 => GUE,
-            2 => 8080,
+            2 => SERVER_PORT,
             3 => 61_000 + self.rng.below(100) as u16,
             4 => self.rng.word(),
             _ => *self.rng.choose(&self.ports),
@@ -295,18 +374,24 @@ impl Generator {
             IPV6 => IP6IP,
             _ => return,
         };
-        let mut payload = Vec::with_capacity(frame.len() + 8);
+        let mut payload = Vec::with_capacity(frame.len() + 12);
         if as_gue {
-            let length = (8 + frame.len() - start) as u16;
+            let header: &[u8] = if self.rng.one_in(2) {
+                &[]
+            } else {
+                &[0, protocol, 0, 0]
+            };
+            let length = (8 + header.len() + frame.len() - start) as u16;
             payload.extend([0xc0, 0x01]);
             payload.extend(GUE.to_be_bytes());
             payload.extend(length.to_be_bytes());
             payload.extend([0, 0]);
+            payload.extend(header);
         }
         payload.extend(&frame[start..]);
         let protocol = if as_gue { UDP } else { protocol };
         *frame = if self.rng.one_in(4) {
-            let to = *self.rng.choose(&[VIP_V6, POD_1_V6]);
+            let to = *self.rng.choose(&[NODE_1_V6, NODE_1_V6, VIP_V6, POD_1_V6]);
             frame_v6::ipv6(CLIENT_V6, to, protocol, &payload)
         } else {
             let to = *self.rng.choose(&[NODE_1, NODE_1, VIP, POD_1]);
@@ -350,8 +435,6 @@ impl Generator {
 fn valid_packets() -> Vec<Vec<u8>> {
     const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
     const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 9);
-    const FIN: u8 = 1;
-    const RST: u8 = 4;
     let mut packets = Vec::new();
     let flags = [SYN, ACK, ACK, SYN | ACK, FIN | ACK, RST];
     for flags in flags {
@@ -415,6 +498,7 @@ fn valid_packets() -> Vec<Vec<u8>> {
         packets.push(frame_v6::echo(frame_v6::ECHO_REQUEST, from, to, 7));
     }
     errors(&mut packets);
+    tunnels(&mut packets);
     let to_vip = frame::tcp((CLIENT, 40_000), (VIP, 81), ACK, b"a payload");
     let to_vip_v6 = frame_v6::tcp((CLIENT_V6, 40_000), (VIP_V6, 81), ACK, b"a payload");
     for (id, inner) in [(101, &to_vip), (111, &to_vip_v6), (102, &to_vip)] {
@@ -425,6 +509,34 @@ fn valid_packets() -> Vec<Vec<u8>> {
     packets.push(discovery());
     packets.push(arp());
     packets
+}
+
+/// What other balancers encapsulate for VIPs, in IP in IP and GUE of both variants.
+fn tunnels(packets: &mut Vec<Vec<u8>>) {
+    for port in [80, 81, 82, 1000] {
+        for flags in [SYN, ACK] {
+            let inner = [
+                (
+                    IPIP,
+                    frame::tcp((CLIENT, 40_000), (VIP, port), flags, b"a payload"),
+                ),
+                (
+                    IP6IP,
+                    frame_v6::tcp((CLIENT_V6, 40_000), (VIP_V6, port), flags, b"a payload"),
+                ),
+            ];
+            for (held, inner) in inner {
+                let packet = &inner[ETHERNET..];
+                let variant_0 = [&[0, held, 0, 0], packet].concat();
+                packets.push(frame::ipv4(CLIENT, NODE_1, held, packet));
+                packets.push(frame_v6::ipv6(CLIENT_V6, NODE_1_V6, held, packet));
+                for held in [packet, &variant_0] {
+                    packets.push(frame::udp((CLIENT, 50_000), (NODE_1, GUE), held));
+                    packets.push(frame_v6::udp((CLIENT_V6, 50_000), (NODE_1_V6, GUE), held));
+                }
+            }
+        }
+    }
 }
 
 /// ICMP errors about what the VIP's backends sent, and about what pods sent.

@@ -1,9 +1,5 @@
 //! What has to hold of whatever comes out, by what went in.
 
-use std::net::IpAddr;
-
-use packet_tests::NODE_1;
-
 use crate::generate::MTU;
 use crate::packet::{self, Ip, Part};
 use crate::services::{Backend, Holder, Services};
@@ -23,14 +19,26 @@ pub(crate) enum Fate {
     Encapsulated,
     /// With another destination.
     Translated,
+    /// A backend's answer, in the VIP's name again.
+    Returned,
     /// Taken out of a tunnel.
     Unwrapped,
     /// Changed in other ways: from pods, or for pods.
     Other,
 }
 
-/// Says what became of a packet that a program handed on or sent. `is_entry` if packets for VIPs enter
-/// the node there, and are balanced.
+/// Where a packet met a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Where packets for VIPs enter the node, in XDP.
+    Entry,
+    /// Behind that, in TC: whom a frame goes to is the stack's to find out.
+    EntryOfStack,
+    /// Where nothing is balanced.
+    Elsewhere,
+}
+
+/// Says what became of a packet that a program handed on or sent.
 ///
 /// # Errors
 /// Something that must never happen.
@@ -39,7 +47,7 @@ pub(crate) fn judge(
     input: &[u8],
     output: &[u8],
     sent: bool,
-    is_entry: bool,
+    at: Place,
 ) -> Result<Fate, String> {
     let before = packet::layers(input);
     let after = packet::layers(output);
@@ -74,8 +82,11 @@ pub(crate) fn judge(
     // holds is its payload.
     let place = usize::from(before.len() > 1);
     let asked = &before[place];
-    if !is_entry || !services.is_vip(asked.destination) {
+    if at == Place::Elsewhere {
         return Ok(Fate::Other);
+    }
+    if !services.is_vip(asked.destination) {
+        return judge_answer(services, (input, asked), (output, after.last()));
     }
     if let [answer] = after[..]
         && answer.destination == asked.source
@@ -83,10 +94,10 @@ pub(crate) fn judge(
     {
         return Ok(Fate::Answered);
     }
-    let is_tunnelled = after.len() > 1 && outmost.source == IpAddr::from(NODE_1);
+    let is_tunnelled = after.len() > 1 && services.is_own(outmost.source);
     let (around, rest) = after.split_at(usize::from(is_tunnelled));
     let now = &rest[0];
-    if now.source != asked.source && !is_translated_source(now, asked) {
+    if now.source != asked.source && !is_translated_source(services, now, asked) {
         return Err(format!("the source became {}", now.source));
     }
     if asked.payload(input) != now.payload(output) {
@@ -99,7 +110,7 @@ pub(crate) fn judge(
         backends.extend(id.and_then(|id| services.by_id.get(&id)));
     }
     if services.is_vip(now.destination) {
-        return check_forwarded(output, around, now, &backends);
+        return check_forwarded(input, output, around, now, &backends, at);
     }
     let port = now.ports(output).map(|(_, to)| to);
     let is_backend = |backend: &Backend| {
@@ -120,8 +131,43 @@ fn is_same(input: &[u8], output: &[u8]) -> bool {
 }
 
 /// Full NAT puts the node's address in.
-fn is_translated_source(now: &Ip, asked: &Ip) -> bool {
-    now.source == IpAddr::from(NODE_1) && now.destination != asked.destination
+fn is_translated_source(services: &Services, now: &Ip, asked: &Ip) -> bool {
+    services.is_own(now.source) && now.destination != asked.destination
+}
+
+/// A packet for an address that is no VIP. In a VIP's name it may only be sent if it answers for it.
+fn judge_answer(
+    services: &Services,
+    (input, asked): (&[u8], &Ip),
+    (output, now): (&[u8], Option<&Ip>),
+) -> Result<Fate, String> {
+    let Some(now) = now else {
+        return Ok(Fate::Other);
+    };
+    let is_named_anew = services.is_vip(now.source) && !services.is_vip(asked.source);
+    if !is_named_anew || !services.is_own(asked.destination) {
+        return Ok(Fate::Other);
+    }
+    if asked.is_error(input) {
+        return Ok(Fate::Returned);
+    }
+    if asked.payload(input) != now.payload(output) {
+        return Err("the payload of an answer changed".to_owned());
+    }
+    let port = now.ports(output).map(|(from, _)| from);
+    let backends = services.of(now.source, now.protocol, port);
+    let from = asked.ports(input).map(|(from, _)| from);
+    let sent_it = |backend: &Backend| {
+        backend.address == asked.source && from.is_none_or(|from| from == backend.port)
+    };
+    if backends.iter().any(sent_it) {
+        Ok(Fate::Returned)
+    } else {
+        Err(format!(
+            "{} answers as {}, of which it is no backend",
+            asked.source, now.source
+        ))
+    }
 }
 
 /// A frame without IP: sent only if it is an answer to a question about neighbours.
@@ -164,16 +210,22 @@ fn named_backend(frame: &[u8], inner: &Ip) -> Option<u32> {
 
 /// A packet still for the VIP: in a tunnel, or passed on as it is.
 fn check_forwarded(
+    input: &[u8],
     output: &[u8],
     around: &[Ip],
     inner: &Ip,
     backends: &[Backend],
+    at: Place,
 ) -> Result<Fate, String> {
     let Some(outer) = around.last() else {
         let destination: [u8; 6] = output[..6].try_into().expect("an Ethernet header");
+        let is_left_to_stack = at == Place::EntryOfStack && output[..6] == input[..6];
         let is_holder = backends.iter().any(|backend| match backend.holder {
-            Holder::Node { mac, .. } => mac == destination,
             Holder::Here => false,
+            Holder::Node { mac, .. } => mac == destination,
+            Holder::Server { mac, is_adjacent } => {
+                is_adjacent && (mac == destination || is_left_to_stack)
+            }
         });
         return if is_holder {
             Ok(Fate::PassedOn)
@@ -187,11 +239,15 @@ fn check_forwarded(
         // To a node, with the backend's id in place of an address.
         let named = named_backend(output, inner);
         backends.iter().any(|backend| {
-                Some(backend.id) == named
-                    && matches!(backend.holder, Holder::Node { address, .. } if address == outer.destination)
-            })
+            Some(backend.id) == named
+                && matches!(backend.holder, Holder::Node { address, .. } if address == outer.destination)
+        })
     } else {
-        false
+        let is_server = |backend: &Backend| matches!(backend.holder, Holder::Server { .. });
+        outer.is_server_tunnel(output, inner)
+            && backends
+                .iter()
+                .any(|backend| is_server(backend) && backend.address == outer.destination)
     };
     if is_right {
         Ok(Fate::Encapsulated)

@@ -1,5 +1,6 @@
 //! Random packets through the loaded programs: valid ones of every kind, changed at random, and
-//! noise. Whatever goes in, the verdict is one of those that a program may give; what is sent has
+//! noise; for services of pods and of real servers, and in tunnels of others. Some that were translated
+//! are answered. Whatever goes in, the verdict is one of those that a program may give; what is sent has
 //! right checksums if it came with right ones, fits the MTU, and goes to a backend of the service
 //! it was for. What is expected is reckoned without any of the programs' code.
 //!
@@ -18,11 +19,12 @@ use std::process::{self, Command};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use aya::programs::{Program, TestRun, TestRunOptions};
+use fairlead_dataplane_common::mac;
 use nix::sched::{CloneFlags, unshare};
 use packet_tests::World;
 
 use crate::generate::Generator;
-use crate::judge::{Fate, judge};
+use crate::judge::{Fate, Place, judge};
 use crate::services::Services;
 
 /// Packets that go through the programs of each of the two tests: together more than ten million.
@@ -97,19 +99,32 @@ fn run(hook: &Hook) {
             let fate = if verdict == hook.drop {
                 Ok(Fate::Dropped)
             } else if verdict == hook.pass || hook.send.contains(&verdict) {
-                let is_entry = ["xdp_ingress", "tc_uplink_in"].contains(name);
-                judge(&services, &frame, output, verdict != hook.pass, is_entry)
+                judge(&services, &frame, output, verdict != hook.pass, place(name))
             } else {
                 Err("no verdict that the program may give".to_owned())
             };
-            match fate {
-                Ok(fate) => *fates.entry((name, fate)).or_default() += 1,
-                Err(fault) => panic!(
+            let fate = fate.unwrap_or_else(|fault| {
+                panic!(
                     "packet {index} of seed {seed} through {name}, verdict {verdict}: {fault}\n \
                      in: {}\nout: {}",
                     hex(&frame),
                     hex(output)
-                ),
+                )
+            });
+            *fates.entry((name, fate)).or_default() += 1;
+            if fate == Fate::Translated {
+                generator.answer(output);
+            }
+            if fate == Fate::Unwrapped && *name == "xdp_ingress" {
+                let inner = output.to_vec();
+                let fate = deliver(&mut world, &services, &inner, &mut out);
+                let fate = fate.unwrap_or_else(|fault| {
+                    panic!(
+                        "packet {index} of seed {seed}, out of its tunnel: {fault}\n in: {}",
+                        hex(&frame)
+                    )
+                });
+                *fates.entry((INSIDE, fate)).or_default() += 1;
             }
         }
     }
@@ -125,6 +140,44 @@ fn run(hook: &Hook) {
         .sum();
     let counted = world.drops().iter().sum::<u64>() - drops_before;
     assert_eq!(counted, dropped, "drops are counted, each once");
+}
+
+/// What `fates` call that which XDP has taken out of a tunnel, and TC gets then.
+const INSIDE: &str = "taken out";
+
+/// Gives TC what XDP has taken out of somebody else's tunnel: it stays on this node, or is dropped.
+fn deliver(
+    world: &mut World,
+    services: &Services,
+    inner: &[u8],
+    out: &mut [u8],
+) -> Result<Fate, String> {
+    let Some((verdict, length)) = test_run(world, "tc_uplink_in", inner, out) else {
+        return Ok(Fate::Untouched);
+    };
+    if verdict == TC.drop {
+        return Ok(Fate::Dropped);
+    }
+    let is_sent = verdict != TC.pass;
+    let output = &out[..length];
+    let fate = judge(services, inner, output, is_sent, Place::EntryOfStack)?;
+    // Unless it goes to who may know its connection: that is marked, and happens once.
+    let is_second_chance = packet::layers(output).get(1).is_some_and(|inside| {
+        output[inside.start - 8..inside.start - 2] == mac::of_second_chance(1)
+    });
+    match fate {
+        Fate::Encapsulated if is_second_chance => Ok(fate),
+        Fate::PassedOn | Fate::Encapsulated => Err(format!("sent on, {fate:?}: {}", hex(output))),
+        fate => Ok(fate),
+    }
+}
+
+fn place(program: &str) -> Place {
+    match program {
+        "xdp_ingress" => Place::Entry,
+        "tc_uplink_in" => Place::EntryOfStack,
+        _ => Place::Elsewhere,
+    }
 }
 
 /// The verdict, and the length of what is in `out` then. Nothing if the kernel does not take the frame:

@@ -246,11 +246,26 @@ impl Ip {
                 }
                 GUE => {
                     let start = self.transport + 8;
-                    ipv4(bytes, start).or_else(|| ipv6(bytes, start))
+                    match bytes.get(start..start + 4)? {
+                        // Variant 0, of which only this much is taken off.
+                        [0, IPIP, 0, 0] => ipv4(bytes, start + 4),
+                        [0, IP6IP, 0, 0] => ipv6(bytes, start + 4),
+                        _ => ipv4(bytes, start).or_else(|| ipv6(bytes, start)),
+                    }
                 }
                 _ => None,
             },
             _ => None,
+        }
+    }
+
+    /// Whether it carries another packet the way that real servers take it off.
+    pub(crate) fn is_server_tunnel(&self, frame: &[u8], inner: &Ip) -> bool {
+        match self.protocol {
+            IPIP => inner.is_v4(),
+            IP6IP => !inner.is_v4(),
+            UDP => self.ports(frame).is_some_and(|(_, to)| to == GUE),
+            _ => false,
         }
     }
 

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fairlead_dataplane_common::{
-    LUT_MOVING, LUT_SETTLING, LoadEntry, SCHEDULER_NEVER_QUEUE, SCHEDULER_SHORTEST_EXPECTED_DELAY,
-    SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_DR,
-    SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN, SERVICE_LEAST_LOAD, SERVICE_NAT,
-    SERVICE_SCHEDULER_SHIFT, SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, SERVICE_TRACK,
-    ServiceEntry,
+    Config, LUT_MOVING, LUT_SETTLING, LoadEntry, SCHEDULER_NEVER_QUEUE,
+    SCHEDULER_SHORTEST_EXPECTED_DELAY, SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY,
+    SERVICE_DESTINATION_HASH, SERVICE_DR, SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN,
+    SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_SCHEDULER_SHIFT, SERVICE_SOURCE_HASH,
+    SERVICE_SOURCE_RANGES, SERVICE_TRACK, ServiceEntry,
 };
 use packet_tests::{
-    NODE_2, NODE_2_MAC, NODE_3, POD_1, POD_1_V6, POD_2, POD_2_V6, POD_3, VIP, VIP_V6, World,
+    NODE_1, NODE_2, NODE_2_MAC, NODE_3, POD_1, POD_1_V6, POD_2, POD_2_V6, POD_3, VIP, VIP_V6, World,
 };
 
 use crate::packet::{TCP, UDP};
@@ -24,6 +24,8 @@ pub(crate) enum Holder {
     Here,
     /// Another node: its address, and where frames for it go.
     Node { address: IpAddr, mac: [u8; 6] },
+    /// A machine outside the cluster: where frames for it go, and whether that is itself.
+    Server { mac: [u8; 6], is_adjacent: bool },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +48,7 @@ pub(crate) struct Services {
 /// The first port of the services added here; each kind has the next.
 const FIRST_PORT: u16 = 1000;
 
-/// What a service asks for.
+/// What a service of pods asks for.
 const KINDS: [u32; 17] = [
     0,
     SERVICE_DR,
@@ -67,6 +69,42 @@ const KINDS: [u32; 17] = [
     SERVICE_DR | SERVICE_NAT | SERVICE_TRACK,
 ];
 
+/// What a service of real servers asks for.
+const SERVER_KINDS: [u32; 8] = [
+    0,
+    SERVICE_DR,
+    SERVICE_GUE,
+    SERVICE_DR | SERVICE_GUE,
+    SERVICE_TRACK,
+    SERVICE_DR | SERVICE_TRACK | SERVICE_GUE,
+    SERVICE_NAT | SERVICE_TRACK,
+    SERVICE_NAT | SERVICE_IN_TURN | SERVICE_TRACK,
+];
+
+/// Real servers, by backend slot: on the uplink's segment, behind a router, and not found yet; of each
+/// family.
+const SERVERS: [(u32, IpAddr, Option<[u8; 6]>, bool); 6] = [
+    (20, v4(20), Some([2, 0, 0, 0, 2, 20]), true),
+    (21, v4(21), Some([2, 0, 0, 0, 2, 99]), false),
+    (22, v4(22), None, true),
+    (30, v6(0x20), Some([2, 0, 0, 0, 2, 30]), true),
+    (31, v6(0x21), Some([2, 0, 0, 0, 2, 99]), false),
+    (32, v6(0x22), None, false),
+];
+/// The port of every server, for nat.
+pub(crate) const SERVER_PORT: u16 = 8080;
+
+const fn v4(host: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(198, 18, 0, host))
+}
+
+const fn v6(host: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 2, host))
+}
+
+/// The node's address of the other family.
+pub(crate) const NODE_1_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x101);
+
 const fn scheduler(kind: u32) -> u32 {
     SERVICE_LEAST_LOAD | SERVICE_TRACK | kind << SERVICE_SCHEDULER_SHIFT
 }
@@ -79,23 +117,63 @@ impl Services {
     pub(crate) fn fill(world: &mut World) -> Self {
         let mut services = Self::of_world();
         world.set_adjacent(1, true);
+        let config = world.tables.config.get(&0, 0).expect("read config");
+        let config = Config {
+            other_address: NODE_1_V6.into(),
+            ..config
+        };
+        world.tables.config.set(0, config, 0).expect("write config");
+        world.limit_notes(0, 75);
+        for server in SERVERS {
+            services.add_server(world, server);
+        }
+        let pods: &[u32] = &KINDS;
+        let servers: &[u32] = &SERVER_KINDS;
         let mut port = FIRST_PORT;
         let mut lut = LUT;
-        for (vip, pods) in [
-            (IpAddr::from(VIP), [1, 2, 3]),
-            (VIP_V6.into(), [11, 12, 13]),
+        for (vip, backends, kinds) in [
+            (IpAddr::from(VIP), [1, 2, 3], pods),
+            (VIP_V6.into(), [11, 12, 13], pods),
+            (VIP.into(), [20, 21, 22], servers),
+            (VIP_V6.into(), [30, 31, 32], servers),
+            // Of the other family, or mixed: for tunnels.
+            (VIP.into(), [31, 30, 21], servers),
+            (VIP_V6.into(), [21, 22, 31], servers),
         ] {
             for protocol in [TCP, UDP] {
-                for flags in KINDS {
+                for flags in kinds {
                     for state in [0, LUT_MOVING, LUT_SETTLING] {
                         let frontend = (vip, protocol, port);
-                        services.add(world, frontend, &pods, flags, state, &mut lut);
+                        services.add(world, frontend, &backends, *flags, state, &mut lut);
                         port += 1;
                     }
                 }
             }
         }
         services
+    }
+
+    fn add_server(
+        &mut self,
+        world: &mut World,
+        (slot, address, mac, is_adjacent): (u32, IpAddr, Option<[u8; 6]>, bool),
+    ) {
+        world.add_server(slot, (address, SERVER_PORT).into(), mac);
+        world.set_adjacent(slot, is_adjacent);
+        let id = 100 + slot;
+        let written = world.tables.backend_ids.insert(id, slot, 0);
+        written.expect("write its id");
+        let holder = Holder::Server {
+            mac: mac.unwrap_or_default(),
+            is_adjacent,
+        };
+        let backend = Backend {
+            id,
+            address,
+            port: SERVER_PORT,
+            holder,
+        };
+        self.by_id.insert(id, backend);
     }
 
     fn of_world() -> Self {
@@ -227,6 +305,11 @@ impl Services {
                 .copied()
                 .collect(),
         }
+    }
+
+    /// Whether it is one of the node's own addresses.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        address == IpAddr::from(NODE_1) || address == IpAddr::from(NODE_1_V6)
     }
 
     pub(crate) fn is_vip(&self, address: IpAddr) -> bool {
