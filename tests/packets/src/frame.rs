@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 
 use fairlead_dataplane_common::{checksum, protocol};
 
+use crate::transport;
+
 /// The address of whoever is at the other end of the uplink.
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
 /// The uplink's own address.
@@ -32,53 +34,20 @@ pub type Peer = (Ipv4Addr, u16);
 
 /// A TCP packet with these flags.
 pub fn tcp(source: Peer, destination: Peer, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut segment = Vec::with_capacity(20 + payload.len());
-    segment.extend(source.1.to_be_bytes());
-    segment.extend(destination.1.to_be_bytes());
-    segment.extend([
-        0,
-        0,
-        0,
-        1,
-        0,
-        0,
-        0,
-        2,
-        5 << 4,
-        flags,
-        0xff,
-        0xff,
-        0,
-        0,
-        0,
-        0,
-    ]);
-    segment.extend(payload);
-    transport(source.0, destination.0, protocol::TCP, segment, 16)
+    let segment = transport::tcp((source.1, destination.1), flags, &[], payload);
+    carrying(source.0, destination.0, protocol::TCP, segment)
 }
 
 /// A TCP packet without data whose header has these options, whole words of them.
 pub fn tcp_with_options(source: Peer, destination: Peer, flags: u8, options: &[u8]) -> Vec<u8> {
-    assert_eq!(options.len() % 4, 0, "options are padded");
-    let mut segment = Vec::with_capacity(20 + options.len());
-    segment.extend(source.1.to_be_bytes());
-    segment.extend(destination.1.to_be_bytes());
-    let words = 5 + options.len() as u8 / 4;
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, words << 4, flags]);
-    segment.extend([0xff, 0xff, 0, 0, 0, 0]);
-    segment.extend(options);
-    transport(source.0, destination.0, protocol::TCP, segment, 16)
+    let segment = transport::tcp((source.1, destination.1), flags, options, &[]);
+    carrying(source.0, destination.0, protocol::TCP, segment)
 }
 
 /// A UDP datagram with its checksum.
 pub fn udp(source: Peer, destination: Peer, payload: &[u8]) -> Vec<u8> {
-    let mut segment = Vec::with_capacity(8 + payload.len());
-    segment.extend(source.1.to_be_bytes());
-    segment.extend(destination.1.to_be_bytes());
-    segment.extend((8 + payload.len() as u16).to_be_bytes());
-    segment.extend([0, 0]);
-    segment.extend(payload);
-    transport(source.0, destination.0, protocol::UDP, segment, 6)
+    let segment = transport::udp((source.1, destination.1), payload);
+    carrying(source.0, destination.0, protocol::UDP, segment)
 }
 
 /// An ICMP echo request (8) or reply (0).
@@ -87,9 +56,7 @@ pub fn echo(kind: u8, source: Ipv4Addr, destination: Ipv4Addr, identifier: u16) 
     message.extend(identifier.to_be_bytes());
     message.extend([0, 1]);
     message.extend(b"echoed");
-    let check = !checksum::sum(&message);
-    message[2..4].copy_from_slice(&check.to_ne_bytes());
-    ipv4(source, destination, protocol::ICMP, &message)
+    carrying(source, destination, protocol::ICMP, message)
 }
 
 /// An ICMP error of this type and code about the packet in `about`, of which it quotes `quoted` bytes.
@@ -102,9 +69,7 @@ pub fn icmp_error(
 ) -> Vec<u8> {
     let mut message = vec![kind, code, 0, 0, 0, 0, 0x05, 0x78];
     message.extend(&about[NETWORK..NETWORK + quoted]);
-    let check = !checksum::sum(&message);
-    message[2..4].copy_from_slice(&check.to_ne_bytes());
-    ipv4(source, destination, protocol::ICMP, &message)
+    carrying(source, destination, protocol::ICMP, message)
 }
 
 /// An ARP packet (RFC 826) of this operation: who has `target`, asks `sender` at `mac`.
@@ -145,10 +110,7 @@ pub fn vxlan(
     inner_destination: [u8; 6],
     inner: &[u8],
 ) -> Vec<u8> {
-    let mut payload = vec![0x08, 0, 0, 0];
-    payload.extend((vni << 8).to_be_bytes());
-    payload.extend(inner);
-    payload[8..14].copy_from_slice(&inner_destination);
+    let payload = transport::vxlan(vni, inner_destination, inner);
     udp(
         (source, 50_000),
         (destination, protocol::VXLAN_PORT),
@@ -181,38 +143,22 @@ pub fn assert_checksums(frame: &[u8]) {
         "checksum of the IP header"
     );
     let total = usize::from(u16::from_be_bytes([frame[NETWORK + 2], frame[NETWORK + 3]]));
+    let ((source, _), (destination, _)) = ends(frame);
     let segment = &frame[TRANSPORT..NETWORK + total];
-    let protocol = frame[NETWORK + 9];
-    let covered = match protocol {
-        protocol::ICMP => segment.to_vec(),
-        protocol::UDP if segment[6..8] == [0, 0] => return,
-        _ => pseudo(&frame[NETWORK + 12..NETWORK + 20], protocol, segment),
-    };
-    assert_eq!(
-        checksum::sum(&covered),
-        0xffff,
-        "checksum of protocol {protocol}"
+    transport::assert_checksum(
+        [source.into(), destination.into()],
+        frame[NETWORK + 9],
+        segment,
     );
 }
 
-fn transport(
+fn carrying(
     source: Ipv4Addr,
     destination: Ipv4Addr,
     protocol: u8,
     mut segment: Vec<u8>,
-    at: usize,
 ) -> Vec<u8> {
-    let addresses = [source.octets(), destination.octets()].concat();
-    let check = !checksum::sum(&pseudo(&addresses, protocol, &segment));
-    segment[at..at + 2].copy_from_slice(&check.to_ne_bytes());
+    let ends = [source.into(), destination.into()];
+    transport::fill_checksum(ends, protocol, &mut segment);
     ipv4(source, destination, protocol, &segment)
-}
-
-/// What a transport checksum covers: the pseudo header (RFC 9293 §3.1) and the segment.
-fn pseudo(addresses: &[u8], protocol: u8, segment: &[u8]) -> Vec<u8> {
-    let mut bytes = addresses.to_vec();
-    bytes.extend([0, protocol]);
-    bytes.extend((segment.len() as u16).to_be_bytes());
-    bytes.extend(segment);
-    bytes
 }

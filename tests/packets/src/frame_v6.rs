@@ -2,9 +2,10 @@
 
 use std::net::Ipv6Addr;
 
-use fairlead_dataplane_common::{checksum, protocol};
+use fairlead_dataplane_common::protocol;
 
 use crate::frame::{NETWORK, OWN_MAC, ROUTER_MAC};
+use crate::transport;
 
 /// Offset of the transport header.
 pub const TRANSPORT: usize = 54;
@@ -19,38 +20,26 @@ pub type Peer = (Ipv6Addr, u16);
 
 /// A TCP packet with these flags.
 pub fn tcp(source: Peer, destination: Peer, flags: u8, payload: &[u8]) -> Vec<u8> {
-    let mut segment = ports(source, destination);
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, 5 << 4, flags]);
-    segment.extend([0xff, 0xff, 0, 0, 0, 0]);
-    segment.extend(payload);
-    transport(source.0, destination.0, protocol::TCP, segment, 16)
+    let segment = transport::tcp((source.1, destination.1), flags, &[], payload);
+    carrying(source.0, destination.0, protocol::TCP, segment)
 }
 
 /// A TCP packet without data whose header has these options, whole words of them.
 pub fn tcp_with_options(source: Peer, destination: Peer, flags: u8, options: &[u8]) -> Vec<u8> {
-    assert_eq!(options.len() % 4, 0, "options are padded");
-    let mut segment = ports(source, destination);
-    let words = 5 + options.len() as u8 / 4;
-    segment.extend([0, 0, 0, 1, 0, 0, 0, 2, words << 4, flags]);
-    segment.extend([0xff, 0xff, 0, 0, 0, 0]);
-    segment.extend(options);
-    transport(source.0, destination.0, protocol::TCP, segment, 16)
+    let segment = transport::tcp((source.1, destination.1), flags, options, &[]);
+    carrying(source.0, destination.0, protocol::TCP, segment)
 }
 
 /// A UDP datagram.
 pub fn udp(source: Peer, destination: Peer, payload: &[u8]) -> Vec<u8> {
-    let mut segment = ports(source, destination);
-    segment.extend((8 + payload.len() as u16).to_be_bytes());
-    segment.extend([0, 0]);
-    segment.extend(payload);
-    transport(source.0, destination.0, protocol::UDP, segment, 6)
+    let segment = transport::udp((source.1, destination.1), payload);
+    carrying(source.0, destination.0, protocol::UDP, segment)
 }
 
 /// An ICMPv6 message of this type and code, whose body follows the checksum.
 pub fn icmp(kind: u8, code: u8, source: Ipv6Addr, destination: Ipv6Addr, body: &[u8]) -> Vec<u8> {
-    let mut message = vec![kind, code, 0, 0];
-    message.extend(body);
-    transport(source, destination, protocol::ICMPV6, message, 2)
+    let message = [&[kind, code, 0, 0], body].concat();
+    carrying(source, destination, protocol::ICMPV6, message)
 }
 
 /// An echo request or reply.
@@ -83,10 +72,7 @@ pub fn vxlan(
     inner_destination: [u8; 6],
     inner: &[u8],
 ) -> Vec<u8> {
-    let mut payload = vec![0x08, 0, 0, 0];
-    payload.extend((vni << 8).to_be_bytes());
-    payload.extend(inner);
-    payload[8..14].copy_from_slice(&inner_destination);
+    let payload = transport::vxlan(vni, inner_destination, inner);
     udp(
         (source, 50_000),
         (destination, protocol::VXLAN_PORT),
@@ -111,41 +97,22 @@ pub fn ends(frame: &[u8]) -> (Peer, Peer) {
 /// (RFC 6935).
 pub fn assert_checksums(frame: &[u8]) {
     let payload = usize::from(u16::from_be_bytes([frame[NETWORK + 4], frame[NETWORK + 5]]));
+    let ((source, _), (destination, _)) = ends(frame);
     let segment = &frame[TRANSPORT..TRANSPORT + payload];
-    let next_header = frame[NETWORK + 6];
-    if next_header == protocol::UDP && segment[6..8] == [0, 0] {
-        return;
-    }
-    let covered = pseudo(&frame[NETWORK + 8..TRANSPORT], next_header, segment);
-    assert_eq!(
-        checksum::sum(&covered),
-        0xffff,
-        "checksum of protocol {next_header}"
+    transport::assert_checksum(
+        [source.into(), destination.into()],
+        frame[NETWORK + 6],
+        segment,
     );
 }
 
-fn ports(source: Peer, destination: Peer) -> Vec<u8> {
-    [source.1.to_be_bytes(), destination.1.to_be_bytes()].concat()
-}
-
-fn transport(
+fn carrying(
     source: Ipv6Addr,
     destination: Ipv6Addr,
     protocol: u8,
     mut segment: Vec<u8>,
-    at: usize,
 ) -> Vec<u8> {
-    let addresses = [source.octets(), destination.octets()].concat();
-    let check = !checksum::sum(&pseudo(&addresses, protocol, &segment));
-    segment[at..at + 2].copy_from_slice(&check.to_ne_bytes());
+    let ends = [source.into(), destination.into()];
+    transport::fill_checksum(ends, protocol, &mut segment);
     ipv6(source, destination, protocol, &segment)
-}
-
-/// What a transport checksum covers: the pseudo header (RFC 8200 §8.1) and the segment.
-fn pseudo(addresses: &[u8], protocol: u8, segment: &[u8]) -> Vec<u8> {
-    let mut bytes = addresses.to_vec();
-    bytes.extend((segment.len() as u32).to_be_bytes());
-    bytes.extend([0, 0, 0, protocol]);
-    bytes.extend(segment);
-    bytes
 }

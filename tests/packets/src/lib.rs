@@ -9,6 +9,7 @@ pub mod frame_v6;
 pub mod node;
 mod segment;
 mod service;
+mod transport;
 mod world;
 
 pub use service::{Client, Service};
