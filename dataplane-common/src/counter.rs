@@ -39,6 +39,8 @@ counters! {
     8 MssClamped "SYN packets whose maximum segment size was lowered",
     9 NotesTooFast "flows that were not noted because their service, or all, had begun as many in that moment as may be",
     10 FlowShareFull "flows that were not noted because their service has its share of the table",
+    11 ProbeAnswered "probes of other nodes that were answered",
+    12 ProbeNoted "answers to this node's own probes",
 }
 
 #[cfg(test)]

@@ -55,6 +55,7 @@ pub mod mac;
 pub mod maps;
 mod node;
 pub mod noting;
+pub mod probe;
 pub mod protocol;
 mod route;
 mod service;
@@ -75,6 +76,7 @@ pub use frontend::{
     FRONTEND_NODE_PORT, FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey,
 };
 pub use node::{NODE_ADJACENT, NODE_LOCAL, NODE_RESOLVED, NODE_SERVER, NODE_USED, NodeEntry};
+pub use probe::{Probe, ProbeEntry};
 pub use route::{
     ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry, RouteKey,
 };

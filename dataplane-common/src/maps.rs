@@ -76,6 +76,8 @@ names! {
     UPLINKS "uplinks",
     /// LRU hash: [`Address`](crate::Address) of a VIP → [`ConflictEntry`](crate::ConflictEntry).
     CONFLICTS "conflicts",
+    /// Hash: id (`u32`) of a node of this segment → [`ProbeEntry`](crate::ProbeEntry).
+    PROBES "probes",
     /// Per-CPU array of [`BackendStats`](crate::BackendStats) by backend slot.
     BACKEND_STATS "backend_stats",
     /// Per-CPU hash: [`ServiceDropKey`](crate::ServiceDropKey) → `u64`.

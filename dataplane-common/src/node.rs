@@ -8,7 +8,8 @@ pub const NODE_USED: u32 = 1;
 /// [`NodeEntry::mac`] is where frames for the node go: XDP can send at once. Without it packets
 /// are handed up, and the stack resolves the neighbour.
 pub const NODE_RESOLVED: u32 = 2;
-/// The MAC address is the node's own, not a router's: it is on the uplink's segment.
+/// The MAC address is the node's own, not a router's, and frames that are passed on as they are reach it:
+/// it has answered a [probe](crate::probe). A real server is on the uplink's segment, which has to do.
 pub const NODE_ADJACENT: u32 = 4;
 /// No node of the cluster but a real server outside: it knows nothing of VXLAN and of backends' ids.
 pub const NODE_SERVER: u32 = 8;
@@ -65,7 +66,7 @@ impl NodeEntry {
 }
 
 impl NodeEntry {
-    /// The same node, whose MAC address is its own if `adjacent`.
+    /// The same node, with or without [`NODE_ADJACENT`].
     pub const fn with_adjacent(mut self, adjacent: bool) -> Self {
         if adjacent {
             self.flags |= NODE_ADJACENT;

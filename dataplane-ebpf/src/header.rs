@@ -3,7 +3,7 @@
 //! cost twice the instructions. A field in network order says so by `_be`; a
 //! checksum, an address word or an opaque number is carried as loaded and never swapped.
 
-use fairlead_dataplane_common::{checksum, mac};
+use fairlead_dataplane_common::{checksum, mac, probe};
 
 use crate::frame::{OnWire, word};
 
@@ -13,6 +13,9 @@ pub const ETHERTYPE_IPV4_BE: u16 = 0x0800_u16.to_be();
 pub const ETHERTYPE_IPV6_BE: u16 = 0x86dd_u16.to_be();
 /// EtherType of ARP, network order.
 pub const ETHERTYPE_ARP_BE: u16 = 0x0806_u16.to_be();
+
+/// EtherType of what nodes ask each other, network order.
+pub const ETHERTYPE_PROBE_BE: u16 = probe::ETHERTYPE.to_be();
 
 /// EtherType of a VLAN tag (IEEE 802.1Q), network order.
 pub const ETHERTYPE_VLAN_BE: u16 = 0x8100_u16.to_be();

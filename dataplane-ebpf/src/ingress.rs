@@ -8,13 +8,14 @@ use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, protocol}
 use crate::announce::ADVERTISE;
 use crate::frame::Frame;
 use crate::header::{
-    ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Icmp, Ipv4, Ipv6, NETWORK,
+    ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, ETHERTYPE_PROBE_BE, Ethernet, Icmp,
+    Ipv4, Ipv6, NETWORK,
 };
 use crate::parse::{Family, Packet, Shape};
 use crate::pick::{self, Choice};
 use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Tags};
-use crate::{announce, decap, forward, fragment, lookup, nat, parse, reset};
+use crate::{announce, decap, forward, fragment, lookup, nat, parse, probe, reset};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -30,6 +31,7 @@ pub fn balance(ctx: &XdpContext) -> Result<u32, Refusal> {
         ETHERTYPE_IPV4_BE => dispatch(ctx, &parse::ipv4(ctx, 0)?),
         ETHERTYPE_IPV6_BE => dispatch(ctx, &parse::ipv6(ctx, 0)?),
         ETHERTYPE_ARP_BE => Ok(announce::arp(ctx.ctx).unpack()?),
+        ETHERTYPE_PROBE_BE => Ok(probe::take(ctx.ctx).unpack()?),
         _ => Ok(XDP_PASS),
     }?;
     if tags != Tags::NONE && !vlan::put_back(ctx.ctx, tags) {

@@ -38,6 +38,7 @@ mod noting;
 mod parse;
 mod pick;
 pub mod pod;
+mod probe;
 mod reply;
 mod reset;
 mod rewrite;

@@ -13,8 +13,8 @@ use fairlead_dataplane_common::{
     Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
     DropSample, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey,
     FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry, PodEntry,
-    RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey, SocketOrigin,
-    SourceRangeKey, TrackEntry, UplinkEntry,
+    ProbeEntry, RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey,
+    SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
 };
 
 use crate::nat::Translation;
@@ -144,6 +144,11 @@ pub static UPLINKS: HashMap<u32, UplinkEntry> =
 #[map(name = "conflicts")]
 pub static CONFLICTS: LruHashMap<Address, ConflictEntry> =
     LruHashMap::with_max_entries(CONFLICTS_MAX, 0);
+
+/// The id of a node of this segment to what became of the last probe. Read on no packet's way.
+#[map(name = "probes")]
+pub static PROBES: HashMap<u32, ProbeEntry> =
+    HashMap::with_max_entries(NODES_MAX, BPF_F_NO_PREALLOC);
 
 /// Backend slot to counters.
 #[map(name = "backend_stats")]

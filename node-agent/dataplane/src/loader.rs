@@ -18,8 +18,8 @@ use fairlead_dataplane_common::{
     Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
     DropSample, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey,
     FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry, PodEntry,
-    RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey, SocketOrigin,
-    SourceRangeKey, TrackEntry, UplinkEntry,
+    ProbeEntry, RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey,
+    SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
 };
 
 use crate::entries::Entries;
@@ -314,6 +314,7 @@ pub struct Tables {
     pub noted: Slots<NotedEntry>,
     pub uplinks: HashMap<MapData, u32, UplinkEntry>,
     pub conflicts: HashMap<MapData, Address, ConflictEntry>,
+    pub probes: HashMap<MapData, u32, ProbeEntry>,
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
     pub service_drops: PerCpuHashMap<MapData, ServiceDropKey, u64>,
     pub drop_samples: Array<MapData, DropSample>,
@@ -379,6 +380,7 @@ impl Tables {
             noted: Slots::take(ebpf, maps::NOTED, maps::NOTED_MAX)?,
             uplinks: open(ebpf, maps::UPLINKS, maps::UPLINKS_MAX)?,
             conflicts: open(ebpf, maps::CONFLICTS, maps::CONFLICTS_MAX)?,
+            probes: open(ebpf, maps::PROBES, maps::NODES_MAX)?,
             backend_stats: open(ebpf, maps::BACKEND_STATS, maps::BACKENDS_MAX)?,
             service_drops: open(ebpf, maps::SERVICE_DROPS, maps::SERVICE_DROPS_MAX)?,
             drop_samples: open(ebpf, maps::DROP_SAMPLES, maps::DROP_REASONS_MAX)?,

@@ -6,10 +6,11 @@ use aya::programs::{Program, TestRun, TestRunOptions};
 use fairlead_dataplane::loader::{Programs, Tables};
 use fairlead_dataplane::object;
 use fairlead_dataplane_common::{
-    Address, BACKEND_ACTIVE, BackendEntry, BackendStats, Config, DropReason, EndpointEntry,
-    EndpointKey, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendBucket, FrontendEntry,
-    FrontendKey, NodeEntry, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE,
-    RouteEntry, RouteKey, SERVICE_DR, ServiceEntry, ServiceStats, maps, protocol,
+    Address, BACKEND_ACTIVE, BackendEntry, BackendStats, Config, Counter, DropReason,
+    EndpointEntry, EndpointKey, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FRONTEND_USED, FrontendBucket,
+    FrontendEntry, FrontendKey, NodeEntry, PodEntry, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS,
+    ROUTE_UNREACHABLE, RouteEntry, RouteKey, SERVICE_DR, ServiceEntry, ServiceStats, maps,
+    protocol,
 };
 
 /// The node whose programs run.
@@ -58,6 +59,8 @@ pub enum Verdict {
     Transmit,
     /// Given to another interface: `TC_ACT_REDIRECT`.
     Redirect,
+    /// Taken in by the program itself: `XDP_DROP` that is no loss, of an answer to a probe.
+    TakenIn,
     /// Dropped, for the one reason whose counter moved.
     Drop(DropReason),
 }
@@ -132,6 +135,7 @@ impl World {
     /// Runs a program on a packet.
     pub fn run(&mut self, program: &'static str, frame: &[u8]) -> Outcome {
         let before = self.drops();
+        let noted = self.counter(Counter::ProbeNoted);
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions {
             data_in: Some(frame),
@@ -156,6 +160,7 @@ impl World {
             .filter(|reason| after[*reason as usize] != before[*reason as usize])
             .collect();
         let verdict = match (result.return_value, is_xdp) {
+            (1, true) if self.counter(Counter::ProbeNoted) > noted => Verdict::TakenIn,
             (1, true) | (2, false) => Verdict::Drop(*moved.first().expect("drops are counted")),
             (2, true) | (0, false) => Verdict::Pass,
             (3, true) => Verdict::Transmit,

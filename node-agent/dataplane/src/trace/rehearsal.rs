@@ -49,6 +49,7 @@ const SMALL: &[&str] = &[
     maps::FRAGMENTS,
     maps::SERVICE_DROPS,
     maps::CONFLICTS,
+    maps::PROBES,
 ];
 /// The maps of its own by backend slot: as long as the live ones are used.
 const BY_BACKEND: &[&str] = &[maps::LOADS, maps::BACKEND_STATS];
