@@ -10,11 +10,15 @@ pub const BACKEND_DRAINING: u8 = 2;
 /// A machine outside the cluster: [`BackendEntry::node`] is its own slot in `nodes`, and what it is
 /// sent has the VIP as its destination unless it is translated here.
 pub const BACKEND_SERVER: u8 = 1;
+/// It runs on a node that has fallen silent, and may be dead. That is no more than a hint: whoever does
+/// not know whose a connection is asks another backend first.
+pub const BACKEND_SILENT: u8 = 1 << 1;
 
 /// Where one backend is. `backends` is an array of these, indexed by backend slot.
 ///
 /// Slots are this node's own; [`Self::id`] is what nodes tell each other. A backend's id, address
-/// and port never change, so a slot that is in use is only ever rewritten in `state` or `node`.
+/// and port never change, so a slot that is in use is only ever rewritten in `state`, `node` or
+/// `flags`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct BackendEntry {
@@ -30,7 +34,7 @@ pub struct BackendEntry {
     pub port_be: u16,
     /// [`BACKEND_EMPTY`], [`BACKEND_ACTIVE`] or [`BACKEND_DRAINING`].
     pub state: u8,
-    /// [`BACKEND_SERVER`].
+    /// [`BACKEND_SERVER`], [`BACKEND_SILENT`].
     pub flags: u8,
 }
 map_struct!(BackendEntry, 32);

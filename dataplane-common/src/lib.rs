@@ -65,7 +65,9 @@ mod track;
 pub mod traffic;
 
 pub use address::Address;
-pub use backend::{BACKEND_ACTIVE, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_SERVER, BackendEntry};
+pub use backend::{
+    BACKEND_ACTIVE, BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_SERVER, BACKEND_SILENT, BackendEntry,
+};
 pub use config::{Config, Meta};
 pub use counter::Counter;
 pub use drop_reason::DropReason;
@@ -93,6 +95,6 @@ pub use socket::{SocketKey, SocketOrigin};
 pub use stats::{BackendStats, DropSample, DropStats, SAMPLE_BYTES, ServiceDropKey, ServiceStats};
 pub use track::{
     AffinityEntry, AffinityKey, ConflictEntry, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED,
-    FLOW_OPENING, FragmentKey, FragmentPorts, LoadEntry, NatEntry, NotedEntry, SourceRangeKey,
-    TrackEntry, UplinkEntry,
+    FLOW_GUESSED, FLOW_OPENING, FragmentKey, FragmentPorts, LoadEntry, NatEntry, NotedEntry,
+    SourceRangeKey, TrackEntry, UplinkEntry,
 };

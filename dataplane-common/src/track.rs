@@ -9,6 +9,10 @@ pub const FLOW_CLOSING: u8 = 3;
 /// Datagrams.
 pub const FLOW_DATAGRAMS: u8 = 4;
 
+/// The connection was met in its middle, and its backend is what the table suggested: it may be
+/// another's.
+pub const FLOW_GUESSED: u8 = 1;
+
 /// Where the flow of a client to a VIP goes; `flows` finds it by the
 /// [`FlowKey`](crate::FlowKey) of the client's packets.
 #[repr(C)]
@@ -23,8 +27,8 @@ pub struct TrackEntry {
     /// [`FLOW_OPENING`], [`FLOW_ESTABLISHED`], [`FLOW_CLOSING`] or [`FLOW_DATAGRAMS`]: says how
     /// long the entry lives after the last packet.
     pub state: u8,
-    /// Zero.
-    pub padding: u8,
+    /// [`FLOW_GUESSED`].
+    pub flags: u8,
     /// Port of the node that the flow is translated to, network order; 0 unless the service is
     /// [`SERVICE_NAT`](crate::SERVICE_NAT).
     pub nat_port_be: u16,

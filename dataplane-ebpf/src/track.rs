@@ -8,12 +8,12 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_jiffies64;
 use fairlead_dataplane_common::{
-    Address, BACKEND_ACTIVE, BACKEND_EMPTY, BackendEntry, Config, Counter, DropReason,
-    FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_OPENING, FRONTEND_NODE_PORT, FlowKey,
-    LUT_EMPTY, LUT_MOVING, LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK, NODE_LOCAL, NODE_RESOLVED,
-    SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN,
-    SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_NOTED, SERVICE_SOURCE_HASH,
-    SERVICE_SOURCE_RANGES, ServiceEntry, TrackEntry, hash, protocol,
+    Address, BACKEND_ACTIVE, BACKEND_EMPTY, BACKEND_SILENT, BackendEntry, Config, Counter,
+    DropReason, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING,
+    FRONTEND_NODE_PORT, FlowKey, LUT_EMPTY, LUT_MOVING, LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK,
+    NODE_LOCAL, NODE_RESOLVED, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL,
+    SERVICE_IN_TURN, SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_NOTED,
+    SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry, TrackEntry, hash, protocol,
 };
 
 use crate::header::Tcp;
@@ -391,6 +391,10 @@ fn follow(query: &mut Query, service: &ServiceEntry) -> Followed {
     if query.opens() && (entry.state == FLOW_CLOSING || backend.state != BACKEND_ACTIVE) {
         return forget(query);
     }
+    // A guess at who may be dead by now is made anew; what was seen from its SYN is no guess.
+    if entry.flags & FLOW_GUESSED != 0 && backend.flags & BACKEND_SILENT != 0 {
+        return Followed::Nowhere;
+    }
     let mut begins = query.opens();
     if !query.has(QUERY_ERROR) && !is_handed_up(query, backend) {
         begins |= entry.state == FLOW_DATAGRAMS && entry.packets == 0;
@@ -447,8 +451,8 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
     let is_moving = slot.state == LUT_MOVING;
     let is_noted = service.flags & SERVICE_NOTED != 0 || is_moving;
     // Where the flow's packets go as long as nothing is noted of it.
-    let unnoted = if is_moving && slot.base != LUT_EMPTY && query.flow.protocol == protocol::TCP {
-        slot.base
+    let unnoted = if is_moving && query.flow.protocol == protocol::TCP {
+        presumed(slot)
     } else {
         slot.current
     };
@@ -502,6 +506,25 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
     Found::plain(picked, begins)
 }
 
+/// Slot of the backend that a connection of which nothing is noted is taken for at a moving slot. If it
+/// is old it is the base's; but where that may be dead, and the slot's owner is not, the owner is
+/// asked first, and its node passes on what is unknown there.
+#[inline(always)]
+fn presumed(slot: &TableSlot) -> u32 {
+    if slot.base == LUT_EMPTY || is_silent(slot.base) && !is_silent(slot.current) {
+        slot.current
+    } else {
+        slot.base
+    }
+}
+
+/// Whether a slot holds a backend whose node has fallen silent.
+#[inline(always)]
+fn is_silent(backend_slot: u32) -> bool {
+    let backend = BACKENDS.get(backend_slot);
+    backend.is_some_and(|backend| backend.flags & BACKEND_SILENT != 0)
+}
+
 /// Enters a flow; false if there is no room.
 #[inline(always)]
 fn note(
@@ -525,7 +548,7 @@ fn note(
         backend_slot,
         service: service.id,
         state,
-        padding: 0,
+        flags: if query.is_midway() { FLOW_GUESSED } else { 0 },
         nat_port_be: 0,
         // SAFETY: takes nothing.
         seen_jiffies: unsafe { bpf_jiffies64() },

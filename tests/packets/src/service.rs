@@ -109,6 +109,12 @@ impl World {
         self.set_backend(slot, BackendEntry { state, ..backend });
     }
 
+    /// Puts other flags in the entry of the backend in `slot`.
+    pub fn set_backend_flags(&mut self, slot: u32, flags: u8) {
+        let backend = self.backend(slot);
+        self.set_backend(slot, BackendEntry { flags, ..backend });
+    }
+
     /// What is noted of a flow.
     pub fn flow(&self, flow: &FlowKey) -> Option<TrackEntry> {
         self.tables.flows.get(flow, 0).ok()

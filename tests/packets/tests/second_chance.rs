@@ -1,7 +1,7 @@
 //! The second chance: a connection that is unknown at the node of one backend is passed once to the
 //! other one that may have it.
 
-use fairlead_dataplane_common::{Counter, LUT_MOVING, LUT_SETTLING, mac, protocol};
+use fairlead_dataplane_common::{BACKEND_SILENT, Counter, LUT_MOVING, LUT_SETTLING, mac, protocol};
 use packet_tests::frame::{self, ACK, OVERHEAD, SYN, ends};
 use packet_tests::{Client, NODE_1, NODE_2, POD_1, POD_1_V6, Service, Verdict, World, frame_v6};
 
@@ -88,6 +88,27 @@ fn unknown_connection_goes_to_the_other_backend_of_its_slot_once() {
         }
     }
     assert_eq!(world.counter(Counter::SecondChance), passes);
+}
+
+#[test]
+fn backend_on_a_silent_node_is_asked_last_and_asked_all_the_same() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    world.add_backend(ELSEWHERE, 1);
+    world.set_backend_flags(ELSEWHERE, BACKEND_SILENT);
+    world.add(&Service {
+        protocol: protocol::TCP,
+        port: 90,
+        table: &[HERE[0] | LUT_MOVING],
+        base: &[ELSEWHERE],
+        ..Service::default()
+    });
+    // Its agent may be gone, and its pods as they were.
+    let ack = Client::V4.tcp(1000, 90, ACK);
+    let outcome = world.run(IN, &passed(&ack, HERE[0], mac::of_node(2)));
+    assert_eq!(outcome.named(), Some(100 + ELSEWHERE));
+    assert_eq!(world.counter(Counter::SecondChance), 1);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Just-enough tracking: what is noted of flows, and where they go while tables change.
 
 use fairlead_dataplane_common::{
-    BACKEND_DRAINING, BACKEND_EMPTY, Counter, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED,
-    FLOW_OPENING, LUT_MOVING, LUT_SETTLING, SERVICE_DR, SERVICE_TRACK, TrackEntry, maps, protocol,
+    BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_SILENT, Counter, FLOW_CLOSING, FLOW_DATAGRAMS,
+    FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING, LUT_MOVING, LUT_SETTLING, SERVICE_DR,
+    SERVICE_TRACK, TrackEntry, maps, protocol,
 };
 use packet_tests::frame::{ACK, FIN, RST, SYN};
 use packet_tests::{Client, NODE_2_MAC, Service, Verdict, World};
@@ -100,6 +101,95 @@ fn connection_of_a_base_that_is_gone_goes_to_who_has_the_slot() {
     for client in Client::ALL {
         let outcome = world.run(XDP, &client.tcp(2, 90, ACK));
         assert_eq!(outcome.named(), Some(100 + NEW));
+    }
+}
+
+#[test]
+fn unknown_connection_of_a_base_on_a_silent_node_goes_to_who_has_the_slot() {
+    // Silent backends, and who is taken for the one that has the connection.
+    let cases: [(&[u32], u32); 4] = [
+        (&[], OLD),
+        (&[OLD], NEW),
+        (&[NEW], OLD),
+        // Where nobody can be asked, the likelier one is waited for.
+        (&[OLD, NEW], OLD),
+    ];
+    let Some((mut world, _)) = world(LUT_MOVING) else {
+        return;
+    };
+    for (first, (silent, expected)) in (1000..).step_by(100).zip(cases) {
+        for slot in [OLD, NEW] {
+            let flags = if silent.contains(&slot) {
+                BACKEND_SILENT
+            } else {
+                0
+            };
+            world.set_backend_flags(slot, flags);
+        }
+        for client in Client::ALL {
+            for (port, flags) in [(1, ACK), (2, RST)] {
+                let outcome = world.run(XDP, &client.tcp(first + port, 90, flags));
+                let what = format!("{client:?}, {silent:?} silent, flags {flags}");
+                assert_eq!(outcome.named(), Some(100 + expected), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn guess_is_made_anew_when_its_node_falls_silent_and_what_was_seen_to_begin_stays() {
+    let Some((mut world, slot)) = world(0) else {
+        return;
+    };
+    let service = Service {
+        protocol: protocol::TCP,
+        port: 90,
+        ..Service::default()
+    };
+    let old = [OLD | LUT_MOVING];
+    let table = [NEW | LUT_MOVING];
+    let base = [OLD];
+    let (seen, guessed) = (1, 2);
+    for client in Client::ALL {
+        // The slot has been the old one's for a while when it moves.
+        let (table, base) = (&old, &[NEW]);
+        world.change(
+            slot,
+            &Service {
+                table,
+                base,
+                ..service
+            },
+        );
+        world.run(XDP, &client.tcp(seen, 90, SYN));
+    }
+    let (table, base) = (&table, &base);
+    world.change(
+        slot,
+        &Service {
+            table,
+            base,
+            ..service
+        },
+    );
+    for client in Client::ALL {
+        let flow = |port| client.flow(protocol::TCP, port, 90);
+        for (step, flags, after) in [
+            ("all are heard", 0, OLD),
+            ("silent", BACKEND_SILENT, NEW),
+            ("heard again", 0, NEW),
+        ] {
+            world.set_backend_flags(OLD, flags);
+            let outcome = world.run(XDP, &client.tcp(guessed, 90, ACK));
+            assert_eq!(outcome.named(), Some(100 + after), "{client:?}: {step}");
+            let entry = world.flow(&flow(guessed)).unwrap();
+            let expected = (100 + after, FLOW_GUESSED);
+            assert_eq!((entry.backend, entry.flags), expected, "{client:?}: {step}");
+
+            let outcome = world.run(XDP, &client.tcp(seen, 90, ACK));
+            assert_eq!(outcome.named(), Some(100 + OLD), "{client:?}: {step}");
+            assert_eq!(world.flow(&flow(seen)).unwrap().flags, 0);
+        }
     }
 }
 
