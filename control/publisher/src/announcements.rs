@@ -5,13 +5,11 @@
 //! see it (`kubectl -n kube-system get leases`); who changes the holder there moves the VIP. What
 //! nodes are told is compiled from these Leases and from nothing else.
 
-mod liveness;
 mod plan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
 };
 
 use fairlead_api::{
@@ -34,9 +32,9 @@ use k8s_openapi::{
 };
 use tracing::{info, warn};
 
-pub(crate) use self::liveness::{Liveness, Standing};
 use self::plan::plan;
 pub(crate) use self::plan::{Move, Vip};
+use crate::liveness::Standing;
 
 const NAMESPACE: &str = "kube-system";
 /// Marks the Leases that are about VIPs.
@@ -47,8 +45,6 @@ const SERVICE: &str = "net.fairlead.io/service";
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// How many Leases are written at a time; the store gathers them into few commits.
 const WRITES_MAX: usize = 32;
-/// How often it is looked who went silent.
-pub(crate) const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// The VIPs of a Service that nodes answer for: what the pools gave it, and its external addresses
 /// if it asks for that. `ports` are what the Service was compiled to.

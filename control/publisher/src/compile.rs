@@ -20,7 +20,7 @@ use crate::{
     announcements::{self, Vip},
     balancing,
     identities::{Identities, PortKey, Wanted},
-    references,
+    references, silence,
     state::{Compiled, Dataplane, ObjectKey, PublishedPod, Workload},
 };
 
@@ -98,6 +98,7 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
             id: input.identities.node(&name)?,
             address: octets(address),
             other_address: other.map(octets).unwrap_or_default(),
+            silent: silence::is_silent(node),
             name: name.clone(),
         };
         Some((name, address))

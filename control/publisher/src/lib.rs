@@ -15,6 +15,7 @@ mod balancing;
 mod compile;
 mod delta;
 mod identities;
+mod liveness;
 mod loads;
 mod peer;
 mod progress;
@@ -23,6 +24,7 @@ mod references;
 mod reports;
 mod service;
 mod session;
+mod silence;
 mod state;
 mod tunnel;
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use fairlead_api::{Generation, NodeName, resource};
+use fairlead_api::{Generation, NodeName, Revision, resource};
 use fairlead_objects::{Change, Changed, Informer, ObjectName, Recorder, Writer};
 use fairlead_proto::node::{
     AgentMessage, ControlMessage, OpenTunnel, Parameters, node_server::NodeServer,
@@ -21,13 +21,15 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Enrollment, NodeProgress, NodeService, OpenError,
-    announcements::{self, Announcer, LOOK_PERIOD, Liveness},
+    announcements::{self, Announcer},
     compile::{self, Input, Memory},
     identities::Identities,
+    liveness::{LOOK_PERIOD, Limits, Liveness},
     loads::Loads,
     progress::Progress,
     reports::Reports,
     session::{self, Session},
+    silence::Marker,
     state::{Compiled, ObjectKey},
     tunnel::Tunnels,
 };
@@ -48,10 +50,15 @@ pub struct Config {
     pub lease: Duration,
     /// How often it is renewed at most, however often the agent says that it lives.
     pub lease_renewal: Duration,
-    /// How long the node that answers for a VIP may be silent before another does.
+    /// How long a node may be silent before another answers for its VIPs, and others get the new
+    /// connections of its pods.
     pub silence_max: Duration,
-    /// How long a new leader waits for nodes that it has not heard before it moves their VIPs.
+    /// How long a new leader waits for nodes that it has not heard before it counts them as silent.
     pub silence_grace: Duration,
+    /// How long an agent that ended its session may be away before its node counts as silent.
+    pub restart_max: Duration,
+    /// How long a silent node has to be heard without a break before it is as before.
+    pub steady_min: Duration,
     /// How long an agent may be silent before its session is ended.
     pub idle_max: Duration,
     /// How long changes are gathered before they are compiled.
@@ -68,6 +75,8 @@ impl Config {
             lease_renewal: Duration::from_secs(10),
             silence_max: Duration::from_millis(1_500),
             silence_grace: Duration::from_secs(10),
+            restart_max: Duration::from_secs(15),
+            steady_min: Duration::from_secs(5),
             idle_max: Duration::from_secs(30),
             gather: Duration::from_millis(5),
         }
@@ -113,8 +122,14 @@ impl Publisher {
     /// A publisher on `store`. It does nothing before [`run`](Self::run).
     pub fn new(store: Store, config: Config, enrollment: Arc<dyn Enrollment>) -> Self {
         let writer = Writer::new(store.clone());
+        let limits = Limits {
+            silence_max: config.silence_max,
+            grace: config.silence_grace,
+            restart_max: config.restart_max,
+            steady_min: config.steady_min,
+        };
         let shared = Shared {
-            liveness: Arc::new(Liveness::new(config.silence_max, config.silence_grace)),
+            liveness: Arc::new(Liveness::new(limits)),
             loads: Arc::default(),
             config,
             recorder: Recorder::new(writer.clone(), "kubelet"),
@@ -279,6 +294,7 @@ impl Shared {
             () = watching => {}
             () = compiling => {}
             () = self.announce(&informer) => {}
+            () = self.mark_silence(&informer, base.revision()) => {}
         }
     }
 
@@ -307,6 +323,23 @@ impl Shared {
             let (written, has_failed) = announcer.reconcile(&cache, &state.vips, &now.1).await;
             before = (!has_failed).then_some(now);
             // What was written must be seen before it is looked at again.
+            if let Some(revision) = written {
+                informer.reached(revision).await;
+            }
+        }
+    }
+
+    /// Marks nodes that fall silent, and those that are back.
+    async fn mark_silence(&self, informer: &Informer, base: Revision) {
+        let marker = Marker::new(self.writer.clone(), &self.recorder);
+        // How many are most of them shows only once all are known.
+        informer.reached(base).await;
+        let mut look = tokio::time::interval(LOOK_PERIOD);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            // A mark that is written must be seen before it is looked at again.
+            let written = marker.reconcile(&informer.cache(), &self.liveness).await;
             if let Some(revision) = written {
                 informer.reached(revision).await;
             }
@@ -417,7 +450,7 @@ impl Shared {
             lease_renewal: self.config.lease_renewal,
         };
         tokio::spawn(async move {
-            session.run(incoming, reports, || self.not_leading()).await;
+            let has_left = session.run(incoming, reports, || self.not_leading()).await;
             self.loads.end(&node, serial);
             let mut sessions = self.sessions();
             if sessions
@@ -426,6 +459,9 @@ impl Shared {
             {
                 sessions.remove(&node);
                 self.progress.disconnected(&node);
+                if has_left {
+                    self.liveness.left(&node);
+                }
             }
         });
         Ok(received)

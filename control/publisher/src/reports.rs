@@ -348,7 +348,8 @@ fn is_ready(status: &NodeStatus) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn is_declared_dead(node: &Node) -> bool {
+/// Whether the node's Lease ran out: nobody has spoken for it since.
+pub(crate) fn is_declared_dead(node: &Node) -> bool {
     let conditions = node
         .status
         .as_ref()

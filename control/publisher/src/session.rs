@@ -14,8 +14,8 @@ use tonic::{Status, Streaming};
 use tracing::{info, warn};
 
 use crate::{
-    announcements::Liveness,
     delta,
+    liveness::Liveness,
     loads::{Loads, TELL_PERIOD, Told},
     progress::Progress,
     reports::Reports,
@@ -52,13 +52,13 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Runs until either side ends it.
+    /// Runs until either side ends it; whether the agent did.
     pub(crate) async fn run(
         self,
         incoming: Streaming<AgentMessage>,
         reports: Reports,
         not_leading: impl Fn() -> Status,
-    ) {
+    ) -> bool {
         let (refused, refusals) = mpsc::channel(1);
         let (queue, reported) = mpsc::channel(REPORTS_MAX);
         let node = self.node.as_str();
@@ -103,10 +103,11 @@ impl Session {
             End::NotLeading => not_leading(),
             End::Replaced => Status::aborted("the node opened another session"),
             End::Silent => Status::deadline_exceeded("the agent was silent for too long"),
-            End::Gone => return,
+            End::Gone => return true,
         };
         // An agent that does not read learns it from the closed connection.
         let _ = self.outgoing.try_send(Err(status));
+        false
     }
 }
 

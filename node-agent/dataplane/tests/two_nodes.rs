@@ -311,6 +311,7 @@ fn state(underlay: Family) -> DataplaneState {
         id: number.into(),
         address: octets(underlay.host(100 + number)).into(),
         other_address: octets(underlay.pick(V6, V4).host(100 + number)).into(),
+        silent: false,
     };
     let routes = (1..=2).flat_map(|number| {
         Family::BOTH.map(|family| Route {

@@ -50,6 +50,7 @@ pub(crate) fn compile(file: &File, seed: Seed) -> proto::DataplaneState {
             id: ids::assign([&*node.name])[&*node.name],
             address: octets(node.address),
             other_address: node.other_address.map(octets).unwrap_or_default(),
+            silent: false,
         }],
         routes: Vec::new(),
         announcements: announcements(file),

@@ -468,6 +468,10 @@ pub struct NodeAddress {
     /// is encapsulated for it.
     #[prost(bytes = "bytes", tag = "4")]
     pub other_address: ::prost::bytes::Bytes,
+    /// Nothing has been heard of it for too long: it may be dead. New connections go to backends of
+    /// other nodes where there are some; it keeps those it has.
+    #[prost(bool, tag = "5")]
+    pub silent: bool,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -5,7 +5,7 @@ use std::{
 
 use fairlead_objects::ObjectName;
 
-use super::Standing;
+use crate::liveness::Standing;
 
 /// An address that one node answers for.
 #[derive(Clone, Debug, PartialEq, Eq)]

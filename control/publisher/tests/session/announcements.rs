@@ -1,6 +1,6 @@
 //! What depends on how often nodes are heard, and on what all of them say together.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fairlead_api::{
     k8s_openapi::api::{
@@ -11,7 +11,7 @@ use fairlead_api::{
 };
 use fairlead_objects::{Grace, Object, ObjectName};
 use fairlead_proto::node::{
-    AgentMessage, BackendLoad, Heartbeat, Loads, agent_message::Message as ToControl,
+    AgentMessage, BackendLoad, Delta, Heartbeat, Loads, agent_message::Message as ToControl,
     control_message::Message as ToAgent,
 };
 use serde_json::json;
@@ -65,7 +65,7 @@ async fn vip_is_announced_by_one_node_and_by_another_once_that_is_silent() {
 
     // Its agent stops, as a machine does that dies: without a word.
     beats[at].abort_all();
-    let silent = std::time::Instant::now();
+    let silent = Instant::now();
     control
         .until("another holder", || holder().filter(|now| now == other))
         .await;
@@ -122,6 +122,31 @@ async fn vip_is_announced_by_one_node_and_by_another_once_that_is_silent() {
         }
     }
     assert_eq!((holder().as_deref(), transitions()), (Some(other), Some(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_told_which_of_them_is_silent_until_it_is_heard_for_a_while() {
+    let control = Control::start().await;
+    let mut one = control.agent("n1").await;
+    let two = control.agent("n2").await;
+    let _one = heartbeats(&one);
+    let mut beats = heartbeats(&two);
+    let mut held = one.snapshot().await.generation;
+    let has = |delta: &Delta, silent: bool| {
+        let mut nodes = delta.nodes.iter();
+        nodes.any(|node| node.name == "n2" && node.silent == silent)
+    };
+    // The cable is pulled: its session stays open.
+    beats.abort_all();
+    let pulled = Instant::now();
+    one.delta(&mut held, |delta| has(delta, true)).await;
+    assert!(pulled.elapsed() >= Duration::from_secs(1));
+
+    beats = heartbeats(&two);
+    let back = Instant::now();
+    one.delta(&mut held, |delta| has(delta, false)).await;
+    assert!(back.elapsed() >= Duration::from_millis(900));
+    drop(beats);
 }
 
 #[tokio::test(flavor = "multi_thread")]
