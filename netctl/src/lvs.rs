@@ -111,7 +111,7 @@ fn backend_line(backend: &Value, options: &Options) -> String {
     }
     // Weight 0 is how IPVS drains.
     let weight = match backend["state"].as_str() {
-        Some("draining") => 0,
+        Some("draining" | "silent") => 0,
         _ => number(&backend["weight"]),
     };
     let count = |field: &str| match backend[field].as_u64() {

@@ -120,6 +120,8 @@ pub struct Node {
     pub address: IpAddr,
     /// Its address of the other family, if it has one. No packet is encapsulated for it.
     pub other_address: Option<IpAddr>,
+    /// The control plane has not heard of it for too long.
+    pub silent: bool,
 }
 
 impl Node {
@@ -196,6 +198,12 @@ impl Desired {
             None if backend.is_outside() => Place::Server(backend.address),
             None => Place::Elsewhere,
         }
+    }
+
+    /// Whether a backend may be dead, because its node has not been heard of. This node knows better
+    /// of itself.
+    pub fn is_silent(&self, backend: &Backend) -> bool {
+        matches!(self.place(backend), Place::Node(node) if node.silent)
     }
 
     /// All nodes but this one.
@@ -275,6 +283,7 @@ impl Desired {
                         id: nonzero(&at, "id", node.id)?,
                         address: address(&at, &node.address)?,
                         other_address: other_address(&at, node)?,
+                        silent: node.silent,
                     };
                     self.nodes.insert(NodeName::new(name), node);
                 }

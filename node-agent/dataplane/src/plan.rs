@@ -22,8 +22,8 @@ use std::net::IpAddr;
 
 use fairlead_api::{BackendId, Generation, ServiceId, VpcId};
 use fairlead_dataplane_common::{
-    BACKEND_ACTIVE, BACKEND_DRAINING, BACKEND_SERVER, BackendEntry, Config, FRONTEND_ADDRESS,
-    FrontendEntry, FrontendKey, NODE_LOCAL, ServiceEntry, maps,
+    BACKEND_ACTIVE, BACKEND_DRAINING, BACKEND_SERVER, BACKEND_SILENT, BackendEntry, Config,
+    FRONTEND_ADDRESS, FrontendEntry, FrontendKey, NODE_LOCAL, ServiceEntry, maps,
 };
 
 use crate::action::Action;
@@ -303,6 +303,15 @@ impl Planner<'_> {
         !backend.draining && backend.weight > 0 && !self.local.is_lapsed(id)
     }
 
+    /// Whether others take a backend's new connections because it may be dead; where there are none, it
+    /// gets them all the same.
+    fn is_covered_for(&self, service: &Service, backend: &Backend) -> bool {
+        let is_silent = |backend: &Backend| self.desired.is_silent(backend);
+        let mut others = service.backends.iter();
+        is_silent(backend)
+            && others.any(|(&id, other)| self.is_picked(id, other) && !is_silent(other))
+    }
+
     /// Whether a backend that ends but still serves gets new connections of this node: where they have
     /// to be answered here, and nobody else is here (KEP-1669). One of weight 0 was told to drain, and
     /// gets none.
@@ -332,13 +341,16 @@ impl Planner<'_> {
             },
             vpc: service.vpc.0,
             port_be: backend.port.to_be(),
-            state: if backend.draining && !self.is_stand_in(id, service, backend) {
+            state: if backend.draining && !self.is_stand_in(id, service, backend)
+                || self.is_covered_for(service, backend)
+            {
                 BACKEND_DRAINING
             } else {
                 BACKEND_ACTIVE
             },
             flags: match self.desired.place(backend) {
                 Place::Server(_) => BACKEND_SERVER,
+                Place::Node(node) if node.silent => BACKEND_SILENT,
                 Place::Here | Place::Node(_) | Place::Elsewhere => 0,
             },
         }

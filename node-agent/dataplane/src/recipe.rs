@@ -53,6 +53,8 @@ pub struct Share {
     pub slot: u32,
     /// Whether it is on this node.
     pub is_here: bool,
+    /// Whether it may be dead: another takes its place, if there is one.
+    pub is_silent: bool,
 }
 
 /// The tables of a service: backend slots.
@@ -78,10 +80,17 @@ impl Form {
     }
 
     fn table(self, shares: &[Share]) -> Vec<u32> {
+        let heard: Vec<Share> = shares
+            .iter()
+            .filter(|one| !one.is_silent)
+            .copied()
+            .collect();
+        // Where nobody is heard of, that says more of who listens than of who is silent.
+        let heard = if heard.is_empty() { shares } else { &heard };
         match self {
-            Self::Hashed => hashed(shares),
-            Self::InTurn => in_turn(shares),
-            Self::Each => least_load(shares),
+            Self::Hashed => hashed(shares, heard),
+            Self::InTurn => in_turn(heard),
+            Self::Each => least_load(heard),
         }
     }
 }
@@ -119,17 +128,30 @@ impl Recipe {
     }
 }
 
-fn hashed(shares: &[Share]) -> Vec<u32> {
-    let candidates: Vec<Candidate> = shares.iter().map(|share| share.candidate).collect();
+/// A Maglev table of `shares`, in which those that are not among `heard` are covered for: no slot of
+/// anybody else's changes hands for it, and none when they are back.
+fn hashed(shares: &[Share], heard: &[Share]) -> Vec<u32> {
+    let candidates = |shares: &[Share]| -> Vec<Candidate> {
+        shares.iter().map(|share| share.candidate).collect()
+    };
+    let all = candidates(shares);
+    let size = maglev::size(&all);
+    let mut owners = maglev::populate(size, &all);
+    if heard.len() < shares.len() {
+        let covers = maglev::populate(size, &candidates(heard));
+        for (owner, cover) in owners.iter_mut().zip(covers) {
+            let is_heard = heard.binary_search_by_key(owner, |share| share.candidate.id);
+            if is_heard.is_err() {
+                *owner = cover;
+            }
+        }
+    }
     // Ten million elements in a first state: the shares are in the order of their ids, and few.
     let slot_of = |id| {
         let index = shares.binary_search_by_key(id, |share| share.candidate.id);
         shares[index.expect("a table names its candidates only")].slot
     };
-    maglev::populate(maglev::size(&candidates), &candidates)
-        .iter()
-        .map(slot_of)
-        .collect()
+    owners.iter().map(slot_of).collect()
 }
 
 /// Smooth weighted round robin (as in nginx): each turn goes to who is owed most, so that a heavy
@@ -210,6 +232,7 @@ mod tests {
                 },
                 slot: 100 + id,
                 is_here: id % 2 == 1,
+                is_silent: false,
             })
             .collect()
     }
@@ -258,6 +281,42 @@ mod tests {
             .filter(|slot| fewer.contains_key(slot))
             .count();
         assert!(stayed >= LEAST_LOAD_BACKENDS_MAX as usize - 1, "{stayed}");
+    }
+
+    #[test]
+    fn silent_backends_slots_go_to_others_and_nobody_elses_do() {
+        let heard = shares(&[1, 2, 1, 4]);
+        let mut silent = heard.clone();
+        silent[1].is_silent = true;
+        let (before, after) = (Form::Hashed.table(&heard), Form::Hashed.table(&silent));
+        assert_eq!(before.len(), after.len());
+        for (before, after) in before.iter().zip(&after) {
+            assert!(before == after || *before == 102, "{before} to {after}");
+        }
+        // The others share them by their weights.
+        let taken = |slot| count(&after)[&slot] - count(&before)[&slot];
+        assert!(!count(&after).contains_key(&102));
+        let ratio = taken(104) as f64 / (taken(101) + taken(103)) as f64;
+        assert!((1.6..2.4).contains(&ratio), "{ratio}");
+
+        assert_eq!(
+            Form::InTurn.table(&silent),
+            Form::InTurn.table(&[heard[0], heard[2], heard[3]])
+        );
+        assert_eq!(Form::Each.table(&silent), [101, 103, 104]);
+    }
+
+    #[test]
+    fn silence_of_everybody_changes_nothing() {
+        let heard = shares(&[1, 2, 1]);
+        let silent = heard.iter().map(|share| Share {
+            is_silent: true,
+            ..*share
+        });
+        let silent: Vec<Share> = silent.collect();
+        for form in [Form::Hashed, Form::InTurn, Form::Each] {
+            assert_eq!(form.table(&silent), form.table(&heard), "{form:?}");
+        }
     }
 
     #[test]

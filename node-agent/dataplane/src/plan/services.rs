@@ -332,6 +332,7 @@ impl Planner<'_> {
             },
             slot: self.backend_slots[&id],
             is_here: local != LocalList::Absent && is_here(backend),
+            is_silent: self.desired.is_silent(backend),
         };
         Recipe {
             form: Form::of(service.scheduler),

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use aya::maps::lpm_trie::Key;
 use fairlead_dataplane_common::{
-    AffinityEntry, AffinityKey, BackendEntry, Config, FlowKey, FrontendEntry, FrontendKey,
-    LUT_MOVING, LUT_SETTLING, LUT_SLOT_MASK, LUT_STATE_MASK, LoadEntry, NodeEntry,
-    SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN,
+    AffinityEntry, AffinityKey, BACKEND_DRAINING, BACKEND_SILENT, BackendEntry, Config, FlowKey,
+    FrontendEntry, FrontendKey, LUT_MOVING, LUT_SETTLING, LUT_SLOT_MASK, LUT_STATE_MASK, LoadEntry,
+    NodeEntry, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN,
     SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry, SourceRangeKey, TrackEntry, hash,
     maps,
 };
@@ -222,6 +222,16 @@ pub fn backend(live: &Tables, slot: u32) -> Result<Option<BackendEntry>, Error> 
         .get(slot)
         .map_err(Error::map("read", maps::BACKENDS))?;
     Ok(Some(entry).filter(|entry| entry.id != 0))
+}
+
+/// What state a backend is in, in a word.
+pub fn backend_state(entry: &BackendEntry) -> &'static str {
+    match entry.state {
+        // Its new connections are others' for as long as its node is not heard of.
+        BACKEND_DRAINING if entry.flags & BACKEND_SILENT != 0 => "silent",
+        BACKEND_DRAINING => "draining",
+        _ => "active",
+    }
 }
 
 /// The node in `slot`, if there is one.

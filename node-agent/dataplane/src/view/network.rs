@@ -1,5 +1,6 @@
 //! Where packets go: nodes, routes, pods.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use fairlead_dataplane_common::{
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use super::node_name;
 use crate::Error;
 use crate::decode::mac_text;
+use crate::desired::Desired;
 use crate::state::State;
 
 pub(super) fn routes(state: &State) -> Value {
@@ -34,6 +36,11 @@ pub(super) fn routes(state: &State) -> Value {
 }
 
 pub(super) fn nodes(state: &State) -> Value {
+    let nodes = state.desired.iter().flat_map(Desired::other_nodes);
+    let silent: BTreeSet<u32> = nodes
+        .filter(|node| node.silent)
+        .map(|node| node.id)
+        .collect();
     let rows = state.observed.nodes.iter().map(|(slot, entry)| {
         let resolved = entry.flags & NODE_RESOLVED != 0;
         json!({
@@ -42,6 +49,7 @@ pub(super) fn nodes(state: &State) -> Value {
             "address": IpAddr::from(entry.address),
             "resolved": resolved,
             "isServer": entry.flags & NODE_SERVER != 0,
+            "isSilent": entry.flags & NODE_SERVER == 0 && silent.contains(&entry.id),
             "adjacent": entry.flags & NODE_ADJACENT != 0,
             "mac": resolved.then(|| mac_text(entry.mac)),
             "interface": entry.ifindex,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use fairlead_api::{BackendId, ServiceId};
 use fairlead_dataplane_common::{
-    Address, BACKEND_DRAINING, BACKEND_SERVER, FRONTEND_ADDRESS, FRONTEND_ANNOUNCED,
-    FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, LUT_EMPTY, LUT_SLOT_MASK, NODE_LOCAL, SERVICE_AFFINITY,
+    Address, BACKEND_SERVER, FRONTEND_ADDRESS, FRONTEND_ANNOUNCED, FRONTEND_EXTERNAL,
+    FRONTEND_NODE_PORT, LUT_EMPTY, LUT_SLOT_MASK, NODE_LOCAL, SERVICE_AFFINITY,
     SERVICE_EXTERNAL_LOCAL, SERVICE_NOTED, ServiceEntry,
 };
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ use crate::desired::Service;
 use crate::observed::table_of;
 use crate::rates::Rate;
 use crate::state::State;
-use crate::trace::facts::SlotState;
+use crate::trace::facts::{SlotState, backend_state};
 
 /// Services with their backends, and what went through both.
 pub(super) fn services(
@@ -226,7 +226,7 @@ fn backends_of(
             "isServer": entry.flags & BACKEND_SERVER != 0,
             "mode": mode.map(|(mode, _)| mode.to_string()),
             "modeReason": mode.map(|(_, reason)| reason),
-            "state": if entry.state == BACKEND_DRAINING { "draining" } else { "active" },
+            "state": backend_state(entry),
             "weight": named.map(|backend| backend.weight),
             "slots": elements,
             "share": f64::from(*elements) / f64::from(service.lut_length.max(1)),

@@ -289,3 +289,74 @@ fn source_ranges_are_in_before_the_flip_and_out_after_it() {
     assert!(removed > position(&actions, flip));
     assert!(maps.observed.source_ranges.is_empty());
 }
+
+/// The first state, with the nodes of these names silent.
+fn silent(names: &[&str]) -> DataplaneState {
+    let mut state = state();
+    for node in &mut state.nodes {
+        node.silent = names.contains(&node.name.as_str());
+    }
+    state
+}
+
+#[test]
+fn backends_on_a_silent_node_keep_their_slots_and_connections_and_get_no_new_ones() {
+    let mut maps = Maps::default();
+    apply(&mut maps, &state(), 1);
+    let (gone, slot) = (maps.slot(13), maps.slot(12));
+    let before = maps.table(&maps.hello());
+    apply(&mut maps, &silent(&["node-3"]), 2);
+    let entry = maps.hello();
+    let after = maps.table(&entry);
+    for (old, new) in before.iter().zip(&after) {
+        let (owner, state) = (moving::slot_of(*new), moving::state_of(*new));
+        if *old == gone {
+            assert!(owner != gone && state == LUT_MOVING);
+        } else {
+            assert_eq!(new, old, "others' slots stay, and are stable");
+        }
+    }
+    let base = maps.base(&entry);
+    assert_eq!(base, before, "old connections are still theirs");
+    let held = |maps: &Maps, slot: u32| {
+        let backend = maps.observed.backends.get(slot).unwrap();
+        (backend.id, backend.state, backend.flags)
+    };
+    assert_eq!(held(&maps, gone), (13, BACKEND_DRAINING, BACKEND_SILENT));
+    assert_eq!(held(&maps, slot), (12, BACKEND_ACTIVE, 0));
+
+    // Heard again: they are as they were, but for what was noted meanwhile.
+    apply(&mut maps, &state(), 3);
+    assert_eq!(held(&maps, gone), (13, BACKEND_ACTIVE, 0));
+    let again = maps.table(&maps.hello());
+    assert!(again.iter().map(|one| moving::slot_of(*one)).eq(before));
+    assert_eq!(count(&again, LUT_MOVING), 0);
+    assert!(count(&again, LUT_SETTLING) > 0);
+}
+
+#[test]
+fn silence_says_nothing_where_nobody_else_is_left_nor_of_this_node() {
+    for (names, elsewhere) in [
+        (&["node-2", "node-3"][..], 0),
+        // This node hears itself: its pods take new connections.
+        (&["node-1"], 2),
+        (&["node-1", "node-2", "node-3"], 0),
+    ] {
+        let mut maps = Maps::default();
+        apply(&mut maps, &silent(names), 1);
+        let reachable = maps.reachable(HELLO_VIP).unwrap();
+        let of_this = reachable.iter().filter(|(_, node)| *node == 1).count();
+        assert_eq!(of_this, 1, "{names:?}");
+        assert_eq!(reachable.len() - of_this, elsewhere, "{names:?}");
+    }
+    let mut state = silent(&["node-2", "node-3"]);
+    state.services[0].backends.remove(0);
+    let mut maps = Maps::default();
+    apply(&mut maps, &state, 1);
+    assert_eq!(maps.reachable(HELLO_VIP).unwrap().len(), 2);
+    let backend = maps.observed.backends.get(maps.slot(12)).unwrap();
+    assert_eq!(
+        (backend.state, backend.flags),
+        (BACKEND_ACTIVE, BACKEND_SILENT)
+    );
+}

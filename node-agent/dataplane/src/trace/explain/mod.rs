@@ -6,8 +6,8 @@ mod path;
 use std::net::{IpAddr, SocketAddr};
 
 use fairlead_dataplane_common::{
-    Address, BACKEND_DRAINING, BACKEND_SERVER, BackendEntry, FLOW_CLOSING, FLOW_DATAGRAMS,
-    FLOW_ESTABLISHED, FLOW_OPENING, FRONTEND_ANNOUNCED, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT,
+    Address, BACKEND_SERVER, BackendEntry, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED,
+    FLOW_GUESSED, FLOW_OPENING, FRONTEND_ANNOUNCED, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT,
     NODE_LOCAL, SCHEDULER_LEAST_CONNECTIONS, SCHEDULER_NEVER_QUEUE,
     SCHEDULER_SHORTEST_EXPECTED_DELAY, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH,
     SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN, SERVICE_LEAST_LOAD, SERVICE_NOTED,
@@ -287,6 +287,7 @@ impl Explanation<'_> {
             "backend": entry.backend,
             "name": self.names.backend(entry.backend),
             "state": flow_state(entry),
+            "isGuess": entry.flags & FLOW_GUESSED != 0,
             "natPort": (entry.nat_port_be != 0).then(|| u16::from_be(entry.nat_port_be)),
             "packets": entry.packets,
             "bytes": entry.bytes,
@@ -356,8 +357,11 @@ impl Explanation<'_> {
         } else {
             node.map_or_else(|| "here".to_owned(), |node| format!("on {node}"))
         };
-        let is_draining = entry.state == BACKEND_DRAINING;
-        let state = if is_draining { ", draining" } else { "" };
+        let state_word = facts::backend_state(&entry);
+        let state = match state_word {
+            "active" => String::new(),
+            word => format!(", {word}"),
+        };
         let text = format!("{} ({at}, {place}{state})", self.backend_name(entry.id));
         let value = json!({
             "id": entry.id,
@@ -369,7 +373,7 @@ impl Explanation<'_> {
                 .and_then(|node| self.names.node(node.id)),
             "isLocal": entry.node == NODE_LOCAL,
             "isServer": entry.flags & BACKEND_SERVER != 0,
-            "state": if is_draining { "draining" } else { "active" },
+            "state": state_word,
         });
         Ok((value, text))
     }
