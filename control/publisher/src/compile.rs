@@ -21,7 +21,7 @@ use crate::{
     balancing,
     identities::{Identities, PortKey, Wanted},
     references, silence,
-    state::{Compiled, Dataplane, ObjectKey, PublishedPod, Workload},
+    state::{Compiled, Dataplane, ObjectKey, PodKey, PublishedPod, Workload},
 };
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -43,8 +43,10 @@ pub(crate) struct Input<'a> {
 #[derive(Default)]
 pub(crate) struct Memory {
     services: HashMap<ObjectName, CompiledService>,
-    pods: HashMap<ObjectName, (Arc<Pod>, PublishedPod)>,
+    pods: KnownPods,
 }
+
+type KnownPods = HashMap<ObjectName, (Arc<Pod>, PublishedPod)>;
 
 struct CompiledService {
     service: Arc<Service>,
@@ -126,16 +128,25 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
         routes: routes.collect(),
         announcements: announcements::announcements(input.cache, &vips),
     };
-    let workloads = input.cache.nodes.iter().map(|node| {
+    let mut departures = BTreeMap::new();
+    let mut workloads = BTreeMap::new();
+    for node in input.cache.nodes.iter() {
         let name = node.object_name().name;
-        let workload = compile_workload(input, node, &name, &mut before.pods, &mut memory.pods);
-        (name, Arc::new(workload))
-    });
+        let workload = compile_workload(
+            input,
+            node,
+            &name,
+            (&mut before.pods, &mut memory.pods),
+            &mut departures,
+        );
+        workloads.insert(name, Arc::new(workload));
+    }
     Compiled {
         generation: Generation(input.cache.revision().0),
         dataplane: Arc::new(dataplane),
-        workloads: workloads.collect(),
+        workloads,
         vips,
+        departures,
         announcers: input
             .cache
             .nodes
@@ -405,8 +416,8 @@ fn compile_workload(
     input: &Input<'_>,
     node: &Node,
     name: &str,
-    before: &mut HashMap<ObjectName, (Arc<Pod>, PublishedPod)>,
-    pods: &mut HashMap<ObjectName, (Arc<Pod>, PublishedPod)>,
+    (before, pods): (&mut KnownPods, &mut KnownPods),
+    departures: &mut BTreeMap<PodKey, BTreeSet<Bytes>>,
 ) -> Workload {
     let mut workload = Workload {
         pod_cidrs: pod_cidrs(node),
@@ -414,12 +425,15 @@ fn compile_workload(
     };
     for pod in input.cache.pods_on(name) {
         let object = pod.object_name();
-        let known = before
-            .remove(&object)
-            .filter(|(known, _)| Arc::ptr_eq(known, pod));
-        let (_, message) = known.unwrap_or_else(|| (Arc::clone(pod), published(pod)));
+        let (known, message) = match before.remove(&object) {
+            Some((known, message)) if Arc::ptr_eq(&known, pod) => (Some(known), message),
+            other => (other.map(|(known, _)| known), published(pod)),
+        };
         pods.insert(object.clone(), (Arc::clone(pod), message.clone()));
         let key = (object.namespace, object.name, pod.uid().to_owned());
+        if known.is_some_and(|known| is_departure(&known, pod)) {
+            departures.insert(key.clone(), pod_addresses(pod));
+        }
         workload.pods.insert(key, message);
         for key in references::of_pod(pod) {
             if let Some(json) = (input.object)(&key) {
@@ -428,6 +442,20 @@ fn compile_workload(
         }
     }
     workload
+}
+
+/// Whether a pod was asked to go between the two.
+fn is_departure(before: &Pod, now: &Pod) -> bool {
+    before.uid() == now.uid() && !before.is_terminating() && now.is_terminating()
+}
+
+fn pod_addresses(pod: &Pod) -> BTreeSet<Bytes> {
+    let status = pod.status.as_ref();
+    let listed = status.and_then(|status| status.pod_ips.as_deref());
+    let listed = listed.unwrap_or_default().iter().map(|one| &one.ip);
+    let first = status.and_then(|status| status.pod_ip.as_ref());
+    let addresses = listed.chain(first).filter_map(|ip| ip.parse().ok());
+    addresses.map(octets).collect()
 }
 
 fn published(pod: &Pod) -> PublishedPod {

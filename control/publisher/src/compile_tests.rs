@@ -199,6 +199,34 @@ fn status_report_of_a_pod_changes_nothing_for_its_node() {
 }
 
 #[test]
+fn pod_departs_when_it_is_asked_to_go_and_not_when_that_is_old_news() {
+    let name = ObjectName::new("shop", "a");
+    let asked = |cache: &mut Cache, uid: &str| {
+        let mut pod = Pod::clone(cache.pods.get(&name).unwrap());
+        pod.metadata.uid = Some(uid.to_owned());
+        pod.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        pod.status.as_mut().unwrap().pod_ip = Some("10.244.0.2".to_owned());
+        cache.pods.set(name.clone(), Some(Arc::new(pod)));
+    };
+    for (uid, expected) in [("a", 1), ("another", 0)] {
+        let (mut cache, mut memory) = (cluster(), Memory::default());
+        assert!(compiled_with(&cache, &mut memory).departures.is_empty());
+        asked(&mut cache, uid);
+        let departures = compiled_with(&cache, &mut memory).departures;
+        assert_eq!(departures.len(), expected, "{uid}");
+        for (pod, addresses) in departures {
+            let key = ("shop".to_owned(), "a".to_owned(), "a".to_owned());
+            assert_eq!(pod, key);
+            assert!(addresses.into_iter().eq([octets([10, 244, 0, 2].into())]));
+        }
+        assert!(compiled_with(&cache, &mut memory).departures.is_empty());
+        // Who begins to lead now knows nothing of how it was.
+        assert!(compiled(&cache).departures.is_empty());
+    }
+}
+
+#[test]
 fn only_what_changed_is_compiled_anew() {
     let mut cache = cluster();
     let mut memory = Memory::default();

@@ -14,6 +14,7 @@ mod announcements;
 mod balancing;
 mod compile;
 mod delta;
+mod departures;
 mod identities;
 mod liveness;
 mod loads;

@@ -107,10 +107,24 @@ impl Progress {
     /// Waits until the maps of all connected nodes correspond to this generation or a newer one.
     pub(crate) async fn reached(&self, generation: Generation) {
         let mut moved = self.moved.subscribe();
-        while !self.all_hold(generation) {
+        while !self.holds(generation, |_| true) {
             // The sender lives as long as `self`.
             let _ = moved.changed().await;
         }
+    }
+
+    /// Whether the maps of those connected nodes that `counts` correspond to this generation or a
+    /// newer one.
+    pub(crate) fn holds(&self, generation: Generation, counts: impl Fn(&str) -> bool) -> bool {
+        self.nodes()
+            .iter()
+            .filter(|(name, node)| node.is_connected && counts(name))
+            .all(|(_, node)| node.effective() >= generation)
+    }
+
+    /// Tells when a node has come further.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     pub(crate) fn list(&self, desired: Generation) -> Vec<NodeProgress> {
@@ -128,13 +142,6 @@ impl Progress {
                 error: node.error.clone(),
             })
             .collect()
-    }
-
-    fn all_hold(&self, generation: Generation) -> bool {
-        self.nodes()
-            .values()
-            .filter(|node| node.is_connected)
-            .all(|node| node.effective() >= generation)
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Node)) {

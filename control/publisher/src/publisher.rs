@@ -23,8 +23,9 @@ use crate::{
     Enrollment, NodeProgress, NodeService, OpenError,
     announcements::{self, Announcer},
     compile::{self, Input, Memory},
+    departures::Departures,
     identities::Identities,
-    liveness::{LOOK_PERIOD, Limits, Liveness},
+    liveness::{Contact, LOOK_PERIOD, Limits, Liveness},
     loads::Loads,
     progress::Progress,
     reports::Reports,
@@ -59,6 +60,8 @@ pub struct Config {
     pub restart_max: Duration,
     /// How long a silent node has to be heard without a break before it is as before.
     pub steady_min: Duration,
+    /// How long a pod that is to go may wait for all nodes' tables to let go of it.
+    pub departure_max: Duration,
     /// How long an agent may be silent before its session is ended.
     pub idle_max: Duration,
     /// How long changes are gathered before they are compiled.
@@ -77,6 +80,7 @@ impl Config {
             silence_grace: Duration::from_secs(10),
             restart_max: Duration::from_secs(15),
             steady_min: Duration::from_secs(5),
+            departure_max: Duration::from_secs(2),
             idle_max: Duration::from_secs(30),
             gather: Duration::from_millis(5),
         }
@@ -108,6 +112,7 @@ pub(crate) struct Shared {
     states: watch::Sender<Option<Arc<Compiled>>>,
     sessions: Mutex<HashMap<String, SessionHandle>>,
     progress: Arc<Progress>,
+    departures: Arc<Departures>,
     liveness: Arc<Liveness>,
     loads: Arc<Loads>,
 }
@@ -129,6 +134,7 @@ impl Publisher {
             steady_min: config.steady_min,
         };
         let shared = Shared {
+            departures: Arc::new(Departures::new(config.departure_max)),
             liveness: Arc::new(Liveness::new(limits)),
             loads: Arc::default(),
             config,
@@ -261,6 +267,7 @@ impl Shared {
             }
         };
         self.liveness.begin();
+        self.departures.begin();
         let informer = Informer::new(self.store.clone());
         let changed = Notify::new();
         changed.notify_one();
@@ -295,6 +302,7 @@ impl Shared {
             () = compiling => {}
             () = self.announce(&informer) => {}
             () = self.mark_silence(&informer, base.revision()) => {}
+            () = self.let_pods_go() => {}
         }
     }
 
@@ -346,6 +354,29 @@ impl Shared {
         }
     }
 
+    /// Lets pods go that nothing new is for any more on the nodes that are heard of.
+    async fn let_pods_go(&self) {
+        let mut departures = self.departures.subscribe();
+        let mut progress = self.progress.subscribe();
+        loop {
+            let is_heard = |node: &str| self.liveness.contact(node) != Contact::Lost;
+            let is_held = |generation| self.progress.holds(generation, is_heard);
+            let next = self.departures.let_go(is_held);
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // Both senders live as long as `self`.
+                _ = departures.changed() => {}
+                _ = progress.changed() => {}
+                () = due => {}
+            }
+        }
+    }
+
     async fn compile(
         &self,
         informer: &Informer,
@@ -380,6 +411,7 @@ impl Shared {
             services = compiled.dataplane.services.len(),
             "compiled"
         );
+        self.departures.note(&compiled);
         self.states.send_replace(Some(Arc::new(compiled)));
         Ok(())
     }
@@ -444,6 +476,7 @@ impl Shared {
             states: self.states.subscribe(),
             tunnels,
             progress: self.progress.clone(),
+            departures: self.departures.clone(),
             liveness: self.liveness.clone(),
             loads: self.loads.clone(),
             idle_max: self.config.idle_max,

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     delta,
+    departures::Departures,
     liveness::Liveness,
     loads::{Loads, TELL_PERIOD, Told},
     progress::Progress,
@@ -45,6 +46,7 @@ pub(crate) struct Session {
     pub(crate) states: watch::Receiver<Option<Arc<Compiled>>>,
     pub(crate) tunnels: mpsc::Receiver<OpenTunnel>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) departures: Arc<Departures>,
     pub(crate) liveness: Arc<Liveness>,
     pub(crate) loads: Arc<Loads>,
     pub(crate) idle_max: Duration,
@@ -69,6 +71,7 @@ impl Session {
             self.tunnels,
             refusals,
             &self.progress,
+            &self.departures,
         );
         let telling = tell(node, &self.outgoing, &self.loads);
         let receiving = receive(
@@ -137,13 +140,17 @@ async fn send(
     mut tunnels: mpsc::Receiver<OpenTunnel>,
     mut refusals: mpsc::Receiver<()>,
     progress: &Progress,
+    departures: &Departures,
 ) -> End {
     let mut sent: Option<NodeState> = None;
+    let mut departed = departures.subscribe();
     states.mark_changed();
     loop {
         let mut is_whole = sent.is_none();
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return End::NotLeading },
+            // The sender lives as long as `departures`.
+            _ = departed.changed() => {}
             tunnel = tunnels.recv() => {
                 let Some(tunnel) = tunnel else { return End::Replaced };
                 let message = control_message::Message::OpenTunnel(tunnel);
@@ -161,9 +168,13 @@ async fn send(
             return End::Gone;
         };
         // Looked at only now that there is room: whatever came meanwhile is in it.
+        departed.mark_unchanged();
         let next = match &*states.borrow_and_update() {
             Some(compiled) => match compiled.of_node(node) {
-                Some(next) => next,
+                Some(next) => NodeState {
+                    workload: departures.hold_back(&next.workload),
+                    ..next
+                },
                 // A state without the node itself would be refused; one with it follows as soon
                 // as its registration is compiled.
                 None => continue,

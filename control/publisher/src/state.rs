@@ -75,6 +75,8 @@ pub(crate) struct Compiled {
     pub(crate) vips: BTreeMap<IpAddr, Vip>,
     /// The nodes that may.
     pub(crate) announcers: BTreeSet<String>,
+    /// Pods that were asked to go since the state before, and their addresses.
+    pub(crate) departures: BTreeMap<PodKey, BTreeSet<Bytes>>,
 }
 
 impl Compiled {

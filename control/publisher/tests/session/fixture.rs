@@ -97,6 +97,7 @@ impl Control {
         let config = Config {
             lease_renewal: Duration::ZERO,
             steady_min: Duration::from_secs(1),
+            departure_max: DEADLINE,
             ..Config::new(fairlead_proto::node::Parameters {
                 vxlan_port: 4789,
                 ..Default::default()

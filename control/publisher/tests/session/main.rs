@@ -1,6 +1,7 @@
 //! A real store, a real gRPC server with mutual TLS, and the agent's half of the conversation.
 
 mod announcements;
+mod departures;
 mod fixture;
 
 use std::time::Duration;
