@@ -39,10 +39,14 @@ pub struct KeptConnection {
     pub pod: String,
     /// That pod's node.
     pub node: String,
+    /// This end, as that pod sees it.
+    pub client: String,
     /// Requests answered in full, by that pod.
     pub answers: u64,
     /// Why it ended while it was still wanted.
     pub end: Option<End>,
+    /// When that was seen, in milliseconds since all connections were open.
+    pub ended_ms: u64,
     /// The longest that an answer took, in milliseconds.
     pub longest_ms: u64,
 }
@@ -104,6 +108,7 @@ impl Kept {
             Ok(one)
         });
         known.wait();
+        let begun = Instant::now();
         let ended = first.and_then(|mut connection| {
             while !is_over.load(Ordering::Relaxed) {
                 thread::sleep(self.interval);
@@ -112,6 +117,9 @@ impl Kept {
             Ok(())
         });
         kept.end = ended.err();
+        if kept.end.is_some() {
+            kept.ended_ms = milliseconds(begun.elapsed());
+        }
         kept
     }
 }
@@ -121,8 +129,7 @@ impl KeptConnection {
     fn ask(&mut self, connection: &mut Connection) -> Result<(), End> {
         let asked = Instant::now();
         let answer = connection.get("/");
-        let took = asked.elapsed().as_millis();
-        self.longest_ms = self.longest_ms.max(u64::try_from(took).unwrap_or(u64::MAX));
+        self.longest_ms = self.longest_ms.max(milliseconds(asked.elapsed()));
         self.count(&answer.map_err(|error| End::of(&error))?.body)
     }
 
@@ -137,9 +144,14 @@ impl KeptConnection {
         }
         self.pod = answer.pod;
         self.node = answer.node;
+        self.client = answer.client;
         self.answers += 1;
         Ok(())
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl End {
