@@ -4,9 +4,11 @@
 //! one cluster and a list of named steps. Every step leaves the cluster as it found it, and one
 //! that fails does not keep the next ones from running.
 
+mod kept;
 mod netctl;
 mod scenario;
 
+pub use kept::{KeptTraffic, check_lives};
 pub use netctl::{check_netctl, netctl};
 pub use scenario::{Scenario, Step};
 
