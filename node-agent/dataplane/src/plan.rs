@@ -82,6 +82,8 @@ pub struct Moment<'a> {
     pub now: Seconds,
     /// What the last sweep has seen, where tables wait for it.
     pub swept: Option<&'a Swept>,
+    /// Services that no packet has met on this node: there is nothing to remember of their tables.
+    pub unused: Option<&'a BTreeSet<ServiceId>>,
 }
 
 /// The actions that bring the maps from `observed` to `desired`, of which `scope` may differ. None

@@ -290,11 +290,16 @@ impl State {
         swept: Option<&Swept>,
     ) -> Result<usize, Error> {
         let now = self.now();
-        let moment = Moment { now, swept };
         let scope = if self.is_unsure {
             Scope::Everything
         } else {
             scope
+        };
+        let unused = self.unused(&scope)?;
+        let moment = Moment {
+            now,
+            swept,
+            unused: Some(&unused),
         };
         let (local, observed) = (&self.local, &self.observed);
         let plan = plan::plan(desired, &scope, local, observed, generation, moment)
@@ -314,6 +319,39 @@ impl State {
             self.leaving = Some(plan.leave);
         }
         Ok(count)
+    }
+
+    /// Services of `scope` that no packet has met here. Most are when their first backends come up, one
+    /// after the other: a base of the very first would be in the way of what they need one for later.
+    fn unused(&self, scope: &Scope) -> Result<BTreeSet<ServiceId>, Error> {
+        let mut unused = BTreeMap::new();
+        let Scope::Services(touched) = scope else {
+            return Ok(BTreeSet::new());
+        };
+        let tables = &self.loaded.tables;
+        for &id in &touched.services {
+            let Some((slot, _)) = self.observed.service(id) else {
+                continue;
+            };
+            let stats = tables.stats_of_service(slot, [])?;
+            if (stats.packets, stats.connections) == (0, 0) {
+                unused.insert(slot, id);
+            }
+        }
+        for backend in &touched.backends {
+            let slot = self.observed.backend_ids.get(&backend.0);
+            let owner = slot.and_then(|slot| self.observed.backend_owners.get(slot));
+            let (Some(slot), Some(owner)) = (slot, owner) else {
+                continue;
+            };
+            if unused.contains_key(owner) {
+                let stats = tables.stats_of_backend(*slot)?;
+                if (stats.packets, stats.connections) != (0, 0) {
+                    unused.remove(owner);
+                }
+            }
+        }
+        Ok(unused.into_values().collect())
     }
 
     /// Notes where pods here get their addresses from, and lets the programs know.

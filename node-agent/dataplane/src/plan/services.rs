@@ -149,7 +149,15 @@ impl Planner<'_> {
             LocalList::Full => &mut tables.local,
             LocalList::Absent | LocalList::Each => &mut tables.all,
         };
-        let next = self.next_table(packet_table, &recipe, held.as_ref(), service, flags);
+        let is_unused = self
+            .moment
+            .unused
+            .is_some_and(|unused| unused.contains(&id));
+        let next = if is_unused {
+            Moving::stable(mem::take(packet_table))
+        } else {
+            self.next_table(packet_table, &recipe, held.as_ref(), service, flags)
+        };
         let mut next = self.after_time(next, id, service, flags);
         let wanted = tables.all.len() + tables.local.len() + next.base().len();
         if !next.base().is_empty() && self.lut.free_slots() < wanted as u32 + RESERVED_SLOTS {

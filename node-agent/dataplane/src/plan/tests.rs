@@ -165,7 +165,11 @@ fn at_rest(maps: &Maps, desired: &Desired) -> Maps {
     for now in [100_000, 200_000] {
         let swept = Swept::of(now, &noted);
         let swept = Some(&swept);
-        let moment = Moment { now, swept };
+        let moment = Moment {
+            now,
+            swept,
+            ..Moment::default()
+        };
         let (scope, generation) = (&Scope::Everything, rested.observed.generation);
         let plan = plan(
             desired,

@@ -154,6 +154,32 @@ fn added_backends_slots_move_and_the_base_stands_behind_the_table() {
 }
 
 #[test]
+fn table_that_no_packet_has_met_leaves_no_base() {
+    for (is_unused, moves) in [(true, false), (false, true)] {
+        let mut maps = Maps::default();
+        let mut state = state();
+        let others = state.services[0].backends.split_off(1);
+        apply(&mut maps, &state, 1);
+        state.services[0].backends.extend(others);
+        let unused = BTreeSet::from([ServiceId(1)]);
+        let moment = Moment {
+            unused: is_unused.then_some(&unused),
+            ..Moment::default()
+        };
+        let (scope, observed) = (Scope::Everything, &maps.observed);
+        let desired = desired(&state);
+        let plan = plan(&desired, &scope, &local(), observed, Generation(2), moment).unwrap();
+        for action in plan.enter.iter().chain(&plan.leave) {
+            maps.execute(action);
+        }
+        let entry = maps.hello();
+        assert_eq!(maps.reachable(HELLO_VIP).unwrap().len(), 3);
+        assert_eq!(entry.base_length > 0, moves);
+        assert_eq!(count(&maps.table(&entry), LUT_MOVING) > 0, moves);
+    }
+}
+
+#[test]
 fn slots_of_a_backend_that_is_gone_do_not_move() {
     let mut maps = Maps::default();
     let mut state = state();
