@@ -40,7 +40,8 @@ impl Drains {
         let is_over = |(&id, &since): (&BackendId, &Seconds)| {
             let service = desired.services.get(desired.backends.get(&id)?)?;
             let passed = u64::from(now.saturating_sub(since));
-            (passed >= service.drain?.as_secs()).then_some(id)
+            // Both times are whole seconds, rounded down: nobody gets less than all of its time.
+            (passed > service.drain?.as_secs()).then_some(id)
         };
         self.since.iter().filter_map(is_over).collect()
     }
@@ -81,8 +82,8 @@ mod tests {
         let mut drains = Drains::default();
         drains.note(&touched, &desired, 100);
         drains.note(&touched, &desired, 110);
-        assert!(drains.over(&desired, 129).is_empty());
-        assert_eq!(drains.over(&desired, 130), [BackendId(11)].into());
+        assert!(drains.over(&desired, 130).is_empty());
+        assert_eq!(drains.over(&desired, 131), [BackendId(11)].into());
         assert_eq!(drains.over(&desired, 9_000), [BackendId(11)].into());
 
         state.services[0].backends[0].state = BackendState::Active.into();

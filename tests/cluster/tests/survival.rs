@@ -156,8 +156,8 @@ fn pod_leaves(cluster: &mut Cluster) -> Result<()> {
     let kept = KeptTraffic::start(cluster)?;
     let begun = Instant::now();
     let pod = pods.first().context("the example has pods")?;
-    kubectl.ok(&format!("delete pod {pod} -n hello --wait=false"))?;
     let asked = begun.elapsed();
+    kubectl.ok(&format!("delete pod {pod} -n hello --wait=false"))?;
     // The one that takes its place is there, and so nothing new is for it.
     cluster.wait_published("hello", "hello", &Progress::quiet())?;
     check_gets_no_new_connection(cluster, pod)?;
