@@ -12,9 +12,9 @@ use fairlead_dataplane_common::{
 };
 
 use crate::encap::{self, Label};
-use crate::frame::{Frame, pull};
+use crate::frame::{Frame, is_passed_on, pull};
 use crate::header::{Ethernet, Udp, Vxlan};
-use crate::maps::VPCS;
+use crate::maps::{UPLINKS, VPCS};
 use crate::parse::{Family, HEADERS, Packet, Shape};
 use crate::pick::{self, Choice};
 use crate::stage::{
@@ -32,6 +32,9 @@ const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
 #[inline(always)]
 pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
     pull(ctx, ALL_HEADERS)?;
+    if is_passed_on(ctx)? && !is_addressed(ctx)? {
+        return Ok(TC_ACT_OK);
+    }
     let mut outer = Outer::NONE;
     if vlan::is_tag(ethertype(ctx)?) {
         outer = vlan::pop(ctx.skb.skb);
@@ -335,6 +338,19 @@ fn arrive(
     }
     let endpoint = lookup::endpoint(flow.vpc, flow.destination).ok_or(DropReason::NoEndpoint)?;
     reply::hand_over(ctx, endpoint)
+}
+
+/// Whether a frame has the address of the uplink it came in by. A switch that has lost the node it is for
+/// floods it, and others must not take it for theirs: the stack drops what is another's.
+#[inline(always)]
+fn is_addressed(ctx: &TcContext) -> Result<bool, DropReason> {
+    let ethernet: *mut Ethernet = ctx.header(0)?;
+    // SAFETY: in bounds, as `header` has checked; and the context is the program's own.
+    let (destination, ifindex) = unsafe { ((*ethernet).destination, (*ctx.skb.skb).ifindex) };
+    // SAFETY: the agent never changes an entry in place, and the kernel keeps a removed one readable
+    // until the program has ended.
+    let uplink = unsafe { UPLINKS.get(&ifindex) };
+    Ok(uplink.is_none_or(|uplink| uplink.mac == destination))
 }
 
 #[inline(always)]

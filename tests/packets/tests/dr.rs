@@ -3,7 +3,9 @@
 use fairlead_dataplane_common::{
     DropReason, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey, mac, protocol,
 };
-use packet_tests::frame::{self, ACK, NETWORK, OVERHEAD, SYN, assert_checksums, ends, tcp};
+use packet_tests::frame::{
+    self, ACK, NETWORK, OVERHEAD, OWN_MAC, SYN, assert_checksums, ends, tcp,
+};
 use packet_tests::{
     CLIENT, CLIENT_V6, NODE_1, NODE_2_MAC, POD_1, POD_1_V6, VIP, VIP_V6, Verdict, World, frame_v6,
 };
@@ -166,4 +168,22 @@ fn frame_that_was_passed_on_for_nobody_here_is_dropped_not_sent_on() {
     let outcome = world.run(IN, &frame);
     assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NoLocalBackend));
     assert_eq!(outcome.frame[NETWORK..], frame[NETWORK..]);
+}
+
+#[test]
+fn frame_that_was_flooded_is_left_to_the_node_it_is_for() {
+    let Some(mut world) = world() else {
+        return;
+    };
+    world.set_uplink(1500);
+    let frame = passed_on(tcp((CLIENT, 40_000), (VIP, 90), ACK, b"data"));
+    for (destination, verdict) in [(OWN_MAC, Verdict::Redirect), (NODE_2_MAC, Verdict::Pass)] {
+        let mut frame = frame.clone();
+        frame[..6].copy_from_slice(&destination);
+        let outcome = world.run(IN, &frame);
+        assert_eq!(outcome.verdict, verdict, "{destination:x?}");
+        if verdict == Verdict::Pass {
+            assert_eq!(outcome.frame, frame);
+        }
+    }
 }
