@@ -56,6 +56,7 @@ drop_reasons! {
     24 ForeignTunnel "in IP in IP or GUE, and for no VIP of this node's",
     // 25 was NotPassedOn: what has no neighbour yet is left to the stack, which finds it.
     26 HopLimit "its hop limit ended here",
+    27 NotTranslated "a reset of a connection that is not translated here",
 }
 
 impl DropReason {

@@ -14,6 +14,10 @@ pub const NODE_ADJACENT: u32 = 4;
 /// No node of the cluster but a real server outside: it knows nothing of VXLAN and of backends' ids.
 pub const NODE_SERVER: u32 = 8;
 
+/// There are several uplinks, or the way is by none of them but perhaps by a VLAN's interface: XDP, which
+/// sends by the interface that it received from, has to compare that with [`NodeEntry::ifindex`].
+pub const NODE_BY_INTERFACE: u32 = 16;
+
 /// How another node, or a real server, is reached. `nodes` is an array of these, indexed by node slot; slot
 /// [`NODE_LOCAL`] stays unused.
 #[repr(C)]
@@ -28,9 +32,9 @@ pub struct NodeEntry {
     pub header_sum: u16,
     /// Unique in the cluster, never 0.
     pub id: u32,
-    /// The uplink it is reached by.
+    /// The interface it is reached by: an uplink, or a VLAN's interface on one.
     pub ifindex: u32,
-    /// [`NODE_USED`], [`NODE_RESOLVED`], [`NODE_ADJACENT`].
+    /// [`NODE_USED`], [`NODE_RESOLVED`], [`NODE_ADJACENT`], [`NODE_SERVER`], [`NODE_BY_INTERFACE`].
     pub flags: u32,
     /// Largest packet the uplink takes, outer headers included.
     pub mtu: u32,
@@ -74,6 +78,27 @@ impl NodeEntry {
             self.flags &= !NODE_ADJACENT;
         }
         self
+    }
+
+    /// The same node, which is reached by [`Self::ifindex`] and perhaps by no other interface that packets
+    /// come in by.
+    pub const fn by_interface(mut self, by_interface: bool) -> Self {
+        if by_interface {
+            self.flags |= NODE_BY_INTERFACE;
+        } else {
+            self.flags &= !NODE_BY_INTERFACE;
+        }
+        self
+    }
+
+    /// Whether what came in by the interface `ifindex` can be sent on to the node by XDP, at once.
+    #[inline(always)]
+    pub const fn takes_from(&self, ifindex: u32) -> bool {
+        match self.flags & (NODE_RESOLVED | NODE_BY_INTERFACE) {
+            NODE_RESOLVED => true,
+            NODE_BY_INTERFACE | 0 => false,
+            _ => self.ifindex == ifindex,
+        }
     }
 
     /// Whether frames for the node reach it at once, with its own MAC address and no other header.

@@ -64,12 +64,14 @@ pub struct NatEntry {
     pub bytes: u64,
     /// Where the client's last packet came from: its own address or a router's.
     pub client_mac: [u8; 6],
-    /// Zero.
-    pub padding: u16,
-    /// The interface it came in by, 0 if TC received it.
+    /// The inner of two VLAN tags it had: the control information behind EtherType 0x8100, network
+    /// order; 0 if there were not two.
+    pub client_inner_tag: u16,
+    /// The interface it came in by.
     pub client_ifindex: u32,
-    /// Zero.
-    pub padding_end: u32,
+    /// The outermost VLAN tag it had, EtherType and control information as they are in a frame; 0 if
+    /// none.
+    pub client_tag: u32,
 }
 map_struct!(NatEntry, 80);
 

@@ -4,8 +4,8 @@
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use fairlead_dataplane_common::{
-    Config, DropReason, FlowKey, NODE_LOCAL, NODE_RESOLVED, NODE_SERVER, NodeEntry, SERVICE_DR,
-    SERVICE_NAT, ServiceEntry, mac,
+    Config, DropReason, FlowKey, NODE_LOCAL, NODE_SERVER, NodeEntry, SERVICE_DR, SERVICE_NAT,
+    ServiceEntry, mac,
 };
 
 use crate::encap::{self, Label};
@@ -17,7 +17,17 @@ use crate::reply;
 use crate::server::{self, TOO_BIG};
 use crate::stage::{DELIVER, DELIVER_ERROR, TRANSLATE};
 use crate::verdict::Unpack;
-use crate::{lookup, nat, stats, too_big};
+use crate::{lookup, nat, stats, too_big, vlan};
+
+/// [`XDP_TX`] of what was sent on to a node, a server or a client: the frame has the VLAN tags that it
+/// is to have, and does not get back those it came with. [`action`] says what it is to the kernel.
+pub const SENT_ON: u32 = XDP_TX | 1 << 8;
+
+/// The XDP action in what ways through return.
+#[inline(always)]
+pub const fn action(done: u32) -> u32 {
+    done & 0xff
+}
 
 /// Sends a frame to the node of the backend that was picked for it.
 /// Passes what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -36,14 +46,14 @@ pub fn send_xdp(
         return Ok(XDP_PASS);
     }
     let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
-    if node.flags & NODE_RESOLVED == 0 {
+    if !node.takes_from(ctx.ifindex()) {
         return Ok(XDP_PASS);
     }
     stats::packet(pick.found.backend_slot(), ctx.length(), pick.found.begins());
     if is_outside(service, node) {
         let flags = service.flags;
         let action = if flags & SERVICE_NAT != 0 {
-            nat::begin(flow, backend, pick.hash)?;
+            nat::begin(flow, pick)?;
             nat::send_xdp(ctx)?
         } else {
             server::send_xdp(ctx.ctx, backend.node, flags, pick.hash).unpack()?
@@ -62,7 +72,7 @@ pub fn send_xdp(
     }
     let label = Label::backend(config, backend.id);
     encap::push_xdp(ctx, config, node, packet, pick.hash, label)?;
-    Ok(XDP_TX)
+    Ok(SENT_ON)
 }
 
 /// The same for what XDP could not finish: a pod of this node, or a node whose neighbour the stack
@@ -93,12 +103,14 @@ pub fn send_skb(
     if is_outside(pick.service, node) {
         let (skb, flags) = (ctx.skb.skb, pick.service.flags);
         return if flags & SERVICE_NAT != 0 {
-            nat::begin(flow, backend, pick.hash)?;
+            nat::begin(flow, pick)?;
             Ok(TRANSLATE)
         } else {
+            vlan::discard(ctx)?;
             server::send_skb(skb, backend.node, flags, pick.hash).unpack_skb()
         };
     }
+    vlan::discard(ctx)?;
     let label = Label::backend(config, backend.id);
     encap::send_skb(ctx, config, node, packet, pick.hash, label)
 }
@@ -116,5 +128,5 @@ fn pass_on(ctx: &XdpContext, config: &Config, node: &NodeEntry) -> Result<u32, D
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     unsafe { Ethernet::readdress(ethernet, node.mac, mac::of_node(config.node_id)) };
-    Ok(XDP_TX)
+    Ok(SENT_ON)
 }

@@ -22,6 +22,9 @@ pub trait Frame {
     /// Bytes of the whole packet, also those that are not reached directly.
     fn length(&self) -> u32;
 
+    /// The interface that it came in by.
+    fn ifindex(&self) -> u32;
+
     /// Copies the packet's beginning to `room`, also where it is not reached directly, and returns how
     /// many bytes that were.
     fn load<const ROOM: usize>(&self, room: &mut [u8; ROOM]) -> u32;
@@ -119,6 +122,12 @@ impl Frame for XdpContext {
     }
 
     #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is the program's own.
+        unsafe { (*self.ctx).ingress_ifindex }
+    }
+
+    #[inline(always)]
     fn load<const ROOM: usize>(&self, room: &mut [u8; ROOM]) -> u32 {
         let length = bounded::<ROOM>(self.length());
         // SAFETY: the context is the program's own, and the room is as long as that.
@@ -145,6 +154,12 @@ impl Frame for TcContext {
     #[inline(always)]
     fn length(&self) -> u32 {
         self.len()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: the context is the program's own.
+        unsafe { (*self.skb.skb).ifindex }
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@ use aya_ebpf::programs::XdpContext;
 use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, protocol};
 
 use crate::announce::ADVERTISE;
+use crate::forward::SENT_ON;
 use crate::frame::Frame;
 use crate::header::{
     ETHERTYPE_ARP_BE, ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, ETHERTYPE_PROBE_BE, Ethernet, Icmp,
@@ -25,19 +26,30 @@ pub fn balance(ctx: &XdpContext) -> Result<u32, Refusal> {
     let mut tags = Tags::NONE;
     if ethertype_be != ETHERTYPE_IPV4_BE && vlan::is_tag(ethertype_be) {
         tags = vlan::take_off(ctx.ctx);
+        nat::hold(tags)?;
         ethertype_be = ethertype(ctx)?;
     }
-    let action = match ethertype_be {
+    let done = balance_untagged(ctx, ethertype_be).pack();
+    if tags != Tags::NONE {
+        nat::hold(Tags::NONE)?;
+    }
+    let done = done.unpack_refusal()?;
+    if tags != Tags::NONE && done != SENT_ON && !vlan::put_back(ctx.ctx, tags) {
+        return Err(DropReason::RewriteFailed.into());
+    }
+    Ok(forward::action(done))
+}
+
+/// The same for a frame whose tags are off: [`SENT_ON`] of one that is not to have them back.
+#[inline(always)]
+fn balance_untagged(ctx: &XdpContext, ethertype_be: u16) -> Result<u32, Refusal> {
+    match ethertype_be {
         ETHERTYPE_IPV4_BE => dispatch(ctx, &parse::ipv4(ctx, 0)?),
         ETHERTYPE_IPV6_BE => dispatch(ctx, &parse::ipv6(ctx, 0)?),
         ETHERTYPE_ARP_BE => Ok(announce::arp(ctx.ctx).unpack()?),
         ETHERTYPE_PROBE_BE => Ok(probe::take(ctx.ctx).unpack()?),
         _ => Ok(XDP_PASS),
-    }?;
-    if tags != Tags::NONE && !vlan::put_back(ctx.ctx, tags) {
-        return Err(DropReason::RewriteFailed.into());
     }
-    Ok(action)
 }
 
 #[inline(always)]

@@ -63,7 +63,7 @@ pub fn limit(config: &Config, family: Family) -> Option<u16> {
 
 /// The same where nothing but `overhead` bytes are put before a packet.
 #[inline(always)]
-fn fitting(config: &Config, family: Family, overhead: usize) -> Option<u16> {
+pub fn fitting(config: &Config, family: Family, overhead: usize) -> Option<u16> {
     // SAFETY: the agent never changes an entry in place, and the kernel keeps a removed one readable
     // until the program has ended.
     let mtu = unsafe { UPLINKS.get(&config.uplink_ifindex) }?.mtu;

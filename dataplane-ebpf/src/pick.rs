@@ -59,6 +59,7 @@ pub fn choose<F: Frame>(
         query.bytes = frame.length();
         query.traits = traits(frame, frontend, packet)?;
         query.tcp_flags = packet.tcp_flags.into();
+        query.ifindex = frame.ifindex();
         found = Found::of(track::answer());
         found.refusal().map_err(refused)?;
         if found.is_gone() {

@@ -132,7 +132,7 @@ fn try_deliver_error(ctx: &TcContext) -> Result<i32, DropReason> {
         address: backend.address,
         port_be: backend.port_be,
     };
-    rewrite::replace_quoted(ctx, packet, End::Destination, vip, pod)?;
+    rewrite::replace_error(ctx, packet, End::Destination, vip, pod)?;
     hand_over(ctx, endpoint)
 }
 
@@ -214,7 +214,7 @@ fn try_translate_error(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReas
     if packet.flow.source != pod.address {
         return Err(DropReason::ForeignError);
     }
-    rewrite::replace_quoted(ctx, packet, End::Source, pod, vip)?;
+    rewrite::replace_error(ctx, packet, End::Source, pod, vip)?;
     Ok(TC_ACT_OK)
 }
 

@@ -165,6 +165,19 @@ pub fn take_hop(ctx: &TcContext, family: Family) -> Result<(), DropReason> {
 /// The same in an ICMP error: the address `old` at `end` of the error itself, and the address and
 /// port `old` at the other end of the packet it quotes.
 #[inline(always)]
+pub fn replace_error(
+    ctx: &TcContext,
+    packet: &Packet,
+    end: End,
+    old: Peer,
+    new: Peer,
+) -> Result<(), DropReason> {
+    replace_quoted(ctx, packet, end, old, new)?;
+    try_replace_outer(ctx, packet.family, end, old, new).map_err(|_| DropReason::RewriteFailed)
+}
+
+/// The same in the packet alone that an ICMP error quotes: who reports it is neither of its ends.
+#[inline(always)]
 pub fn replace_quoted(
     ctx: &TcContext,
     packet: &Packet,
@@ -176,6 +189,22 @@ pub fn replace_quoted(
         return Err(DropReason::FamilyMismatch);
     }
     try_replace_quoted(ctx, packet.family, end, old, new).map_err(|_| DropReason::RewriteFailed)
+}
+
+#[inline(always)]
+fn try_replace_outer(
+    ctx: &TcContext,
+    family: Family,
+    end: End,
+    old: Peer,
+    new: Peer,
+) -> Result<(), c_long> {
+    if family == Family::V6 {
+        // IPv4's message does not cover the addresses.
+        let check = family.transport() + Icmp::CHECKSUM;
+        replace_address(ctx, family, check, &old.address, &new.address, 0)?;
+    }
+    store_address(ctx, family, end, &old, &new, 0)
 }
 
 #[inline(always)]
@@ -196,35 +225,22 @@ fn try_replace_quoted(
         End::Destination => family.quoted_transport(),
     };
     ctx.store(port, &new.port_be, 0)?;
-    match family {
-        Family::V4 => {
-            let (outer, inner) = match end {
-                End::Source => (Ipv4::SOURCE, Ipv4::DESTINATION),
-                End::Destination => (Ipv4::DESTINATION, Ipv4::SOURCE),
-            };
-            let (old, new) = (old.address.v4_word(), new.address.v4_word());
-            // The quoted header's checksum makes up for its address: the message's stays.
-            for (address, check) in [
-                (outer, Ipv4::CHECKSUM),
-                (inner + quoted, Ipv4::CHECKSUM + quoted),
-            ] {
-                ctx.l3_csum_replace(check, u64::from(old), u64::from(new), 4)?;
-                ctx.store(address, &new, 0)?;
-            }
-        }
-        Family::V6 => {
-            let (outer, inner) = match end {
-                End::Source => (Ipv6::SOURCE, Ipv6::DESTINATION),
-                End::Destination => (Ipv6::DESTINATION, Ipv6::SOURCE),
-            };
-            replace_address(ctx, family, check, &old.address, &new.address, 0)?;
-            let difference = checksum::difference(old.address.sum(), new.address.sum());
-            ctx.l4_csum_replace(check, 0, u64::from(difference), 0)?;
-            ctx.store(outer, &new.address.words, 0)?;
-            ctx.store(inner + quoted, &new.address.words, 0)?;
-        }
+    let other = match (family, end) {
+        (Family::V4, End::Source) => Ipv4::DESTINATION,
+        (Family::V4, End::Destination) => Ipv4::SOURCE,
+        (Family::V6, End::Source) => Ipv6::DESTINATION,
+        (Family::V6, End::Destination) => Ipv6::SOURCE,
+    };
+    if family == Family::V4 {
+        let (old, new) = (old.address.v4_word(), new.address.v4_word());
+        // The quoted header's checksum makes up for its address: the message's stays.
+        let check = Ipv4::CHECKSUM + quoted;
+        ctx.l3_csum_replace(check, u64::from(old), u64::from(new), 4)?;
+        return ctx.store(other + quoted, &new, 0);
     }
-    Ok(())
+    let difference = checksum::difference(old.address.sum(), new.address.sum());
+    ctx.l4_csum_replace(check, 0, u64::from(difference), 0)?;
+    ctx.store(other + quoted, &new.address.words, 0)
 }
 
 /// Updates a checksum that covers a pseudo header.

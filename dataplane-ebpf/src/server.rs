@@ -3,7 +3,6 @@
 //! which is IP behind UDP (draft-ietf-intarea-gue §4). The packet keeps the VIP as its destination;
 //! the server has that address and answers the client itself.
 
-use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6,
     BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
@@ -18,6 +17,7 @@ use fairlead_dataplane_common::{
 };
 
 use crate::encap::set_ethertype;
+use crate::forward::SENT_ON;
 use crate::frame::{Frame, OnWire};
 use crate::header::{Ethernet, Ipv4, Ipv6, NETWORK, Udp};
 use crate::parse::{Family, Packet};
@@ -126,7 +126,7 @@ fn try_send_xdp(
     if flags & SERVICE_DR != 0 && node.takes_frames() {
         // SAFETY: in bounds, as `header` has checked.
         unsafe { Ethernet::readdress(ethernet, node.mac, (*ethernet).destination) };
-        return Ok(XDP_TX);
+        return Ok(SENT_ON);
     }
     let way = Way::to(node, flags);
     if node.mtu > way.overhead() && node.mtu < packet.length + way.overhead() {
@@ -158,7 +158,7 @@ fn push<T: OnWire>(ctx: &XdpContext, ethernet: Ethernet, outer: T) -> Result<u32
     let frame: *mut Framed<T> = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     unsafe { *frame = Framed { ethernet, outer } };
-    Ok(XDP_TX)
+    Ok(SENT_ON)
 }
 
 /// Sends an skb to the real server in `node_slot`; the stack resolves neighbours.

@@ -8,6 +8,9 @@
 pub const BALANCE: i32 = i32::MAX;
 /// The packet is not encapsulated for this node.
 pub const PLAIN: i32 = i32::MAX - 1;
+/// A pod of another node sent the packet to this one itself: only what answers a translated flow is
+/// ours.
+pub const FROM_POD: i32 = i32::MAX - 11;
 /// The packet goes to the backend that was picked and kept, see [`pick::keep`](crate::pick::keep).
 pub const SEND: i32 = i32::MAX - 2;
 /// The packet is to be delivered, see [`Delivery`](crate::reply::Delivery).

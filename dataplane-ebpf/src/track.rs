@@ -11,7 +11,7 @@ use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BACKEND_EMPTY, BACKEND_SILENT, BackendEntry, Config, Counter,
     DropReason, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING,
     FRONTEND_NODE_PORT, FlowKey, LUT_EMPTY, LUT_MOVING, LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK,
-    NODE_LOCAL, NODE_RESOLVED, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL,
+    NODE_LOCAL, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL,
     SERVICE_IN_TURN, SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_NOTED,
     SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry, TrackEntry, hash, protocol,
 };
@@ -45,6 +45,8 @@ pub struct Query {
     pub traits: u32,
     /// The flags of its TCP header, 0 if it has none.
     pub tcp_flags: u32,
+    /// The interface that the packet came in by.
+    pub ifindex: u32,
     /// What was picked, for a later stage: see [`pick::keep`].
     pub found: Found,
     /// Room for the entry that notes the flow.
@@ -570,7 +572,7 @@ fn is_handed_up(query: &Query, backend: &BackendEntry) -> bool {
         return true;
     }
     match lookup::node(backend.node) {
-        Some(node) => node.flags & NODE_RESOLVED == 0,
+        Some(node) => !node.takes_from(query.ifindex),
         None => true,
     }
 }

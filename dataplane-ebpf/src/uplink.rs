@@ -18,8 +18,8 @@ use crate::maps::{UPLINKS, VPCS};
 use crate::parse::{Family, HEADERS, Packet, Shape};
 use crate::pick::{self, Choice};
 use crate::stage::{
-    BALANCE, COME_BACK, DELIVER, DELIVER_ERROR, DELIVER_LAST, MASQUERADE, PLAIN, SEND, TRANSLATE,
-    TRANSLATE_ANSWER,
+    BALANCE, COME_BACK, DELIVER, DELIVER_ERROR, DELIVER_LAST, FROM_POD, MASQUERADE, PLAIN, SEND,
+    TRANSLATE, TRANSLATE_ANSWER,
 };
 use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Outer};
@@ -44,6 +44,11 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
         let mut action = decapsulate(ctx.skb.skb).unpack_skb()?;
         if action == PLAIN {
             action = find_flow(ctx.skb.skb).unpack_skb()?;
+        } else if action == FROM_POD {
+            action = match find_flow(ctx.skb.skb).unpack_skb()? {
+                BALANCE => answer()?,
+                action => action,
+            };
         }
         if action == BALANCE {
             action = accept(ctx.skb.skb).unpack_refusal()? as i32;
@@ -56,8 +61,17 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
             DELIVER_LAST => reply::deliver(ctx.skb.skb, false).unpack_skb()?,
             DELIVER_ERROR => reply::deliver_error(ctx.skb.skb).unpack_skb()?,
             COME_BACK => snat::come_back(ctx.skb.skb).unpack_skb()?,
-            TRANSLATE => nat::send_skb(ctx.skb.skb).unpack_skb()?,
-            TRANSLATE_ANSWER => nat::answer_skb(ctx.skb.skb).unpack_skb()?,
+            TRANSLATE => {
+                let tag = mem::replace(&mut outer, Outer::NONE);
+                nat::send_skb(ctx.skb.skb, tag)?
+            }
+            TRANSLATE_ANSWER => {
+                let action = nat::answer_skb(ctx.skb.skb)?;
+                if action != TC_ACT_OK {
+                    outer = Outer::NONE;
+                }
+                action
+            }
             action => action,
         }
     } else {
@@ -67,6 +81,17 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
         return Err(DropReason::RewriteFailed.into());
     }
     Ok(action)
+}
+
+/// A pod's packet for the node itself, of the flow that was found.
+#[inline(always)]
+fn answer() -> Result<i32, DropReason> {
+    let flow = pick::flow()?;
+    if !nat::is_port(flow.destination_port_be) {
+        return Ok(TC_ACT_OK);
+    }
+    nat::begin_answer(flow)?;
+    Ok(TRANSLATE_ANSWER)
 }
 
 /// A packet that no node has encapsulated, of the flow that was found.
@@ -163,8 +188,19 @@ fn try_find_flow(ctx: &TcContext, packet: &Packet, flow: &mut FlowKey) -> Result
         },
         Shape::Error if is_vip => {
             *flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;
-            if lookup::external(config, flow).is_none() {
+            if flow.destination != packet.flow.destination
+                || lookup::external(config, flow).is_none()
+            {
                 return Err(DropReason::ForeignError);
+            }
+        }
+        Shape::Error => {
+            // About what was translated or balanced at the node's own address, if it is ours.
+            let Ok(Some(quoted)) = parse::quoted(ctx, packet) else {
+                return Ok(TC_ACT_OK);
+            };
+            if quoted.destination == packet.flow.destination {
+                *flow = quoted;
             }
         }
         Shape::Discovery => return Ok(TC_ACT_OK),
@@ -330,11 +366,7 @@ fn arrive(
         };
     }
     if flow.vpc == 0 && config.is_own(&flow.destination) {
-        if packet.shape == Shape::Ports && nat::is_port(flow.destination_port_be) {
-            nat::begin_answer(flow)?;
-            return Ok(TRANSLATE_ANSWER);
-        }
-        return Ok(TC_ACT_OK);
+        return Ok(FROM_POD);
     }
     let endpoint = lookup::endpoint(flow.vpc, flow.destination).ok_or(DropReason::NoEndpoint)?;
     reply::hand_over(ctx, endpoint)

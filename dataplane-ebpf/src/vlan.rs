@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, xdp_md};
 use aya_ebpf::helpers::{bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::mem;
-use fairlead_dataplane_common::DropReason;
+use fairlead_dataplane_common::{DropReason, NatEntry};
 
 use crate::frame::{Frame, OnWire};
 use crate::header::{ETHERTYPE_SERVICE_VLAN_BE, ETHERTYPE_VLAN_BE, NETWORK};
@@ -51,6 +51,58 @@ pub struct Tags(u64);
 impl Tags {
     /// The frame has none.
     pub const NONE: Self = Self(0);
+
+    /// Those of an skb that had `outer` before the one it has.
+    #[inline(always)]
+    pub fn of_skb(ctx: &TcContext, outer: Outer) -> Self {
+        // SAFETY: the context is the program's own.
+        let skb = unsafe { &*ctx.skb.skb };
+        let beside = if skb.vlan_present != 0 {
+            u64::from(word(skb.vlan_proto as u16, skb.vlan_tci as u16))
+        } else {
+            0
+        };
+        if outer == Outer::NONE {
+            return Self(beside);
+        }
+        Self(beside << 32 | u64::from(word((outer.0 >> 16) as u16, outer.0 as u16)))
+    }
+
+    /// Those that an entry of `nat` says.
+    #[inline(always)]
+    pub fn of_note(entry: &NatEntry) -> Self {
+        let inner = match entry.client_inner_tag {
+            0 => 0,
+            tag => u64::from(word(ETHERTYPE_VLAN_BE, u16::from_be(tag))),
+        };
+        Self(inner << 32 | u64::from(entry.client_tag))
+    }
+
+    /// As [`NatEntry::client_tag`] and [`NatEntry::client_inner_tag`].
+    #[inline(always)]
+    pub fn noted(self) -> (u32, u16) {
+        (self.0 as u32, (self.0 >> 48) as u16)
+    }
+
+    /// Puts them on an skb that has none.
+    #[inline(always)]
+    pub fn put_on(self, ctx: &TcContext) -> bool {
+        let (outer, inner) = (self.0 as u32, (self.0 >> 32) as u32);
+        (inner == 0 || put_one(ctx, inner)) && (outer == 0 || put_one(ctx, outer))
+    }
+}
+
+/// A tag as it is in a frame: its EtherType, and its control information in this machine's order.
+#[inline(always)]
+const fn word(ethertype_be: u16, tag: u16) -> u32 {
+    ethertype_be as u32 | (tag.to_be() as u32) << 16
+}
+
+#[inline(always)]
+fn put_one(ctx: &TcContext, tag: u32) -> bool {
+    let control = u16::from_be((tag >> 16) as u16);
+    // SAFETY: the context is the program's own.
+    unsafe { bpf_skb_vlan_push(ctx.skb.skb, tag as u16, control) == 0 }
 }
 
 /// Whether an EtherType announces a tag.
@@ -149,6 +201,18 @@ impl Outer {
     pub const NONE: Self = Self(0);
     /// Above the tag and its EtherType.
     const IS_SOME: u64 = 1 << 32;
+
+    /// As a plain number, which is what global functions take.
+    #[inline(always)]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The one that [`Self::number`] gave.
+    #[inline(always)]
+    pub const fn of_number(number: u64) -> Self {
+        Self(number)
+    }
 }
 
 /// Brings the tag in a packet's bytes to where the outer one was, which is returned. Pointers into

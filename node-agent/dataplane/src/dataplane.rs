@@ -141,6 +141,7 @@ impl Dataplane {
         let addresses = (config.address, config.other_address);
         let local = Local {
             flow_limits: config.flow_limits,
+            has_one_uplink: config.uplinks.len() == 1,
             ..Local::new(addresses, pods.ranges(), uplink, mtu)
         };
         let mut state = State::read(loaded, local)?;

@@ -21,6 +21,8 @@ pub struct Local {
     pub flow_limits: FlowLimits,
     /// Where packets leave for nodes whose way is not known.
     pub uplink: u32,
+    /// Whether that is the only uplink.
+    pub has_one_uplink: bool,
     /// Of the uplinks.
     pub mtu: u32,
     /// The ways to other nodes and to machines outside the cluster, as far as they are known; by
@@ -38,7 +40,7 @@ pub struct Local {
 /// The way to another node, or to a machine outside the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
-    /// The uplink it is reached by.
+    /// The interface it is reached by: an uplink, or a VLAN's interface on one.
     pub interface: u32,
     /// The largest packet it takes: of the route, else of the uplink.
     pub mtu: u32,
@@ -50,7 +52,7 @@ pub struct Way {
 
 impl Local {
     /// At its address, and perhaps one of the other family, on the interface `uplink`, where packets
-    /// of `mtu` bytes fit; nothing else is known yet.
+    /// of `mtu` bytes fit and which is the only uplink; nothing else is known yet.
     pub fn new(
         (address, other_address): (IpAddr, Option<IpAddr>),
         pod_ranges: Vec<IpNetwork>,
@@ -63,6 +65,7 @@ impl Local {
             pod_ranges,
             flow_limits: FlowLimits::default(),
             uplink,
+            has_one_uplink: true,
             mtu,
             ways: HashMap::new(),
             drained: BTreeSet::new(),
@@ -108,6 +111,7 @@ impl Local {
             way.mac,
         )
         .with_adjacent(way.direct)
+        .by_interface(!self.has_one_uplink || way.interface != self.uplink)
     }
 
     /// `config` with this node's own facts in it.

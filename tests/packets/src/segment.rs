@@ -9,7 +9,7 @@ use fairlead_dataplane_common::{
 };
 
 use crate::frame::OWN_MAC;
-use crate::{NODE_1, World};
+use crate::{NODE_1, NODE_1_V6, World};
 
 /// The loopback, which `BPF_PROG_TEST_RUN` pretends frames came in by.
 const UPLINK: u32 = 1;
@@ -26,6 +26,24 @@ impl World {
             .uplinks
             .insert(UPLINK, entry, 0)
             .expect("write the uplink");
+    }
+
+    /// Gives the node an IPv6 address beside its own.
+    pub fn add_node_v6(&mut self) {
+        let mut config = self.tables.config.get(&0, 0).expect("read config");
+        config.other_address = NODE_1_V6.into();
+        self.tables.config.set(0, config, 0).expect("write config");
+    }
+
+    /// Says that there are other uplinks than the one that the node or server in `slot` is reached by,
+    /// which has the index `ifindex`.
+    pub fn set_interface(&mut self, slot: u32, ifindex: u32) {
+        let mut node: NodeEntry = self.tables.nodes.get(slot).expect("read the node");
+        node.ifindex = ifindex;
+        self.tables
+            .nodes
+            .set(slot, node.by_interface(true))
+            .expect("write the node");
     }
 
     /// Puts a real server outside the cluster into node slot and backend slot `slot`, its backend id

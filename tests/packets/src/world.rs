@@ -36,6 +36,8 @@ pub const POD_1_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 1, 0, 0, 0, 0x
 pub const POD_2_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 2, 0, 0, 0, 0x10);
 /// The address of [`POD_3`]'s pod in IPv6.
 const POD_3_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 3, 0, 0, 0, 0x10);
+/// The node's address in IPv6, once it has been given it: see [`World::add_node_v6`].
+pub const NODE_1_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x65);
 /// The VIP of all services in IPv6.
 pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1);
 /// Somebody outside, in IPv6.

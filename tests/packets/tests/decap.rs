@@ -3,13 +3,14 @@
 use fairlead_dataplane_common::{Counter, DropReason, mac, protocol};
 use packet_tests::frame::{self, ACK, NETWORK, OWN_MAC, ROUTER_MAC, ends, tcp};
 use packet_tests::{
-    CLIENT, CLIENT_V6, NODE_1, NODE_2, POD_1, POD_1_V6, VIP, VIP_V6, Verdict, World, frame_v6,
+    CLIENT, CLIENT_V6, NODE_1, NODE_1_V6, NODE_2, POD_1, POD_1_V6, VIP, VIP_V6, Verdict, World,
+    frame_v6,
 };
 
 const XDP: &str = "xdp_ingress";
 const IN: &str = "tc_uplink_in";
 
-/// `inner` in every kind of tunnel over IPv4, from another balancer.
+/// `inner` in every kind of tunnel over both families, from another balancer.
 fn tunnels(inner: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let packet = &inner[NETWORK..];
     let held = if packet[0] >> 4 == 4 {
@@ -17,20 +18,31 @@ fn tunnels(inner: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     } else {
         protocol::IPV6
     };
+    let variant_0 = [&[0, held, 0, 0][..], packet].concat();
     let gue = |payload: &[u8]| frame::udp((CLIENT, 50_000), (NODE_1, 6080), payload);
+    let gue_v6 = |payload: &[u8]| frame_v6::udp((CLIENT_V6, 50_000), (NODE_1_V6, 6080), payload);
     vec![
-        ("IP in IP", frame::ipv4(CLIENT, NODE_1, held, packet)),
-        ("GUE of variant 1", gue(packet)),
+        ("IP in IPv4", frame::ipv4(CLIENT, NODE_1, held, packet)),
+        ("GUE of variant 1 over IPv4", gue(packet)),
+        ("GUE of variant 0 over IPv4", gue(&variant_0)),
         (
-            "GUE of variant 0",
-            gue(&[&[0, held, 0, 0][..], packet].concat()),
+            "IP in IPv6",
+            frame_v6::ipv6(CLIENT_V6, NODE_1_V6, held, packet),
         ),
+        ("GUE of variant 1 over IPv6", gue_v6(packet)),
+        ("GUE of variant 0 over IPv6", gue_v6(&variant_0)),
     ]
+}
+
+fn world() -> Option<World> {
+    let mut world = World::open()?;
+    world.add_node_v6();
+    Some(world)
 }
 
 #[test]
 fn packet_in_a_tunnel_is_delivered_here_whoever_sent_it() {
-    let Some(mut world) = World::open() else {
+    let Some(mut world) = world() else {
         return;
     };
     let mut count = 0;
@@ -64,7 +76,7 @@ fn packet_in_a_tunnel_is_delivered_here_whoever_sent_it() {
 
 #[test]
 fn packet_for_backends_elsewhere_is_dropped_not_sent_on() {
-    let Some(mut world) = World::open() else {
+    let Some(mut world) = world() else {
         return;
     };
     for (description, tunnel) in tunnels(&tcp((CLIENT, 1), (VIP, 82), ACK, b"data")) {
@@ -78,7 +90,7 @@ fn packet_for_backends_elsewhere_is_dropped_not_sent_on() {
 
 #[test]
 fn tunnel_to_what_is_no_vip_is_foreign() {
-    let Some(mut world) = World::open() else {
+    let Some(mut world) = world() else {
         return;
     };
     let inner = [
@@ -97,21 +109,32 @@ fn tunnel_to_what_is_no_vip_is_foreign() {
 
 #[test]
 fn broken_tunnel_is_malformed_and_what_is_no_tunnel_passes() {
-    let Some(mut world) = World::open() else {
+    let Some(mut world) = world() else {
         return;
     };
     let inner = tcp((CLIENT, 1), (VIP, 81), ACK, b"data");
     for (description, mut tunnel) in tunnels(&inner) {
         // An inner packet longer than the outer one, with room behind in the frame.
-        let total = u16::from_be_bytes([tunnel[16], tunnel[17]]) - 4;
-        tunnel[16..18].copy_from_slice(&total.to_be_bytes());
-        frame::mend_ip(&mut tunnel);
+        let length = if tunnel[12..14] == [0x08, 0] { 16 } else { 18 };
+        let shorter = u16::from_be_bytes([tunnel[length], tunnel[length + 1]]) - 4;
+        tunnel[length..length + 2].copy_from_slice(&shorter.to_be_bytes());
+        if length == 16 {
+            frame::mend_ip(&mut tunnel);
+        }
         let outcome = world.run(XDP, &tunnel);
         let verdict = Verdict::Drop(DropReason::Malformed);
         assert_eq!(outcome.verdict, verdict, "{description}");
     }
     let gue = |payload: &[u8]| frame::udp((CLIENT, 50_000), (NODE_1, 6080), payload);
     let passes = [
+        (
+            "over IPv6, another protocol",
+            frame_v6::ipv6(CLIENT_V6, NODE_1_V6, 47, &inner[NETWORK..]),
+        ),
+        (
+            "over IPv6, for another node",
+            frame_v6::ipv6(CLIENT_V6, POD_1_V6, protocol::IPIP, &inner[NETWORK..]),
+        ),
         ("a control message", gue(&[0x20, 4, 0, 0, 0, 0])),
         ("options", gue(&[0x01, 4, 0, 0, 0, 0, 0, 0])),
         ("flags", gue(&[0, 4, 0x80, 0, 0, 0])),

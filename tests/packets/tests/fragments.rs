@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use fairlead_dataplane_common::{DropReason, mac, protocol};
+use packet_tests::fragments::{join, join_v6, split, split_v6};
 use packet_tests::frame::{self, NETWORK, OVERHEAD, mend_ip};
 use packet_tests::{
     CLIENT, CLIENT_V6, NODE_1, NODE_2, POD_1, POD_1_V6, VIP, VIP_V6, Verdict, World, frame_v6,
@@ -14,85 +15,9 @@ const IN: &str = "tc_uplink_in";
 const OUT: &str = "tc_uplink_out";
 const POD: &str = "tc_from_pod";
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
-/// Bytes of the IP payload in all fragments but the last.
-const PART: usize = 1_000;
-
 /// A datagram's data, of 4,000 bytes.
 fn data() -> Vec<u8> {
     (0..4_000_u32).map(|byte| (byte % 251) as u8).collect()
-}
-
-/// Splits an IPv4 packet; `identification` tells it from others.
-fn split(whole: &[u8], identification: u16) -> Vec<Vec<u8>> {
-    let payload = &whole[NETWORK + 20..];
-    let parts = payload.chunks(PART).enumerate();
-    parts
-        .map(|(index, part)| {
-            let mut frame = [&whole[..NETWORK + 20], part].concat();
-            let more = (index + 1) * PART < payload.len();
-            let offset = (index * PART / 8) as u16 | u16::from(more) << 13;
-            frame[NETWORK + 2..NETWORK + 4]
-                .copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
-            frame[NETWORK + 4..NETWORK + 6].copy_from_slice(&identification.to_be_bytes());
-            frame[NETWORK + 6..NETWORK + 8].copy_from_slice(&offset.to_be_bytes());
-            mend_ip(&mut frame);
-            frame
-        })
-        .collect()
-}
-
-/// Puts the fragments of an IPv4 packet together.
-fn join(fragments: &[Vec<u8>]) -> Vec<u8> {
-    let mut whole = fragments[0][..NETWORK + 20].to_vec();
-    for fragment in fragments {
-        let header = &fragment[NETWORK..NETWORK + 20];
-        assert_eq!(fairlead_dataplane_common::checksum::sum(header), 0xffff);
-        assert_eq!(
-            header[12..20],
-            whole[NETWORK + 12..NETWORK + 20],
-            "addresses"
-        );
-        let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
-        assert_eq!(usize::from(offset) * 8, whole.len() - NETWORK - 20, "order");
-        whole.extend(&fragment[NETWORK + 20..]);
-    }
-    let length = (whole.len() - NETWORK) as u16;
-    whole[NETWORK + 2..NETWORK + 4].copy_from_slice(&length.to_be_bytes());
-    whole[NETWORK + 6..NETWORK + 8].fill(0);
-    mend_ip(&mut whole);
-    whole
-}
-
-/// Splits an IPv6 packet.
-fn split_v6(whole: &[u8], identification: u32) -> Vec<Vec<u8>> {
-    let payload = &whole[NETWORK + 40..];
-    let parts = payload.chunks(PART).enumerate();
-    parts
-        .map(|(index, part)| {
-            let more = (index + 1) * PART < payload.len();
-            let mut frame = whole[..NETWORK + 40].to_vec();
-            frame[NETWORK + 4..NETWORK + 6].copy_from_slice(&(8 + part.len() as u16).to_be_bytes());
-            frame[NETWORK + 6] = protocol::FRAGMENT;
-            frame.extend([whole[NETWORK + 6], 0]);
-            frame.extend(((index * PART) as u16 | u16::from(more)).to_be_bytes());
-            frame.extend(identification.to_be_bytes());
-            frame.extend(part);
-            frame
-        })
-        .collect()
-}
-
-fn join_v6(fragments: &[Vec<u8>]) -> Vec<u8> {
-    let mut whole = fragments[0][..NETWORK + 40].to_vec();
-    whole[NETWORK + 6] = fragments[0][NETWORK + 40];
-    for fragment in fragments {
-        let addresses = NETWORK + 8..NETWORK + 40;
-        assert_eq!(fragment[addresses.clone()], whole[addresses], "addresses");
-        whole.extend(&fragment[NETWORK + 48..]);
-    }
-    let length = (whole.len() - NETWORK - 40) as u16;
-    whole[NETWORK + 4..NETWORK + 6].copy_from_slice(&length.to_be_bytes());
-    whole
 }
 
 /// Runs a program on each; all have to get `verdict`.

@@ -1,35 +1,156 @@
-//! Full NAT: both ends translated on the way to a backend, and back in its answers.
+//! Full NAT: both ends translated on the way to a backend, and back in its answers, in both families.
 
-use std::net::Ipv4Addr;
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use fairlead_dataplane_common::maps::{NAT_PORT_MAX, NAT_PORT_MIN};
 use fairlead_dataplane_common::{
-    Counter, DropReason, FLOW_OPENING, FlowKey, NatEntry, SERVICE_NAT, TrackEntry, mac, protocol,
+    Counter, DropReason, FlowKey, NatEntry, SERVICE_NAT, mac, protocol,
 };
-use packet_tests::frame::{
-    self, ACK, NETWORK, OWN_MAC, ROUTER_MAC, SYN, assert_checksums, ends, tcp, udp,
+use packet_tests::frame::{ACK, OWN_MAC, ROUTER_MAC, RST, SYN};
+use packet_tests::{
+    CLIENT, CLIENT_V6, NODE_1, NODE_1_V6, NODE_2, POD_1, POD_1_V6, POD_2, POD_2_V6, VIP, VIP_V6,
+    Verdict, World, dual, fragments, frame,
 };
-use packet_tests::{CLIENT, NODE_1, POD_1, POD_2, VIP, Verdict, World};
 
 const XDP: &str = "xdp_ingress";
 const IN: &str = "tc_uplink_in";
-const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 200);
 const SERVER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xc8];
 const SLOT: u32 = 21;
 const PORT: u16 = 7000;
+/// Of a service of a pod on another node.
+const REMOTE: u16 = 7001;
+/// Of a service of a pod here.
+const LOCAL: u16 = 7002;
+/// The interface that tests come in by.
+const UPLINK: u32 = 1;
 
+/// Who talks to whom, in one family.
+#[derive(Clone, Copy, Debug)]
+struct Site {
+    client: IpAddr,
+    vip: IpAddr,
+    node: IpAddr,
+    server: IpAddr,
+    /// Somebody on the way, whose errors they are.
+    hop: IpAddr,
+    pod: IpAddr,
+    remote_pod: IpAddr,
+    /// Slot of the server.
+    slot: u32,
+    /// Slots of the backends that the pods are.
+    pods: [u32; 2],
+}
+
+const V4: Site = Site {
+    client: IpAddr::V4(CLIENT),
+    vip: IpAddr::V4(VIP),
+    node: IpAddr::V4(NODE_1),
+    server: IpAddr::V4(Ipv4Addr::new(198, 18, 0, 200)),
+    hop: IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
+    pod: IpAddr::V4(POD_1),
+    remote_pod: IpAddr::V4(POD_2),
+    slot: SLOT,
+    pods: [1, 2],
+};
+const V6: Site = Site {
+    client: IpAddr::V6(CLIENT_V6),
+    vip: IpAddr::V6(VIP_V6),
+    node: IpAddr::V6(NODE_1_V6),
+    server: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xc8)),
+    hop: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1)),
+    pod: IpAddr::V6(POD_1_V6),
+    remote_pod: IpAddr::V6(POD_2_V6),
+    slot: SLOT + 1,
+    pods: [11, 12],
+};
+const SITES: [Site; 2] = [V4, V6];
+
+impl Site {
+    fn client(&self, port: u16) -> SocketAddr {
+        (self.client, port).into()
+    }
+
+    fn vip(&self) -> SocketAddr {
+        (self.vip, PORT).into()
+    }
+
+    fn server(&self) -> SocketAddr {
+        (self.server, 9000).into()
+    }
+
+    fn node(&self, port: u16) -> SocketAddr {
+        (self.node, port).into()
+    }
+
+    fn hop(&self) -> SocketAddr {
+        (self.hop, 0).into()
+    }
+
+    /// A segment from the client's port 40000 to the VIP.
+    fn question(&self) -> Vec<u8> {
+        dual::tcp(self.client(40_000), self.vip(), ACK, b"data")
+    }
+
+    /// As the server sends it to a port of the node.
+    fn answer(&self, port: u16) -> Vec<u8> {
+        from_server(dual::tcp(self.server(), self.node(port), ACK, b"answer"))
+    }
+
+    /// The key of `nat` that holds one of the node's ports towards the server.
+    fn key(&self, port: u16) -> FlowKey {
+        FlowKey {
+            source: self.server.into(),
+            destination: self.node.into(),
+            source_port_be: 9000_u16.to_be(),
+            destination_port_be: port.to_be(),
+            protocol: protocol::TCP,
+            ..FlowKey::default()
+        }
+    }
+
+    /// The client's flow from this port.
+    fn flow(&self, client_port: u16) -> FlowKey {
+        FlowKey {
+            source: self.client.into(),
+            destination: self.vip.into(),
+            source_port_be: client_port.to_be(),
+            destination_port_be: PORT.to_be(),
+            protocol: protocol::TCP,
+            ..FlowKey::default()
+        }
+    }
+
+    /// The port that a packet from this port of the client leaves by.
+    fn leaves_by(&self, world: &mut World, client_port: u16) -> u16 {
+        let question = dual::tcp(self.client(client_port), self.vip(), ACK, b"data");
+        let outcome = world.run(XDP, &question);
+        assert_eq!(outcome.verdict, Verdict::Transmit);
+        let (from, to) = dual::ends(&outcome.frame);
+        assert_eq!((from.ip(), to), (self.node, self.server()));
+        from.port()
+    }
+}
+
+/// A node with services of a server, of a pod elsewhere and of a pod here, in both families.
 fn world(mac: Option<[u8; 6]>) -> Option<World> {
     let mut world = World::open()?;
     world.set_uplink(1500);
-    world.add_server(SLOT, (SERVER, 9000).into(), mac);
-    for protocol in [protocol::TCP, protocol::UDP] {
-        let slot = world.add_service(protocol, PORT, &[SLOT]);
-        world.set_flags(slot, SERVICE_NAT);
+    world.add_node_v6();
+    for site in SITES {
+        world.add_server(site.slot, site.server(), mac);
+        let [here, elsewhere] = site.pods;
+        for (protocol, port, backend) in [
+            (protocol::TCP, PORT, site.slot),
+            (protocol::UDP, PORT, site.slot),
+            (protocol::TCP, REMOTE, elsewhere),
+            (protocol::UDP, REMOTE, elsewhere),
+            (protocol::TCP, LOCAL, here),
+        ] {
+            let slot = world.add_service_at(site.vip, protocol, port, &[backend]);
+            world.set_flags(slot, SERVICE_NAT);
+        }
     }
-    let slot = world.add_service(protocol::TCP, PORT + 1, &[2]);
-    world.set_flags(slot, SERVICE_NAT);
-    let slot = world.add_service(protocol::TCP, PORT + 2, &[1]);
-    world.set_flags(slot, SERVICE_NAT);
     Some(world)
 }
 
@@ -39,13 +160,8 @@ fn from_server(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// The port that a packet from this port of the client leaves by.
-fn leaves_by(world: &mut World, client_port: u16) -> u16 {
-    let outcome = world.run(XDP, &tcp((CLIENT, client_port), (VIP, PORT), ACK, b"data"));
-    assert_eq!(outcome.verdict, Verdict::Transmit);
-    let ((node, port), to) = ends(&outcome.frame);
-    assert_eq!((node, to), (NODE_1, (SERVER, 9000)));
-    port
+fn entries(world: &World) -> usize {
+    world.tables.nat.keys().count()
 }
 
 #[test]
@@ -53,42 +169,64 @@ fn both_directions_are_translated_in_xdp() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;
     };
-    type Make = fn(frame::Peer, frame::Peer) -> Vec<u8>;
+    type Make = fn(SocketAddr, SocketAddr) -> Vec<u8>;
     let makers: [(&str, Make); 3] = [
-        ("TCP", |from, to| tcp(from, to, ACK, b"data")),
-        ("UDP", |from, to| udp(from, to, b"odd")),
+        ("TCP", |from, to| dual::tcp(from, to, ACK, b"data")),
+        ("UDP", |from, to| dual::udp(from, to, b"odd")),
         ("UDP without a checksum", |from, to| {
-            let mut frame = udp(from, to, b"data");
-            frame[40..42].fill(0);
+            let mut frame = dual::udp(from, to, b"data");
+            if from.is_ipv4() {
+                frame[40..42].fill(0);
+            }
             frame
         }),
     ];
-    for (description, make) in makers {
-        let question = make((CLIENT, 40_000), (VIP, PORT));
-        let outcome = world.run(XDP, &question);
-        assert_eq!(outcome.verdict, Verdict::Transmit, "{description}");
-        let out = &outcome.frame;
-        assert_eq!(out[..6], SERVER_MAC, "{description}");
-        assert_eq!(out[6..12], OWN_MAC, "{description}");
-        let ((node, port), to) = ends(out);
-        assert_eq!((node, to), (NODE_1, (SERVER, 9000)), "{description}");
-        assert!((NAT_PORT_MIN..=NAT_PORT_MAX).contains(&port), "{port}");
-        assert_eq!(out[NETWORK + 8], question[NETWORK + 8] - 1, "a hop");
-        assert_checksums(out);
-        assert_eq!(out.len(), question.len(), "{description}");
-        assert_eq!(world.run(XDP, &question).frame, *out, "the same port again");
+    for site in SITES {
+        for (description, make) in makers {
+            let question = make(site.client(40_000), site.vip());
+            let outcome = world.run(XDP, &question);
+            assert_eq!(outcome.verdict, Verdict::Transmit, "{description}");
+            let out = &outcome.frame;
+            assert_eq!(out[..6], SERVER_MAC, "{description}");
+            assert_eq!(out[6..12], OWN_MAC, "{description}");
+            let (from, to) = dual::ends(out);
+            assert_eq!((from.ip(), to), (site.node, site.server()), "{description}");
+            assert!((NAT_PORT_MIN..=NAT_PORT_MAX).contains(&from.port()));
+            assert_eq!(dual::hops(out), dual::hops(&question) - 1);
+            dual::assert_checksums(out);
+            assert_eq!(out.len(), question.len(), "{description}");
+            assert_eq!(world.run(XDP, &question).frame, *out, "the same port again");
 
-        let answer = from_server(make((SERVER, 9000), (NODE_1, port)));
-        let outcome = world.run(XDP, &answer);
-        assert_eq!(outcome.verdict, Verdict::Transmit, "{description}");
-        assert_eq!(
-            outcome.frame[..6],
-            ROUTER_MAC,
-            "to where the client's came from"
-        );
-        assert_eq!(outcome.frame[6..12], OWN_MAC);
-        assert_eq!(ends(&outcome.frame), ((VIP, PORT), (CLIENT, 40_000)));
-        assert_checksums(&outcome.frame);
+            let answer = from_server(make(site.server(), from));
+            let outcome = world.run(XDP, &answer);
+            assert_eq!(outcome.verdict, Verdict::Transmit, "{description}");
+            let out = &outcome.frame;
+            assert_eq!(out[..6], ROUTER_MAC, "to where the client's came from");
+            assert_eq!(out[6..12], OWN_MAC);
+            assert_eq!(dual::ends(out), (site.vip(), site.client(40_000)));
+            assert_eq!(dual::hops(out), dual::hops(&answer) - 1);
+            dual::assert_checksums(out);
+        }
+    }
+}
+
+#[test]
+fn server_may_be_a_client_of_its_own_service() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    for site in SITES {
+        let own = (site.server, 40_000).into();
+        let question = from_server(dual::tcp(own, site.vip(), SYN, b""));
+        let out = world.run(XDP, &question);
+        assert_eq!(out.verdict, Verdict::Transmit);
+        assert_eq!(out.frame[..6], SERVER_MAC);
+        let (from, to) = dual::ends(&out.frame);
+        assert_eq!((from.ip(), to), (site.node, site.server()));
+        let out = world.run(XDP, &site.answer(from.port()));
+        assert_eq!(out.frame[..6], SERVER_MAC);
+        assert_eq!(dual::ends(&out.frame), (site.vip(), own));
+        dual::assert_checksums(&out.frame);
     }
 }
 
@@ -97,32 +235,26 @@ fn flows_get_ports_of_their_own_until_none_is_left() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;
     };
-    let mut ports = std::collections::HashSet::new();
-    for client_port in 20_000..20_200 {
-        assert!(ports.insert(leaves_by(&mut world, client_port)));
-    }
-    let taken = NatEntry {
-        client: NODE_1.into(),
-        ..NatEntry::default()
-    };
-    for port in NAT_PORT_MIN..=NAT_PORT_MAX {
-        let key = FlowKey {
-            source: SERVER.into(),
-            destination: NODE_1.into(),
-            source_port_be: 9000_u16.to_be(),
-            destination_port_be: port.to_be(),
-            protocol: protocol::TCP,
-            ..FlowKey::default()
+    for site in SITES {
+        let mut ports = HashSet::new();
+        for client_port in 20_000..20_200 {
+            assert!(ports.insert(site.leaves_by(&mut world, client_port)));
+        }
+        let taken = NatEntry {
+            client: site.node.into(),
+            ..NatEntry::default()
         };
-        // Those of the flows above stay theirs.
-        let _ = world.tables.nat.insert(key, taken, 1);
+        for port in NAT_PORT_MIN..=NAT_PORT_MAX {
+            // Those of the flows above stay theirs.
+            let _ = world.tables.nat.insert(site.key(port), taken, 1);
+        }
+        let one_more = dual::tcp(site.client(30_000), site.vip(), SYN, b"");
+        for program in [XDP, IN] {
+            let outcome = world.run(program, &one_more);
+            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NatExhausted));
+        }
+        assert!(ports.contains(&site.leaves_by(&mut world, 20_000)));
     }
-    let one_more = tcp((CLIENT, 30_000), (VIP, PORT), SYN, b"");
-    let outcome = world.run(XDP, &one_more);
-    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NatExhausted));
-    let outcome = world.run(IN, &one_more);
-    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NatExhausted));
-    assert!(ports.contains(&leaves_by(&mut world, 20_000)));
 }
 
 #[test]
@@ -130,79 +262,101 @@ fn flow_that_is_noted_keeps_its_port_when_another_becomes_free() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;
     };
-    let first = leaves_by(&mut world, 40_000);
-    let key = |port: u16| FlowKey {
-        source: SERVER.into(),
-        destination: NODE_1.into(),
-        source_port_be: 9000_u16.to_be(),
-        destination_port_be: port.to_be(),
-        protocol: protocol::TCP,
-        ..FlowKey::default()
-    };
-    let mut entry = world.tables.nat.get(&key(first), 0).expect("entered");
-    let own = entry;
-    entry.client = NODE_1.into();
-    world
-        .tables
-        .nat
-        .insert(key(first), entry, 0)
-        .expect("taken by another");
-    let flow = FlowKey {
-        source: CLIENT.into(),
-        destination: VIP.into(),
-        source_port_be: 40_000_u16.to_be(),
-        destination_port_be: PORT.to_be(),
-        protocol: protocol::TCP,
-        ..FlowKey::default()
-    };
-    let note = TrackEntry {
-        backend: 100 + SLOT,
-        backend_slot: SLOT,
-        state: FLOW_OPENING,
-        ..TrackEntry::default()
-    };
-    world
-        .tables
-        .flows
-        .insert(flow, note, 0)
-        .expect("note the flow");
-    let second = leaves_by(&mut world, 40_000);
-    assert_ne!(first, second);
-    let noted = world.tables.flows.get(&flow, 0).expect("noted");
-    assert_eq!(noted.nat_port_be, second.to_be());
-    world
-        .tables
-        .nat
-        .remove(&key(first))
-        .expect("the other goes");
-    assert_eq!(leaves_by(&mut world, 40_000), second);
-    assert_eq!(own.vip_port_be, PORT.to_be());
+    for site in SITES {
+        let first = site.leaves_by(&mut world, 40_000);
+        let entry = world.tables.nat.get(&site.key(first), 0).expect("entered");
+        assert_eq!(entry.vip_port_be, PORT.to_be());
+        let other = NatEntry {
+            client: site.node.into(),
+            ..entry
+        };
+        let tables = &mut world.tables;
+        tables
+            .nat
+            .insert(site.key(first), other, 0)
+            .expect("taken by another");
+        let second = site.leaves_by(&mut world, 40_000);
+        assert_ne!(first, second);
+        let noted = world.flow(&site.flow(40_000)).expect("noted");
+        assert_eq!(noted.nat_port_be, second.to_be());
+        let removed = world.tables.nat.remove(&site.key(first));
+        removed.expect("the other goes");
+        assert_eq!(site.leaves_by(&mut world, 40_000), second);
+    }
 }
 
 #[test]
 fn what_xdp_cannot_send_is_translated_by_tc() {
     let Some(mut world) = world(None) else { return };
-    let question = tcp((CLIENT, 40_000), (VIP, PORT), ACK, b"data");
-    assert_eq!(world.run(XDP, &question).verdict, Verdict::Pass);
-    let outcome = world.run(IN, &question);
-    assert_eq!(outcome.verdict, Verdict::Redirect);
-    let ((node, port), to) = ends(&outcome.frame);
-    assert_eq!((node, to), (NODE_1, (SERVER, 9000)));
-    assert_eq!(outcome.frame[NETWORK + 8], question[NETWORK + 8] - 1);
-    assert_checksums(&outcome.frame);
+    for site in SITES {
+        let question = site.question();
+        assert_eq!(world.run(XDP, &question).verdict, Verdict::Pass);
+        let outcome = world.run(IN, &question);
+        assert_eq!(outcome.verdict, Verdict::Redirect);
+        let (from, to) = dual::ends(&outcome.frame);
+        assert_eq!((from.ip(), to), (site.node, site.server()));
+        assert_eq!(dual::hops(&outcome.frame), dual::hops(&question) - 1);
+        dual::assert_checksums(&outcome.frame);
 
-    let answer = from_server(tcp((SERVER, 9000), (NODE_1, port), ACK, b"answer"));
-    let outcome = world.run(XDP, &answer);
-    assert_eq!(
-        outcome.verdict,
-        Verdict::Pass,
-        "where the client is, is not known"
-    );
-    assert_eq!(outcome.frame, answer);
-    let outcome = world.run(IN, &answer);
-    assert_eq!(outcome.verdict, Verdict::Redirect);
-    assert_eq!(ends(&outcome.frame), ((VIP, PORT), (CLIENT, 40_000)));
-    assert_checksums(&outcome.frame);
+        let answer = site.answer(from.port());
+        let translated = world.run(XDP, &answer);
+        assert_eq!(translated.verdict, Verdict::Transmit);
+        let outcome = world.run(IN, &answer);
+        assert_eq!(outcome.verdict, Verdict::Redirect);
+        assert_eq!(outcome.frame, translated.frame);
+        assert_eq!(
+            dual::ends(&outcome.frame),
+            (site.vip(), site.client(40_000))
+        );
+        assert_eq!(outcome.frame[..6], ROUTER_MAC);
+        dual::assert_checksums(&outcome.frame);
+    }
+}
+
+#[test]
+fn client_on_another_interface_is_answered_by_tc() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    for site in SITES {
+        let port = site.leaves_by(&mut world, 40_000);
+        let key = site.key(port);
+        let entry = world.tables.nat.get(&key, 0).expect("entered");
+        assert_eq!(entry.client_ifindex, UPLINK);
+        let elsewhere = NatEntry {
+            client_ifindex: UPLINK + 1,
+            ..entry
+        };
+        let written = world.tables.nat.insert(key, elsewhere, 0);
+        written.expect("write the entry");
+        let answer = site.answer(port);
+        let outcome = world.run(XDP, &answer);
+        assert_eq!(outcome.verdict, Verdict::Pass);
+        assert_eq!(outcome.frame, answer);
+        let outcome = world.run(IN, &answer);
+        assert_eq!(outcome.verdict, Verdict::Redirect);
+        let ends = dual::ends(&outcome.frame);
+        assert_eq!(ends, (site.vip(), site.client(40_000)));
+        dual::assert_checksums(&outcome.frame);
+    }
+}
+
+#[test]
+fn server_on_another_interface_is_left_to_tc_and_counted_once() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    for site in SITES {
+        world.set_interface(site.slot, UPLINK + 1);
+        let question = site.question();
+        assert_eq!(world.run(XDP, &question).verdict, Verdict::Pass);
+        assert_eq!(world.run(IN, &question).verdict, Verdict::Redirect);
+        assert_eq!(world.backend_stats(site.slot).packets, 1);
+        assert_eq!(world.flow(&site.flow(40_000)).expect("noted").packets, 1);
+
+        world.set_interface(site.slot, UPLINK);
+        assert_eq!(world.run(XDP, &question).verdict, Verdict::Transmit);
+    }
 }
 
 #[test]
@@ -210,86 +364,222 @@ fn pod_on_another_node_gets_the_translated_packet_encapsulated() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;
     };
-    let question = tcp((CLIENT, 40_000), (VIP, PORT + 1), ACK, b"data");
-    let outcome = world.run(XDP, &question);
-    assert_eq!(outcome.verdict, Verdict::Transmit);
-    assert_eq!(outcome.frame[50..56], mac::of_node(2));
-    let inner = &outcome.frame[50..];
-    let ((node, port), to) = ends(inner);
-    assert_eq!((node, to), (NODE_1, (POD_2, 8080)));
-    assert_checksums(inner);
+    for site in SITES {
+        let vip = (site.vip, REMOTE).into();
+        let client = site.client(40_000);
+        let outcome = world.run(XDP, &dual::tcp(client, vip, ACK, b"data"));
+        assert_eq!(outcome.verdict, Verdict::Transmit);
+        assert_eq!(outcome.frame[50..56], mac::of_node(2));
+        let inner = &outcome.frame[50..];
+        let (node, pod) = dual::ends(inner);
+        assert_eq!(
+            (node.ip(), pod),
+            (site.node, (site.remote_pod, 8080).into())
+        );
+        dual::assert_checksums(inner);
 
-    let answer = tcp((POD_2, 8080), (NODE_1, port), ACK, b"answer");
-    let node_2 = packet_tests::NODE_2;
-    let tunnel = frame::vxlan(node_2, NODE_1, 0, mac::of_node(1), &answer);
-    let outcome = world.run(IN, &tunnel);
-    assert_eq!(outcome.verdict, Verdict::Redirect);
-    assert_eq!(ends(&outcome.frame), ((VIP, PORT + 1), (CLIENT, 40_000)));
-    assert_checksums(&outcome.frame);
+        let encapsulated = |frame: &[u8]| frame::vxlan(NODE_2, NODE_1, 0, mac::of_node(1), frame);
+        let answer = dual::tcp(pod, node, ACK, b"answer");
+        let outcome = world.run(IN, &encapsulated(&answer));
+        assert_eq!(outcome.verdict, Verdict::Redirect);
+        assert_eq!(dual::ends(&outcome.frame), (vip, client));
+        dual::assert_checksums(&outcome.frame);
+
+        // The pod itself about a question.
+        let error = dual::error(dual::Kind::Unreachable, pod, node, inner);
+        let outcome = world.run(IN, &encapsulated(&error));
+        assert_eq!(outcome.verdict, Verdict::Redirect);
+        let (from, to) = dual::ends(&outcome.frame);
+        assert_eq!((from.ip(), to.ip()), (site.vip, site.client));
+        assert_eq!(dual::quoted_ends(&outcome.frame), (client, vip));
+        dual::assert_checksums(&outcome.frame);
+
+        // What answers nothing is the node's own.
+        let own = dual::tcp(pod, site.node(50_000), ACK, b"answer");
+        let outcome = world.run(IN, &encapsulated(&own));
+        assert_eq!(outcome.verdict, Verdict::Pass);
+        assert_eq!(outcome.frame[12..], own[12..]);
+    }
 }
 
 #[test]
 fn pod_here_is_delivered_to_without_nat() {
     let Some(mut world) = world(None) else { return };
-    let question = tcp((CLIENT, 40_000), (VIP, PORT + 2), ACK, b"data");
-    assert_eq!(world.run(XDP, &question).verdict, Verdict::Pass);
-    let outcome = world.run(IN, &question);
-    assert_eq!(outcome.verdict, Verdict::Redirect);
-    assert_eq!(ends(&outcome.frame), ((CLIENT, 40_000), (POD_1, 8080)));
+    for site in SITES {
+        let vip = (site.vip, LOCAL).into();
+        let question = dual::tcp(site.client(40_000), vip, ACK, b"data");
+        assert_eq!(world.run(XDP, &question).verdict, Verdict::Pass);
+        let outcome = world.run(IN, &question);
+        assert_eq!(outcome.verdict, Verdict::Redirect);
+        let ends = (site.client(40_000), (site.pod, 8080).into());
+        assert_eq!(dual::ends(&outcome.frame), ends);
+    }
+}
+
+/// Errors of every kind in both directions, by one program.
+fn check_errors(world: &mut World, program: &'static str, site: Site) {
+    let sent = match program {
+        XDP => Verdict::Transmit,
+        _ => Verdict::Redirect,
+    };
+    let outcome = world.run(program, &site.question());
+    assert_eq!(outcome.verdict, sent);
+    let (node, server) = dual::ends(&outcome.frame);
+    let (client, vip) = (site.client(40_000), site.vip());
+    let before = world.tables.nat.get(&site.key(node.port()), 0);
+    for kind in dual::Kind::ALL {
+        // Somebody before the client, and the client itself, about an answer.
+        let about = dual::tcp(vip, client, ACK, b"answer");
+        for (reporter, seen_as) in [(site.hop(), site.hop), (client, site.node)] {
+            let error = dual::error(kind, reporter, vip, &about);
+            let outcome = world.run(program, &error);
+            assert_eq!(outcome.verdict, sent, "{kind:?} to {server}");
+            let (from, to) = dual::ends(&outcome.frame);
+            assert_eq!((from.ip(), to.ip()), (seen_as, site.server), "{kind:?}");
+            assert_eq!(dual::quoted_ends(&outcome.frame), (server, node));
+            assert_eq!(dual::hops(&outcome.frame), dual::hops(&error) - 1);
+            dual::assert_checksums(&outcome.frame);
+        }
+        // Somebody before the server, and the server itself, about a question.
+        let about = dual::tcp(node, server, ACK, b"question");
+        for (reporter, seen_as) in [(site.hop(), site.hop), (server, site.vip)] {
+            let error = dual::error(kind, reporter, node, &about);
+            let outcome = world.run(program, &error);
+            assert_eq!(outcome.verdict, sent, "{kind:?} to {client}");
+            assert_eq!(outcome.frame[..6], ROUTER_MAC);
+            let (from, to) = dual::ends(&outcome.frame);
+            assert_eq!((from.ip(), to.ip()), (seen_as, site.client), "{kind:?}");
+            assert_eq!(dual::quoted_ends(&outcome.frame), (client, vip));
+            dual::assert_checksums(&outcome.frame);
+        }
+    }
+    let after = world.tables.nat.get(&site.key(node.port()), 0);
+    assert_eq!(
+        after.expect("entered"),
+        before.expect("entered"),
+        "an error leaves no trace"
+    );
+    // About what the node itself has sent.
+    let about = dual::tcp(site.node(50_000), server, ACK, b"question");
+    let error = dual::error(dual::Kind::Unreachable, site.hop(), node, &about);
+    let outcome = world.run(program, &error);
+    assert_eq!((outcome.verdict, outcome.frame), (Verdict::Pass, error));
 }
 
 #[test]
-fn errors_are_translated_inside_and_out() {
+fn errors_are_translated_inside_and_out_in_xdp() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;
     };
-    let hop = Ipv4Addr::new(203, 0, 113, 1);
-    let port = leaves_by(&mut world, 40_000);
-    // Somebody before the client about an answer.
-    let about = tcp((VIP, PORT), (CLIENT, 40_000), ACK, b"answer");
-    let outcome = world.run(XDP, &frame::icmp_error((3, 4), hop, VIP, &about, 28));
-    assert_eq!(outcome.verdict, Verdict::Transmit);
-    assert_eq!(outcome.frame[..6], SERVER_MAC);
-    let ((from, _), (to, _)) = ends(&outcome.frame);
-    assert_eq!((from, to), (hop, SERVER));
-    assert_eq!(ends(&outcome.frame[28..]), ((SERVER, 9000), (NODE_1, port)));
-    assert_checksums(&outcome.frame);
-
-    // Somebody before the server, and the server itself, about a question.
-    let about = tcp((NODE_1, port), (SERVER, 9000), ACK, b"question");
-    for (reporter, seen_as) in [(hop, hop), (SERVER, VIP)] {
-        let error = frame::icmp_error((3, 3), reporter, NODE_1, &about, 28);
-        let outcome = world.run(XDP, &error);
-        assert_eq!(outcome.verdict, Verdict::Transmit);
-        assert_eq!(outcome.frame[..6], ROUTER_MAC);
-        let ((from, _), (to, _)) = ends(&outcome.frame);
-        assert_eq!((from, to), (seen_as, CLIENT));
-        assert_eq!(ends(&outcome.frame[28..]), ((CLIENT, 40_000), (VIP, PORT)));
-        assert_checksums(&outcome.frame);
+    for site in SITES {
+        check_errors(&mut world, XDP, site);
     }
-    // About what the node itself has sent.
-    let own = tcp((NODE_1, 50_000), (SERVER, 9000), ACK, b"question");
-    let error = frame::icmp_error((3, 3), hop, NODE_1, &own, 28);
-    assert_eq!(world.run(XDP, &error).frame, error);
+}
+
+#[test]
+fn errors_are_translated_inside_and_out_in_tc() {
+    let Some(mut world) = world(None) else { return };
+    for site in SITES {
+        check_errors(&mut world, IN, site);
+    }
+}
+
+#[test]
+fn error_or_reset_of_a_flow_that_is_not_translated_begins_nothing() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    for site in SITES {
+        let (client, vip) = (site.client(40_000), site.vip());
+        let about = dual::tcp(vip, client, ACK, b"answer");
+        for (frame, reason) in [
+            (
+                dual::error(dual::Kind::TooBig, site.hop(), vip, &about),
+                DropReason::ForeignError,
+            ),
+            (dual::tcp(client, vip, RST, b""), DropReason::NotTranslated),
+        ] {
+            for program in [XDP, IN] {
+                let outcome = world.run(program, &frame);
+                assert_eq!(outcome.verdict, Verdict::Drop(reason), "{program}");
+            }
+        }
+    }
+    assert_eq!((entries(&world), world.flows()), (0, 0));
+}
+
+#[test]
+fn reset_of_a_translated_flow_reaches_its_server() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    for site in SITES {
+        let port = site.leaves_by(&mut world, 40_000);
+        let reset = dual::tcp(site.client(40_000), site.vip(), RST, b"");
+        let outcome = world.run(XDP, &reset);
+        assert_eq!(outcome.verdict, Verdict::Transmit);
+        let ends = (site.node(port), site.server());
+        assert_eq!(dual::ends(&outcome.frame), ends);
+    }
+}
+
+#[test]
+fn fragments_are_translated_in_both_directions() {
+    let data: Vec<u8> = (0..4_000_u32).map(|byte| (byte % 251) as u8).collect();
+    for (mac, program, verdict) in [
+        (Some(SERVER_MAC), XDP, Verdict::Transmit),
+        (None, IN, Verdict::Redirect),
+    ] {
+        let Some(mut world) = world(mac) else { return };
+        for site in SITES {
+            let mut pass = |whole: &[u8], identification: u16| {
+                let parts = match site.client {
+                    IpAddr::V4(_) => fragments::split(whole, identification),
+                    IpAddr::V6(_) => fragments::split_v6(whole, identification.into()),
+                };
+                let parts = parts.iter().map(|part| {
+                    let outcome = world.run(program, part);
+                    assert_eq!(outcome.verdict, verdict, "{program}, {site:?}");
+                    outcome.frame
+                });
+                let parts: Vec<Vec<u8>> = parts.collect();
+                match site.client {
+                    IpAddr::V4(_) => fragments::join(&parts),
+                    IpAddr::V6(_) => fragments::join_v6(&parts),
+                }
+            };
+            let question = dual::udp(site.client(40_000), site.vip(), &data);
+            let out = pass(&question, 7);
+            let (node, server) = dual::ends(&out);
+            assert_eq!((node.ip(), server), (site.node, site.server()));
+            dual::assert_checksums(&out);
+            let out = pass(&dual::udp(server, node, &data), 8);
+            assert_eq!(dual::ends(&out), (site.vip(), site.client(40_000)));
+            dual::assert_checksums(&out);
+        }
+    }
 }
 
 #[test]
 fn segment_size_is_lowered_in_both_directions() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    let size = |value: u16| [&[2, 4][..], &value.to_be_bytes()].concat();
-    let syn = frame::tcp_with_options((CLIENT, 40_000), (VIP, PORT), SYN, &size(8960));
-    let outcome = world.run(XDP, &syn);
-    assert_eq!(outcome.frame[54..], size(1460));
-    assert_checksums(&outcome.frame);
-    let ((_, port), _) = ends(&outcome.frame);
-    let answer = (SERVER, 9000);
-    let answer = frame::tcp_with_options(answer, (NODE_1, port), SYN | ACK, &size(8960));
-    let outcome = world.run(XDP, &answer);
-    assert_eq!(outcome.frame[54..], size(1460));
-    assert_checksums(&outcome.frame);
-    assert_eq!(world.counter(Counter::MssClamped), 2);
+    let option = |value: u16| [&[2, 4][..], &value.to_be_bytes()].concat();
+    for (mac, program) in [(Some(SERVER_MAC), XDP), (None, IN)] {
+        let Some(mut world) = world(mac) else { return };
+        for (site, fits) in [(V4, 1460), (V6, 1440)] {
+            let client = site.client(40_000);
+            let announced = |frame: &[u8]| frame[frame.len() - 4..].to_vec();
+            let syn = dual::tcp_with_options(client, site.vip(), SYN, &option(8960));
+            let out = world.run(program, &syn).frame;
+            assert_eq!(announced(&out), option(fits), "{program}");
+            dual::assert_checksums(&out);
+            let (node, server) = dual::ends(&out);
+            let answer = dual::tcp_with_options(server, node, SYN | ACK, &option(8960));
+            let out = world.run(program, &answer).frame;
+            assert_eq!(announced(&out), option(fits), "{program}");
+            dual::assert_checksums(&out);
+        }
+        assert_eq!(world.counter(Counter::MssClamped), 4);
+    }
 }
 
 #[test]
@@ -297,11 +587,14 @@ fn packet_at_the_end_of_its_hops_is_dropped() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;
     };
-    let mut last = tcp((CLIENT, 40_000), (VIP, PORT), ACK, b"data");
-    last[NETWORK + 8] = 1;
-    frame::mend_ip(&mut last);
-    let outcome = world.run(XDP, &last);
-    assert_eq!(outcome.verdict, Verdict::Drop(DropReason::HopLimit));
+    for site in SITES {
+        let mut last = site.question();
+        dual::set_hops(&mut last, 1);
+        for program in [XDP, IN] {
+            let outcome = world.run(program, &last);
+            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::HopLimit));
+        }
+    }
 }
 
 #[test]
@@ -309,18 +602,106 @@ fn ports_that_answer_nothing_are_the_nodes_own() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;
     };
-    let port = leaves_by(&mut world, 40_000);
-    let cases = [
-        tcp((SERVER, 9001), (NODE_1, port), ACK, b""),
-        udp((SERVER, 9000), (NODE_1, port), b""),
-        tcp((CLIENT, 9000), (NODE_1, port), ACK, b""),
-        tcp((SERVER, 9000), (NODE_1, port ^ 1), ACK, b""),
-    ];
-    for frame in cases {
-        for program in [XDP, IN] {
-            let outcome = world.run(program, &frame);
-            assert_eq!(outcome.verdict, Verdict::Pass);
-            assert_eq!(outcome.frame, frame);
+    for site in SITES {
+        let port = site.leaves_by(&mut world, 40_000);
+        let cases = [
+            dual::tcp((site.server, 9001).into(), site.node(port), ACK, b""),
+            dual::udp(site.server(), site.node(port), b""),
+            dual::tcp((site.client, 9000).into(), site.node(port), ACK, b""),
+            dual::tcp(site.server(), site.node(port ^ 1), ACK, b""),
+        ];
+        for frame in cases {
+            for program in [XDP, IN] {
+                let outcome = world.run(program, &frame);
+                assert_eq!(outcome.verdict, Verdict::Pass);
+                assert_eq!(outcome.frame, frame);
+            }
+        }
+    }
+}
+
+#[test]
+fn node_without_an_address_of_the_family_translates_nothing_of_it() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    let mut config = world.tables.config.get(&0, 0).expect("read config");
+    config.other_address = NODE_1.into();
+    let written = world.tables.config.set(0, config, 0);
+    written.expect("write config");
+    for program in [XDP, IN] {
+        let outcome = world.run(program, &V6.question());
+        assert_eq!(outcome.verdict, Verdict::Drop(DropReason::FamilyMismatch));
+    }
+}
+
+/// VLAN 100, and VLAN 100 in service VLAN 7 with a priority.
+const TAGS: [&[u8]; 2] = [&[0x81, 0, 0, 100], &[0x88, 0xa8, 0xe0, 7, 0x81, 0, 0, 100]];
+
+fn tagged(frame: &[u8], tags: &[u8]) -> Vec<u8> {
+    [&frame[..12], tags, &frame[12..]].concat()
+}
+
+#[test]
+fn client_and_server_may_be_in_different_vlans() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    for site in SITES {
+        for (port, tags) in (40_000..).zip(TAGS) {
+            let question = dual::tcp(site.client(port), site.vip(), ACK, b"data");
+            let plain = world.run(XDP, &question);
+            let outcome = world.run(XDP, &tagged(&question, tags));
+            assert_eq!(outcome, plain, "the server is in none");
+            let (node, _) = dual::ends(&plain.frame);
+            let answer = site.answer(node.port());
+            for (description, answer) in [
+                ("the server in none", answer.clone()),
+                ("the server in another", tagged(&answer, &[0x81, 0, 0, 9])),
+            ] {
+                let out = world.run(XDP, &answer);
+                assert_eq!(out.verdict, Verdict::Transmit, "{description}");
+                assert_eq!(out.frame[12..12 + tags.len()], *tags, "{description}");
+                let out = [&out.frame[..12], &out.frame[12 + tags.len()..]].concat();
+                assert_eq!(dual::ends(&out), (site.vip(), site.client(port)));
+                dual::assert_checksums(&out);
+            }
+            // The client's next packet comes without, and so do answers go.
+            world.run(XDP, &question);
+            let out = world.run(XDP, &tagged(&answer, tags));
+            let ends = (site.vip(), site.client(port));
+            assert_eq!(dual::ends(&out.frame), ends);
+        }
+    }
+}
+
+#[test]
+fn client_in_a_vlan_is_answered_there_by_tc() {
+    let Some(mut world) = world(None) else { return };
+    for site in SITES {
+        // The kernel takes the outer tag off before TC sees a packet, and `BPF_PROG_TEST_RUN` does not:
+        // the outer of the two that a client's packet has is the one before, and what TC puts on goes
+        // out beside the packet, but for an inner one.
+        let [one, two] = TAGS;
+        for tags in [one, two] {
+            let outcome = world.run(IN, &tagged(&site.question(), tags));
+            assert_eq!(outcome.verdict, Verdict::Redirect);
+            let (node, server) = dual::ends(&outcome.frame);
+            assert_eq!((node.ip(), server), (site.node, site.server()));
+            let key = site.key(node.port());
+            let entry = world.tables.nat.get(&key, 0).expect("entered");
+            let outer = u32::from_ne_bytes(tags[..4].try_into().expect("four bytes"));
+            assert_eq!(entry.client_tag, outer);
+            let inner = if tags.len() == 8 { 100_u16.to_be() } else { 0 };
+            assert_eq!(entry.client_inner_tag, inner);
+
+            let out = world.run(IN, &site.answer(node.port()));
+            assert_eq!(out.verdict, Verdict::Redirect);
+            let inner = &tags[4..];
+            assert_eq!(out.frame[12..12 + inner.len()], *inner);
+            let out = [&out.frame[..12], &out.frame[12 + inner.len()..]].concat();
+            assert_eq!(dual::ends(&out), (site.vip(), site.client(40_000)));
+            dual::assert_checksums(&out);
         }
     }
 }

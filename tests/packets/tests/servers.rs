@@ -1,10 +1,10 @@
 //! Real servers outside the cluster: dr by MAC addresses, tun by IP in IP and GUE.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use fairlead_dataplane_common::{DropReason, SERVICE_DR, SERVICE_GUE, checksum, protocol};
 use packet_tests::frame::{self, ACK, NETWORK, OWN_MAC, tcp, udp};
-use packet_tests::{CLIENT, CLIENT_V6, NODE_1, VIP, VIP_V6, Verdict, World, frame_v6};
+use packet_tests::{CLIENT, CLIENT_V6, NODE_1, NODE_1_V6, VIP, VIP_V6, Verdict, World, frame_v6};
 
 const XDP: &str = "xdp_ingress";
 const IN: &str = "tc_uplink_in";
@@ -13,11 +13,18 @@ const SERVER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xc8];
 const SLOT: u32 = 21;
 const IPV4: usize = 20;
 const UDP: usize = 8;
+const IPV6: usize = 40;
+const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xc8);
 
-/// A world with a service at both VIPs' port 7000, TCP and UDP, of one server; its slots.
+/// A world with a service at both VIPs' port 7000, TCP and UDP, of one server.
 fn world(mac: Option<[u8; 6]>, flags: u32) -> Option<World> {
+    world_of((SERVER, 7000).into(), mac, flags)
+}
+
+/// The same of this server.
+fn world_of(server: SocketAddr, mac: Option<[u8; 6]>, flags: u32) -> Option<World> {
     let mut world = World::open()?;
-    world.add_server(SLOT, (SERVER, 7000).into(), mac);
+    world.add_server(SLOT, server, mac);
     let slots = [
         world.add_service(protocol::TCP, 7000, &[SLOT]),
         world.add_service(protocol::UDP, 7000, &[SLOT]),
@@ -190,4 +197,101 @@ fn error_about_what_a_server_sent_reaches_it_as_it_is() {
     assert_eq!(outcome.verdict, Verdict::Transmit);
     assert_eq!(outcome.frame[23], protocol::IPIP);
     assert_eq!(outcome.frame[34..], error[NETWORK..]);
+}
+
+/// Whether `out` is `frame` in IPv6, and perhaps UDP, from the node to the server.
+fn assert_outer_v6(description: &str, out: &[u8], frame: &[u8], flags: u32) {
+    let behind = if flags & SERVICE_GUE != 0 { UDP } else { 0 };
+    assert_eq!(out.len(), frame.len() + IPV6 + behind, "{description}");
+    assert_eq!(out[12..14], [0x86, 0xdd], "{description}");
+    let is_v4 = frame[12..14] == [0x08, 0];
+    let class: &[u8] = if is_v4 { &[0x6b, 0x80] } else { &[0x60, 0] };
+    assert_eq!(out[14..16], *class, "{description}");
+    let payload = (out.len() - NETWORK - IPV6) as u16;
+    assert_eq!(out[18..20], payload.to_be_bytes(), "{description}");
+    let held = match (behind, is_v4) {
+        (UDP, _) => protocol::UDP,
+        (_, true) => protocol::IPIP,
+        (_, false) => protocol::IPV6,
+    };
+    assert_eq!(out[20..22], [held, 64], "{description}");
+    assert_eq!(out[22..38], NODE_1_V6.octets(), "{description}");
+    assert_eq!(out[38..54], SERVER_V6.octets(), "{description}");
+    if behind != 0 {
+        assert!(u16::from_be_bytes([out[54], out[55]]) >= 0xc000);
+        assert_eq!(out[56..58], 6080_u16.to_be_bytes());
+        assert_eq!(out[58..60], payload.to_be_bytes());
+        assert_eq!(out[60..62], [0, 0], "RFC 6935: a tunnel may go without");
+    }
+    assert_eq!(out[54 + behind..], frame[NETWORK..], "{description}");
+}
+
+#[test]
+fn server_at_an_ipv6_address_gets_both_families_over_ipv6() {
+    for flags in [0, SERVICE_GUE] {
+        for mac in [Some(SERVER_MAC), None] {
+            let Some(mut world) = world_of((SERVER_V6, 7000).into(), mac, flags) else {
+                return;
+            };
+            world.add_node_v6();
+            for (description, mut frame) in packets() {
+                if frame[12..14] == [0x08, 0] {
+                    frame[NETWORK + 1] = 0xb8;
+                    frame::mend_ip(&mut frame);
+                }
+                let mut outcome = world.run(XDP, &frame);
+                if mac.is_some() {
+                    assert_eq!(outcome.verdict, Verdict::Transmit, "{description}");
+                    assert_eq!(outcome.frame[..6], SERVER_MAC);
+                    assert_eq!(outcome.frame[6..12], OWN_MAC);
+                } else {
+                    assert_eq!(outcome.verdict, Verdict::Pass, "{description}");
+                    outcome = world.run(IN, &frame);
+                    assert_eq!(outcome.verdict, Verdict::Redirect, "{description}");
+                }
+                assert_outer_v6(description, &outcome.frame, &frame, flags);
+            }
+        }
+    }
+}
+
+#[test]
+fn server_at_an_ipv6_address_is_out_of_reach_of_a_node_that_has_none() {
+    for mac in [Some(SERVER_MAC), None] {
+        let Some(mut world) = world_of((SERVER_V6, 7000).into(), mac, 0) else {
+            return;
+        };
+        let program = if mac.is_some() { XDP } else { IN };
+        for (description, frame) in packets() {
+            let outcome = world.run(program, &frame);
+            let verdict = Verdict::Drop(DropReason::FamilyMismatch);
+            assert_eq!(outcome.verdict, verdict, "{description}");
+        }
+    }
+}
+
+#[test]
+fn packet_that_does_not_fit_a_tunnel_over_ipv6_is_answered_with_what_would() {
+    for (flags, fits) in [(0, 1460_u32), (SERVICE_GUE, 1452)] {
+        let Some(mut world) = world_of((SERVER_V6, 7000).into(), Some(SERVER_MAC), flags) else {
+            return;
+        };
+        world.add_node_v6();
+        let payload = vec![0x5a; fits as usize - 40];
+        let exact = tcp((CLIENT, 1), (VIP, 7000), ACK, &payload);
+        let out = world.run(XDP, &exact);
+        assert_eq!(out.frame.len(), NETWORK + 1500, "what fits is sent");
+        let big = [&payload[..], b"x"].concat();
+        let out = world.run(XDP, &tcp((CLIENT, 1), (VIP, 7000), ACK, &big));
+        assert_eq!(out.frame[34..36], [3, 4]);
+        assert_eq!(out.frame[38..42], fits.to_be_bytes());
+        frame::assert_checksums(&out.frame);
+        let out = world.run(
+            XDP,
+            &frame_v6::tcp((CLIENT_V6, 1), (VIP_V6, 7000), ACK, &payload),
+        );
+        assert_eq!(out.frame[54..56], [2, 0]);
+        assert_eq!(out.frame[58..62], fits.to_be_bytes());
+        frame_v6::assert_checksums(&out.frame);
+    }
 }

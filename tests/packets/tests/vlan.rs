@@ -1,6 +1,9 @@
-//! VLAN tags in XDP: a tagged frame meets what an untagged one would, and keeps its tags.
+//! VLAN tags in XDP: a tagged frame meets what an untagged one would, and keeps its tags unless it is
+//! sent on: the way to a node or a server has none, or is the stack's to find.
 
-use fairlead_dataplane_common::DropReason;
+use std::net::Ipv4Addr;
+
+use fairlead_dataplane_common::{DropReason, SERVICE_DR, protocol};
 use packet_tests::frame::{self, ACK, OWN_MAC, echo, tcp};
 use packet_tests::{CLIENT, CLIENT_V6, NODE_1, POD_1, VIP, VIP_V6, Verdict, World, frame_v6};
 
@@ -29,11 +32,6 @@ fn tagged_frame_is_treated_as_if_it_had_no_tag_and_keeps_it() {
     world.set_uplink(1500);
     let big = vec![0x5a; 1460];
     let frames = [
-        ("encapsulated", tcp((CLIENT, 1), (VIP, 82), ACK, b"data")),
-        (
-            "encapsulated, IPv6",
-            frame_v6::tcp((CLIENT_V6, 1), (VIP_V6, 82), ACK, b"data"),
-        ),
         ("for a pod here", tcp((CLIENT, 1), (VIP, 81), ACK, b"data")),
         ("for the node", tcp((CLIENT, 1), (NODE_1, 22), ACK, b"data")),
         ("an echo request", echo(8, CLIENT, VIP, 7)),
@@ -58,6 +56,43 @@ fn tagged_frame_is_treated_as_if_it_had_no_tag_and_keeps_it() {
                 tagged(&plain.frame, tags),
                 "{description}, {tags:x?}"
             );
+        }
+    }
+}
+
+#[test]
+fn tagged_frame_that_is_sent_on_leaves_without_its_tags() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    let passed_on = world.add_service(protocol::TCP, 7000, &[2]);
+    world.allow_dr(passed_on, &[]);
+    world.set_adjacent(1, true);
+    let server = world.add_service(protocol::TCP, 7001, &[21]);
+    let address = Ipv4Addr::new(198, 18, 0, 200);
+    world.add_server(21, (address, 7001).into(), Some([0x02, 0, 0, 0, 0, 0xc8]));
+    let frames = [
+        ("encapsulated", tcp((CLIENT, 1), (VIP, 82), ACK, b"data")),
+        (
+            "encapsulated, IPv6",
+            frame_v6::tcp((CLIENT_V6, 1), (VIP_V6, 82), ACK, b"data"),
+        ),
+        ("passed on", tcp((CLIENT, 1), (VIP, 7000), ACK, b"data")),
+        ("IP in IP", tcp((CLIENT, 1), (VIP, 7001), ACK, b"data")),
+        (
+            "as it is to a server",
+            tcp((CLIENT, 1), (VIP, 7001), ACK, b"data"),
+        ),
+    ];
+    for (description, frame) in frames {
+        if description.starts_with("as it is") {
+            world.set_flags(server, SERVICE_DR);
+        }
+        let plain = world.run(XDP, &frame);
+        assert_eq!(plain.verdict, Verdict::Transmit, "{description}");
+        for tags in TAGS {
+            let outcome = world.run(XDP, &tagged(&frame, tags));
+            assert_eq!(outcome, plain, "{description}, {tags:x?}");
         }
     }
 }

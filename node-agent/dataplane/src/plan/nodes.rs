@@ -234,6 +234,39 @@ mod tests {
     }
 
     #[test]
+    fn server_is_sent_to_at_once_only_by_the_interface_that_leads_there() {
+        const UPLINK: u32 = 7;
+        const VLAN: u32 = 9;
+        // Whether there is one uplink, where the server is, and what XDP sends on at once to it.
+        let cases = [
+            (true, UPLINK, [true, true]),
+            (true, VLAN, [false, true]),
+            (false, UPLINK, [true, false]),
+        ];
+        for (has_one_uplink, interface, sends) in cases {
+            let mut agent = Agent::default();
+            let mut local = local();
+            local.has_one_uplink = has_one_uplink;
+            let way = Way {
+                interface,
+                mtu: 1500,
+                mac: Some([2, 0, 0, 0, 0, 21]),
+                direct: true,
+            };
+            local.ways.insert(SERVER.into(), way);
+            agent.apply(&Changes::whole(state()), &local);
+            agent.apply(&services([(8, Some(served_by(8, &[SERVER])))]), &local);
+            let entry = agent.server(SERVER).unwrap();
+            let taken = [UPLINK, VLAN].map(|from| entry.takes_from(from));
+            assert_eq!(taken, sends, "{way:?}");
+            let unresolved = Way { mac: None, ..way };
+            local.ways.insert(SERVER.into(), unresolved);
+            agent.bring(&Scope::Everything, &local);
+            assert!(!agent.server(SERVER).unwrap().takes_from(interface));
+        }
+    }
+
+    #[test]
     fn node_and_server_at_one_address_have_slots_of_their_own() {
         let mut agent = Agent::default();
         agent.apply(&Changes::whole(state()), &local());
