@@ -48,7 +48,7 @@ drop_reasons! {
     16 UnsupportedFamily "sent by a pod, in a protocol it has no address of",
     17 FamilyMismatch "for a backend that has no address of the packet's family",
     18 NoLocalBackend "passed on by another node for a backend that is not on this one",
-    19 TooBig "larger than the way to its backend takes, and may be fragmented",
+    19 TooBig "larger than the way to its backend takes, and of a kind that is not answered",
     20 ForeignError "an ICMP error that quotes no packet of a service's",
     21 SourceNotAllowed "the client's address is in none of the service's source ranges",
     22 FragmentUnknown "a later fragment of a packet whose first was not seen",

@@ -41,7 +41,10 @@ struct Error<Ip> {
 unsafe impl<Ip: OnWire> OnWire for Error<Ip> {}
 
 /// Turns a packet into the error that says that `mtu` bytes would have fitted, and sends it back.
-/// IPv4 that may be fragmented is dropped: a tunnel's ends do not fragment.
+///
+/// IPv4 that may be fragmented is answered too: a router would fragment it (RFC 1191 §3), but a tunnel's
+/// ends do not, and a sender that learns of the limit makes smaller fragments itself. Only a later
+/// fragment is dropped: its beginning tells no sender whose it is.
 #[inline(never)]
 #[unsafe(export_name = "too_big_answer")]
 pub extern "C" fn answer(ctx: *mut xdp_md, mtu: u32) -> Packed {
@@ -58,15 +61,13 @@ pub extern "C" fn answer(ctx: *mut xdp_md, mtu: u32) -> Packed {
 fn answer_v4(ctx: &XdpContext, packet: &Packet, mtu: u32) -> Result<u32, DropReason> {
     const LENGTH: usize =
         mem::size_of::<Ipv4>() + mem::size_of::<Icmp>() + mem::size_of::<Quote<QUOTE_V4>>();
-    let ip: *mut Ipv4 = ctx.header(NETWORK)?;
-    // SAFETY: in bounds, as `header` has checked.
-    if unsafe { (*ip).fragment_be } & Ipv4::DONT_FRAGMENT_BE == 0 {
+    refuse_errors(packet)?;
+    if packet.shape == Shape::LaterFragment {
         return Err(DropReason::TooBig);
     }
-    refuse_errors(packet)?;
     make_room::<Ipv4, QUOTE_V4>(ctx)?;
     let quoted: *mut Ipv4 = ctx.header(mem::size_of::<Error<Ipv4>>())?;
-    // SAFETY: as above.
+    // SAFETY: in bounds, as `header` has checked.
     let (client, vip) = unsafe { Ipv4::addresses(quoted) };
     let ip = Ipv4::plain(protocol::ICMP, LENGTH as u16, vip, client);
     let icmp = icmp(Icmp::UNREACHABLE, Icmp::FRAGMENTATION_NEEDED, mtu);

@@ -9,13 +9,18 @@ const PART: usize = 1_000;
 
 /// Splits an IPv4 packet; `identification` tells it from others.
 pub fn split(whole: &[u8], identification: u16) -> Vec<Vec<u8>> {
+    split_at(PART, whole, identification)
+}
+
+/// The same with so many bytes of payload in all fragments but the last, eight or a multiple of it.
+pub fn split_at(size: usize, whole: &[u8], identification: u16) -> Vec<Vec<u8>> {
     let payload = &whole[NETWORK + 20..];
-    let parts = payload.chunks(PART).enumerate();
+    let parts = payload.chunks(size).enumerate();
     parts
         .map(|(index, part)| {
             let mut frame = [&whole[..NETWORK + 20], part].concat();
-            let more = (index + 1) * PART < payload.len();
-            let offset = (index * PART / 8) as u16 | u16::from(more) << 13;
+            let more = (index + 1) * size < payload.len();
+            let offset = (index * size / 8) as u16 | u16::from(more) << 13;
             frame[NETWORK + 2..NETWORK + 4]
                 .copy_from_slice(&(20 + part.len() as u16).to_be_bytes());
             frame[NETWORK + 4..NETWORK + 6].copy_from_slice(&identification.to_be_bytes());

@@ -8,7 +8,8 @@ use packet_tests::frame::{
     self, ACK, NETWORK, NODE_MTU, OVERHEAD, OWN_MAC, ROUTER_MAC, SYN, icmp_error, tcp, udp, vxlan,
 };
 use packet_tests::{
-    CLIENT, CLIENT_V6, NODE_1, NODE_2, POD_1, POD_1_V6, VIP, VIP_V6, Verdict, World, frame_v6,
+    CLIENT, CLIENT_V6, NODE_1, NODE_2, POD_1, POD_1_V6, VIP, VIP_V6, Verdict, World, fragments,
+    frame_v6,
 };
 
 const XDP: &str = "xdp_ingress";
@@ -223,7 +224,24 @@ fn packet_too_big_for_the_tunnel_is_answered_with_what_would_fit() {
     fragmentable[NETWORK + 6] = 0;
     frame::mend_ip(&mut fragmentable);
     let out = world.run(XDP, &fragmentable);
-    assert_eq!(out.verdict, Verdict::Drop(DropReason::TooBig));
+    assert_eq!(out.verdict, Verdict::Transmit, "its sender may fragment");
+    assert_eq!(out.frame[34..36], [3, 4]);
+
+    let data = vec![0x5a; 4_000];
+    let datagram = udp((CLIENT, 40_000), (VIP, 53), &data);
+    let fragments = fragments::split_at(1_480, &datagram, 7);
+    let verdicts = fragments
+        .iter()
+        .map(|fragment| world.run(XDP, fragment).verdict);
+    assert_eq!(
+        verdicts.collect::<Vec<_>>(),
+        [
+            Verdict::Transmit,
+            Verdict::Drop(DropReason::TooBig),
+            Verdict::Transmit
+        ],
+        "the first is answered, and the last fits"
+    );
 
     let big = frame_v6::tcp((CLIENT_V6, 40_000), (VIP_V6, 82), ACK, &payload);
     let out = world.run(XDP, &big);
