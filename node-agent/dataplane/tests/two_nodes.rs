@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -277,12 +277,12 @@ fn state(underlay: Family) -> DataplaneState {
         port: 80,
         scope: scope.into(),
     };
-    let service = |(id, family): (u32, Family)| Service {
+    let service = |(id, protocol, family): (u32, Protocol, Family)| Service {
         id,
         namespace: "demo".to_owned(),
         name: "hello".to_owned(),
         port_name: "http".to_owned(),
-        protocol: Protocol::Tcp.into(),
+        protocol: protocol.into(),
         vpc: 0,
         frontends: vec![
             frontend(family.vip(), FrontendScope::External),
@@ -328,7 +328,12 @@ fn state(underlay: Family) -> DataplaneState {
             cluster_cidrs: vec!["10.244.0.0/16".to_owned(), "2001:db8:a::/48".to_owned()],
             vxlan_port: 4789,
         }),
-        services: (1..).zip(Family::BOTH).map(service).collect(),
+        services: vec![
+            service((1, Protocol::Tcp, V4)),
+            service((2, Protocol::Tcp, V6)),
+            service((3, Protocol::Udp, V4)),
+            service((4, Protocol::Udp, V6)),
+        ],
         nodes: (1..=2).map(node).collect(),
         routes: routes.collect(),
         announcements: Vec::new(),
@@ -354,6 +359,20 @@ fn ask(from: &NetNsHandle, to: IpAddr, port: u16) -> Result<(IpAddr, IpAddr), st
         assert_eq!(payload.len(), PAYLOAD);
         (address(server), address(client))
     })
+}
+
+/// Answers every datagram in a namespace with the address that answers, the one it came from, and what
+/// it held.
+fn echo_datagrams(on: &NetNsHandle, own: IpAddr) {
+    let socket = on.run(|| UdpSocket::bind((own, 8080)).unwrap()).unwrap();
+    std::thread::spawn(move || {
+        let mut data = vec![0; 1 << 16];
+        while let Ok((length, client)) = socket.recv_from(&mut data) {
+            let greeting = format!("{own} {} ", client.ip());
+            // A client that went away is its own affair.
+            let _ = socket.send_to(&[greeting.as_bytes(), &data[..length]].concat(), client);
+        }
+    });
 }
 
 /// Answers every line of every connection in a namespace with the address it was made to.
@@ -573,4 +592,53 @@ fn pods_of_two_nodes_reach_each_other_and_the_outside() {
     assert_eq!(seen, V6.pod(1), "in IPv6 it sees the pod's own");
     let (_, seen) = ask(&client, V6.pod(1), 8080).unwrap();
     assert_eq!(seen, V6.host(CLIENT), "and may ask the pod itself");
+}
+
+/// Sends a datagram and hears it again: which pod answered, and whom it thought to talk to. Tried until
+/// the client's kernel has learned what fits the way.
+fn exchange(from: &NetNs, to: SocketAddr, data: &[u8]) -> (IpAddr, IpAddr) {
+    let own: SocketAddr = match to {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0_u16; 8], 0).into(),
+    };
+    let socket = from.run(|| UdpSocket::bind(own).unwrap()).unwrap();
+    socket.connect(to).unwrap();
+    let patience = Some(Duration::from_secs(1));
+    socket.set_read_timeout(patience).unwrap();
+    let mut answer = vec![0; 1 << 16];
+    let asked = Deadline::seconds(30).wait_for("an answer", || {
+        let heard = socket.send(data).and_then(|_| socket.recv(&mut answer));
+        Ok(heard.ok())
+    });
+    let answer = &answer[..asked.unwrap()];
+    let (greeting, rest) = answer.split_at(answer.len() - data.len());
+    assert_eq!(rest, data);
+    let words: Vec<&str> = std::str::from_utf8(greeting).unwrap().split(' ').collect();
+    (address(words[0]), address(words[1]))
+}
+
+#[test]
+fn datagrams_of_several_fragments_reach_pods_on_both_nodes_and_come_back_whole() {
+    if skip() {
+        return;
+    }
+    let segment = Segment::new();
+    let (nodes, client) = cluster(&segment, V4);
+    for (number, node) in (1..).zip(&nodes) {
+        let pod = NetNsHandle::open(&node.pod).unwrap();
+        for family in Family::BOTH {
+            echo_datagrams(&pod, family.pod(number));
+        }
+    }
+    let data: Vec<u8> = (0..4_000_u32).map(|byte| (byte % 251) as u8).collect();
+    for family in Family::BOTH {
+        let mut answered = BTreeSet::new();
+        for _ in 0..20 {
+            let (pod, seen) = exchange(&client, (family.vip(), 80).into(), &data);
+            assert_eq!(seen, family.host(CLIENT));
+            answered.insert(pod);
+        }
+        let pods = [1, 2].map(|node| family.pod(node));
+        assert_eq!(answered, pods.into(), "{family:?}");
+    }
 }

@@ -155,11 +155,17 @@ impl<'a> Checker<'a> {
                 return Err(wrong("is given twice"));
             }
             let is_other_family = |vip: &Spanned<IpAddr>| vip.value.is_ipv4() != address.is_ipv4();
-            if service.forwarding == Forwarding::Nat
+            if is_translated(service)
                 && let Some(vip) = service.vips.value.iter().find(|vip| is_other_family(vip))
             {
                 let problem = format!("nat cannot lead from {} to another family", vip.value);
                 return Err(wrong(&problem));
+            }
+            let needs_source = service.forwarding == Forwarding::Tun || is_translated(service);
+            if needs_source && !self.has_family(address) {
+                return Err(wrong(
+                    "is of a family that this node has no address of, see node.other_address",
+                ));
             }
             if let Some(port) = &backend.port {
                 let field = format!("{at}.port");
@@ -178,6 +184,12 @@ impl<'a> Checker<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether this node has an address of the family of `address`.
+    fn has_family(&self, address: IpAddr) -> bool {
+        let node = &self.file.node.value;
+        node.other_address.is_some() || node.address.is_ipv4() == address.is_ipv4()
     }
 
     fn is_own(&self, address: IpAddr) -> bool {
@@ -239,6 +251,23 @@ impl<'a> Checker<'a> {
             field,
             problem: problem.to_owned(),
         }
+    }
+}
+
+/// Whether a service, or one of its ports, leads to its servers by nat: it says so, or leaves it open
+/// and has a server at another port than its own.
+fn is_translated(service: &Service) -> bool {
+    let is_other = |port: &Spanned<u16>| {
+        let mut own = service.ports.value.iter();
+        own.any(|one| one.value != port.value)
+    };
+    match service.forwarding {
+        Forwarding::Nat => true,
+        Forwarding::Auto => {
+            let mut ports = service.backends.iter().filter_map(|one| one.port.as_ref());
+            ports.any(is_other)
+        }
+        Forwarding::Dr | Forwarding::Tun => false,
     }
 }
 
@@ -310,6 +339,16 @@ services:
                 "  forwarding: nat\n  backends:\n  - address: 2001:db8::1\n",
                 "11: services[0].backends[0].address: nat cannot lead from 203.0.113.1 to another \
                  family",
+            ),
+            (
+                "  backends:\n  - address: 2001:db8::1\n    port: 8080\n",
+                "10: services[0].backends[0].address: nat cannot lead from 203.0.113.1 to another \
+                 family",
+            ),
+            (
+                "  forwarding: tun\n  backends:\n  - address: 2001:db8::1\n",
+                "11: services[0].backends[0].address: is of a family that this node has no address \
+                 of, see node.other_address",
             ),
             (
                 "  source_ranges: [10.0.0.0/8, 10.0.0.1/8]\n  backends: []\n",
