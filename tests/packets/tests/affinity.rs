@@ -80,3 +80,49 @@ fn client_keeps_its_backend_while_that_is_fresh_and_takes_connections() {
         assert_eq!(got, other, "{client:?}: too long ago");
     }
 }
+
+#[test]
+fn note_lasts_as_many_seconds_as_the_service_says() {
+    /// Backends of node 2: who was noted, and who the table names.
+    const NOTED: u32 = 20;
+    const NAMED: u32 = 21;
+    const SECOND_NS: u64 = 1_000_000_000;
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    world.add_backend(NOTED, 1);
+    world.add_backend(NAMED, 1);
+    let service = |affinity_seconds| Service {
+        protocol: protocol::TCP,
+        port: 90,
+        table: &[NAMED],
+        flags: SERVICE_AFFINITY,
+        affinity_seconds,
+        ..Service::default()
+    };
+    let slot = world.add(&service(60));
+    for client in Client::ALL {
+        let key = AffinityKey {
+            client: client.address(),
+            service: slot + 1,
+        };
+        for (port, seconds, expected) in [(1000, 60, NAMED), (1002, 62, NOTED)] {
+            // What this one notes tells the time.
+            named(&mut world, client, port);
+            let now = world.tables.affinity.get(&key, 0).expect("it is noted");
+            let entry = AffinityEntry {
+                seen_ns: now.seen_ns.checked_sub(61 * SECOND_NS).expect("it is past"),
+                backend: 100 + NOTED,
+                backend_slot: NOTED,
+            };
+            world
+                .tables
+                .affinity
+                .insert(key, entry, 0)
+                .expect("write the entry");
+            world.change(slot, &service(seconds));
+            let got = named(&mut world, client, port + 1);
+            assert_eq!(got, expected, "{client:?}: 61 s ago, of {seconds}");
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! The schedulers, as IPVS defines them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use fairlead_dataplane_common::{
     LoadEntry, SCHEDULER_LEAST_CONNECTIONS, SCHEDULER_NEVER_QUEUE,
@@ -9,7 +10,7 @@ use fairlead_dataplane_common::{
     SERVICE_SOURCE_HASH, protocol,
 };
 use packet_tests::frame::{ACK, SYN};
-use packet_tests::{Client, Service, World};
+use packet_tests::{Client, Service, World, frame, frame_v6};
 
 const XDP: &str = "xdp_ingress";
 /// Backends of node 2.
@@ -172,27 +173,80 @@ fn connections_spread_by_load_alone() {
     assert_eq!(got, BTreeMap::from([(A, 100), (B, 200), (C, 400)]));
 }
 
-#[test]
-fn source_and_destination_hashes_look_at_one_address_only() {
-    let Some(mut world) = world() else {
-        return;
-    };
-    let table: Vec<u32> = [A, B, C].into_iter().cycle().take(101).collect();
-    for (port, flags) in [(90, SERVICE_SOURCE_HASH), (91, SERVICE_DESTINATION_HASH)] {
-        world.add(&Service {
-            protocol: protocol::TCP,
-            port,
-            table: &table,
-            flags,
-            ..Service::default()
-        });
-        for client in Client::ALL {
-            let first = picked(&mut world, &client.tcp(1000, port, SYN));
-            for other in 1001..1033 {
-                let got = picked(&mut world, &client.tcp(other, port, ACK));
-                assert_eq!(got, first, "{client:?} from port {other}");
-            }
+/// Where packets of a hash of one address went, by that address.
+type Places = BTreeMap<u32, BTreeSet<u32>>;
+
+/// Sends packets of client `number` from some ports to TCP 90 of VIP `vip`, in both families; where
+/// they went.
+fn places(world: &mut World, vip: u8, number: u8) -> [BTreeSet<u32>; 2] {
+    let (client, vip_v4) = (
+        Ipv4Addr::new(198, 18, 7, number),
+        Ipv4Addr::new(198, 18, 101, vip),
+    );
+    let v6 = |net, host: u8| Ipv6Addr::new(0x2001, 0xdb8, net, 0, 0, 0, 0, host.into());
+    let (client_v6, vip_v6) = (v6(7, number), v6(0x101, vip));
+    let mut places = [BTreeSet::new(), BTreeSet::new()];
+    for (port, flags) in [(1000, SYN), (1001, ACK), (1002, ACK)] {
+        let frames = [
+            frame::tcp((client, port), (vip_v4, 90), flags, b""),
+            frame_v6::tcp((client_v6, port), (vip_v6, 90), flags, b""),
+        ];
+        for (places, frame) in places.iter_mut().zip(frames) {
+            places.insert(picked(world, &frame));
         }
     }
-    assert_eq!(world.flows(), 0, "neither needs to note anything");
+    places
+}
+
+#[test]
+fn source_and_destination_hashes_look_at_one_address_only() {
+    const CLIENTS: u8 = 200;
+    const VIPS: u8 = 8;
+    // What one address is hashed to, which is one place each, and how often each place comes out.
+    let spread = |places: &Places| {
+        let mut spread = BTreeMap::<u32, usize>::new();
+        for (address, places) in places {
+            assert_eq!(places.len(), 1, "address {address} went to {places:?}");
+            *spread.entry(*places.first().expect("one")).or_default() += 1;
+        }
+        spread
+    };
+    for flags in [SERVICE_SOURCE_HASH, SERVICE_DESTINATION_HASH] {
+        let Some(mut world) = world() else {
+            return;
+        };
+        for vip in 1..=VIPS {
+            let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0x101, 0, 0, 0, 0, vip.into());
+            let v4 = Ipv4Addr::new(198, 18, 101, vip);
+            for vip in [v4.into(), v6.into()] {
+                // Weights 1 and 3.
+                let slot = world.add_service_at(vip, protocol::TCP, 90, &[A, B, B, B]);
+                world.set_flags(slot, flags);
+            }
+        }
+        let mut by_client = <[Places; 2]>::default();
+        let mut by_vip = <[Places; 2]>::default();
+        for vip in 1..=VIPS {
+            for client in 1..=CLIENTS {
+                let places = places(&mut world, vip, client);
+                for (family, places) in places.into_iter().enumerate() {
+                    let of_client = by_client[family].entry(client.into()).or_default();
+                    of_client.extend(&places);
+                    by_vip[family].entry(vip.into()).or_default().extend(places);
+                }
+            }
+        }
+        for family in 0..2 {
+            if flags == SERVICE_SOURCE_HASH {
+                let spread = spread(&by_client[family]);
+                // A quarter of them, give or take four standard deviations.
+                assert!((26..=74).contains(&spread[&A]), "{spread:?}");
+                assert_eq!(spread[&A] + spread[&B], usize::from(CLIENTS));
+            } else {
+                let spread = spread(&by_vip[family]);
+                assert_eq!(spread.len(), 2, "VIPs differ: {spread:?}");
+            }
+        }
+        assert_eq!(world.flows(), 0, "neither needs to note anything");
+    }
 }

@@ -7,16 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use aya::Pod;
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::{HashMap, LpmTrie, MapData, PerCpuArray};
 use fairlead_dataplane::loader::{self, Tables};
 use fairlead_dataplane::trace::explain::{self, Names};
 use fairlead_dataplane::trace::{self, Packet, Trace, Uplink};
 use fairlead_dataplane::{object, trace as traces};
 use fairlead_dataplane_common::{
-    DropReason, LUT_MOVING, SERVICE_IN_TURN, ServiceEntry, maps, protocol,
+    DropReason, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey, LUT_MOVING, SERVICE_AFFINITY,
+    SERVICE_DR, SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN, SERVICE_NAT, ServiceEntry,
+    maps, protocol,
 };
 use packet_tests::frame::OWN_MAC;
-use packet_tests::{VIP, VIP_V6, Verdict, World, is_root_missing};
+use packet_tests::{NODE_1, Service, VIP, VIP_V6, Verdict, World, is_root_missing};
 use serde_json::{Value, json};
 
 const UPLINK: Uplink = Uplink {
@@ -265,10 +267,9 @@ fn contents(tables: &Tables) -> Vec<(&'static str, u64)> {
         ("node_addresses", of_entries(&tables.node_addresses)),
         ("endpoints", of_entries(&tables.endpoints)),
         ("pods", of_entries(&tables.pods)),
-        (
-            "routes",
-            of(&tables.routes.iter().collect::<Vec<_>>().len()),
-        ),
+        ("routes", of_ranges(&tables.routes)),
+        ("source_ranges", of_ranges(&tables.source_ranges)),
+        ("conflicts", of_entries(&tables.conflicts)),
         ("vpcs", of_entries(&tables.vpcs)),
         ("replies", of_entries(&tables.replies)),
         ("snat_out", of_entries(&tables.snat_out)),
@@ -279,6 +280,7 @@ fn contents(tables: &Tables) -> Vec<(&'static str, u64)> {
         ("affinity", of_entries(&tables.affinity)),
         ("fragments", of_entries(&tables.fragments)),
         ("uplinks", of_entries(&tables.uplinks)),
+        ("noted", of(&tables.noted.read(0, large(maps::NOTED_MAX)))),
         ("turns", of(&tables.turns.iter().collect::<Vec<_>>())),
         (
             "loads",
@@ -316,11 +318,159 @@ fn of_entries<K: Pod + Debug + Eq + Hash, V: Pod + Debug>(map: &HashMap<MapData,
     of(&entries)
 }
 
+fn of_ranges<K: Pod + Debug, V: Pod + Debug>(map: &LpmTrie<MapData, K, V>) -> u64 {
+    let mut entries: Vec<String> = map
+        .iter()
+        .map(|entry| {
+            let (key, value) = entry.expect("read the entry");
+            format!("{:?}/{}: {value:?}", key.data(), key.prefix_len())
+        })
+        .collect();
+    entries.sort_unstable();
+    of(&entries)
+}
+
 fn of_counters<V: Pod + Debug>(map: &PerCpuArray<MapData, V>, count: u32) -> u64 {
     let values: Vec<_> = (0..count)
         .map(|index| map.get(&index, 0).map(|values| values.to_vec()))
         .collect();
     of(&values)
+}
+
+#[test]
+fn ways_to_a_backend_are_told_with_what_they_leave_behind() {
+    /// A real server of the segment, one behind a router, a pod of node 2, and one of this node.
+    const NEAR: u32 = 21;
+    const FAR: u32 = 22;
+    const OTHER: u32 = 2;
+    const HERE: u32 = 1;
+    const SERVER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0xc8];
+    let Some((mut world, pins)) = world() else {
+        return;
+    };
+    world.set_uplink(1500);
+    for (slot, address) in [(NEAR, [198, 18, 0, 200]), (FAR, [192, 0, 2, 200])] {
+        world.add_server(slot, (address, 9000).into(), Some(SERVER_MAC));
+    }
+    world.set_adjacent(FAR, false);
+    let service = |table: &'static [u32], local: &'static [u32], port, flags| Service {
+        protocol: protocol::TCP,
+        port,
+        table,
+        local,
+        flags,
+        affinity_seconds: 300,
+        ..Service::default()
+    };
+    let slots = [
+        service(&[NEAR], &[], 7000, SERVICE_NAT),
+        service(&[FAR], &[], 7001, SERVICE_DR),
+        service(&[FAR], &[], 7002, SERVICE_GUE),
+        service(&[NEAR], &[], 7003, SERVICE_DR),
+        service(&[OTHER], &[HERE], 7004, SERVICE_EXTERNAL_LOCAL),
+        service(&[OTHER], &[], 7005, SERVICE_EXTERNAL_LOCAL),
+        service(&[OTHER], &[], 7006, SERVICE_AFFINITY),
+    ]
+    .map(|service| world.add(&service));
+    let slot = world.add_service(protocol::TCP, 7007, &[OTHER]);
+    let node_port = FrontendKey::new(0, NODE_1.into(), protocol::TCP, 30_007_u16.to_be());
+    world.add_frontend(node_port, slot, FRONTEND_EXTERNAL | FRONTEND_NODE_PORT);
+
+    let cases: &[(&str, &[(&str, &str)])] = &[
+        (
+            "198.18.100.1:7000",
+            &[
+                ("service", "every flow is noted"),
+                ("flow", "not noted; would be, as opening"),
+                ("forwarding", "nat: the service asks for nat"),
+                ("nat", "answers 198.18.0.200:9000 > 198.18.0.101:"),
+                (
+                    "nat",
+                    "would go to 198.18.1.10:40000 as from 198.18.100.1:7000",
+                ),
+            ],
+        ),
+        (
+            "198.18.100.1:7001",
+            &[
+                ("backend", "192.0.2.200:9000, outside"),
+                ("forwarding", "tun (IP in IP): the service allows dr, but"),
+            ],
+        ),
+        (
+            "198.18.100.1:7002",
+            &[("forwarding", "tun (GUE): the service asks for tun")],
+        ),
+        (
+            "198.18.100.1:7003",
+            &[
+                ("forwarding", "dr: the service allows dr"),
+                ("forwarding", "go to 02:00:00:00:00:c8"),
+            ],
+        ),
+        (
+            "198.18.100.1:7004",
+            &[
+                ("backend", "10.244.1.10:8080, here"),
+                ("forwarding", "local: the backend is on this node"),
+            ],
+        ),
+        (
+            "198.18.100.1:7005",
+            &[
+                (
+                    "slot",
+                    "the service has no backend on this node, and may use no other",
+                ),
+                ("verdict", "dropped, NoLocalBackend"),
+            ],
+        ),
+        (
+            "198.18.100.1:7006",
+            &[
+                ("service", "clients keep their backend for 300 s"),
+                ("slot", "of the client's address finds slot"),
+                ("backend", "the slot says so"),
+            ],
+        ),
+        (
+            "198.18.0.101:30007",
+            &[
+                ("frontend", "198.18.0.101:30007 is a node port"),
+                ("forwarding", "tun (VXLAN)"),
+            ],
+        ),
+    ];
+    let told = |world: &World, port: u16, to: &str| {
+        let params = json!({"from": format!("198.18.1.10:{port}"), "to": to, "flags": "syn"});
+        let trace = trace(world, &pins, &params);
+        (sentences(world, &trace), trace.frame)
+    };
+    let has = |sentences: &[(String, String)], to: &str, subject: &str, text: &str| {
+        assert!(
+            sentences
+                .iter()
+                .any(|(about, said)| about == subject && said.contains(text)),
+            "{to}: {subject}: {text} is not in {sentences:#?}"
+        );
+    };
+    for (to, expected) in cases {
+        let (sentences, _) = told(&world, 40_000, to);
+        for (subject, text) in *expected {
+            has(&sentences, to, subject, text);
+        }
+    }
+
+    // Who has been here goes where he was, though the table names another now.
+    let to = "198.18.100.1:7006";
+    let (_, frame) = told(&world, 40_000, to);
+    world.run("xdp_ingress", &frame);
+    let changed = service(&[NEAR], &[], 7006, SERVICE_AFFINITY);
+    world.change(slots[6], &changed);
+    let (sentences, _) = told(&world, 40_001, to);
+    has(&sentences, to, "backend", "the client had it last");
+    let (sentences, _) = told(&world, 40_000, to);
+    has(&sentences, to, "backend", "the flow's entry says so");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use fairlead_dataplane_common::{
     BACKEND_DRAINING, BACKEND_EMPTY, BACKEND_SILENT, Counter, FLOW_CLOSING, FLOW_DATAGRAMS,
-    FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING, LUT_MOVING, LUT_SETTLING, SERVICE_DR,
-    SERVICE_TRACK, TrackEntry, maps, protocol,
+    FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING, LUT_MOVING, LUT_SETTLING, SERVICE_AFFINITY,
+    SERVICE_DR, SERVICE_IN_TURN, SERVICE_TRACK, TrackEntry, maps, protocol,
 };
 use packet_tests::frame::{ACK, FIN, RST, SYN};
 use packet_tests::{Client, NODE_2_MAC, Service, Verdict, World};
@@ -321,14 +321,12 @@ fn leaving_backend_keeps_its_flows_and_gets_no_new_ones() {
     }
 }
 
-#[test]
-fn full_table_degrades_to_a_pick_that_stays_the_same() {
-    let Some((mut world, _)) = world(LUT_MOVING) else {
-        return;
-    };
+/// Leaves no room for another note.
+fn fill_up(world: &mut World) {
     let entry = TrackEntry::default();
     let mut flow = Client::V4.flow(protocol::TCP, 1, 1);
-    for number in 0..maps::FLOWS_MAX {
+    let held = u32::try_from(world.flows()).expect("it is bounded");
+    for number in held..maps::FLOWS_MAX {
         flow.vpc = 1 + number;
         world
             .tables
@@ -336,6 +334,14 @@ fn full_table_degrades_to_a_pick_that_stays_the_same() {
             .insert(flow, entry, 0)
             .expect("there is room for so many");
     }
+}
+
+#[test]
+fn full_table_degrades_to_a_pick_that_stays_the_same() {
+    let Some((mut world, _)) = world(LUT_MOVING) else {
+        return;
+    };
+    fill_up(&mut world);
     for client in Client::ALL {
         for flags in [SYN, ACK, ACK | FIN] {
             let outcome = world.run(XDP, &client.tcp(7, 90, flags));
@@ -345,6 +351,62 @@ fn full_table_degrades_to_a_pick_that_stays_the_same() {
         assert!(world.flow(&client.flow(protocol::TCP, 7, 90)).is_none());
     }
     assert_eq!(world.counter(Counter::FlowTableFull), 6);
+}
+
+#[test]
+fn what_was_noted_before_the_table_was_full_keeps_its_backend() {
+    let Some((mut world, moving)) = world(LUT_MOVING) else {
+        return;
+    };
+    let old = [OLD];
+    let tracked = |protocol, port, flags| Service {
+        protocol,
+        port,
+        table: &old,
+        flags,
+        affinity_seconds: 3600,
+        ..Service::default()
+    };
+    let cases = [
+        ("TCP", tracked(protocol::TCP, 91, SERVICE_TRACK)),
+        ("rr", tracked(protocol::TCP, 92, SERVICE_IN_TURN)),
+        ("UDP", tracked(protocol::UDP, 93, SERVICE_TRACK)),
+        ("affinity", tracked(protocol::TCP, 94, SERVICE_AFFINITY)),
+    ];
+    let packet = |client: Client, service: &Service<'_>, flags| match service.protocol {
+        protocol::UDP => client.udp(7, service.port),
+        _ => client.tcp(7, service.port, flags),
+    };
+    let slots = cases.map(|(_, service)| world.add(&service));
+    for client in Client::ALL {
+        // At the moving slot a SYN is for who has it now, which a full table does not say.
+        let outcome = world.run(XDP, &client.tcp(7, 90, SYN));
+        assert_eq!(outcome.named(), Some(100 + NEW));
+        for (case, service) in &cases {
+            let outcome = world.run(XDP, &packet(client, service, SYN));
+            assert_eq!(outcome.named(), Some(100 + OLD), "{case}, {client:?}");
+        }
+    }
+    fill_up(&mut world);
+    for (slot, (_, service)) in slots.into_iter().zip(&cases) {
+        let table = &[NEW];
+        world.change(slot, &Service { table, ..*service });
+    }
+    for client in Client::ALL {
+        for flags in [ACK, ACK | FIN] {
+            let outcome = world.run(XDP, &client.tcp(7, 90, flags));
+            assert_eq!(outcome.named(), Some(100 + NEW), "moving, {client:?}");
+            for (case, service) in &cases {
+                let outcome = world.run(XDP, &packet(client, service, flags));
+                assert_eq!(outcome.named(), Some(100 + OLD), "{case}, {client:?}");
+                let flow = world.flow(&client.flow(service.protocol, 7, service.port));
+                assert_eq!(flow.map(|entry| entry.backend), Some(100 + OLD), "{case}");
+            }
+        }
+        assert!(world.flow(&client.flow(protocol::TCP, 7, 90)).is_some());
+    }
+    assert_eq!(world.counter(Counter::FlowTableFull), 0, "nothing is new");
+    assert_eq!(world.noted(moving), 2);
 }
 
 #[test]
