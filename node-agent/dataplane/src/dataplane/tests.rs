@@ -3,6 +3,7 @@
 
 mod announcing;
 mod flows;
+mod loads;
 mod servers;
 mod views;
 
