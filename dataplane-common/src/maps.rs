@@ -4,7 +4,9 @@
 //! they are created; hash maps grow up to their capacity, except LRU ones, which are allocated.
 
 /// Version of all layouts in this crate, part of the pin path. Changing a struct, a capacity's
-/// meaning or the hash of frontends means raising it and migrating.
+/// meaning or the hash of frontends means raising it. An agent takes over the maps of another version
+/// that keep their name, kind, sizes and capacity: one whose elements mean something else gets another
+/// name.
 pub const SCHEMA_VERSION: u32 = 4;
 
 macro_rules! names {

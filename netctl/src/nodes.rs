@@ -33,6 +33,7 @@ const OWN_STATUS: &[Column] = &[
     column("PODS", "podRanges"),
     column("IN MAPS", "generation"),
     column("SYNCED", "synced"),
+    wide("SERVED BY", "servedByVersion"),
     column("DROPS", "drops"),
 ];
 

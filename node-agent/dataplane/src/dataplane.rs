@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fairlead_api::{BackendId, Generation, NodeName};
+use fairlead_dataplane_common::maps;
 use ipnetwork::IpNetwork;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -68,11 +69,13 @@ impl Config {
             .flatten()
     }
 
+    /// Where the programs and maps of this version of the layouts are.
     fn place(&self) -> Place {
         Place {
             bpffs: self.bpffs.clone(),
             uplinks: self.uplinks.clone(),
             cgroup: self.cgroup.clone(),
+            version: maps::SCHEMA_VERSION,
         }
     }
 }
@@ -126,7 +129,15 @@ impl Dataplane {
     /// Loads the programs or adopts what is pinned, attaches them to the uplinks and the cgroup,
     /// and makes pods' links, address record and maps agree. Services, nodes and routes in the
     /// maps stay as they are until a state is applied.
+    ///
+    /// Where programs of another version of the maps' layouts are attached, these stay there and
+    /// serve until a whole state has been applied.
     pub async fn open(config: Config) -> Result<Self, Error> {
+        let place = config.place();
+        Self::open_at(config, place).await
+    }
+
+    async fn open_at(config: Config, place: Place) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.state_dir).map_err(|source| Error::Directory {
             path: config.state_dir.clone(),
             source,
@@ -137,7 +148,7 @@ impl Dataplane {
         let addresses = config.addresses().collect();
         let pods = PodNetwork::open(netlink.clone(), addresses, pod_mtu, &config.state_dir)?;
 
-        let loaded = Loaded::open(&config.place())?;
+        let loaded = Loaded::open(&place)?;
         let addresses = (config.address, config.other_address);
         let local = Local {
             flow_limits: config.flow_limits,
@@ -168,7 +179,7 @@ impl Dataplane {
         let resync = tokio::spawn(keep_in_sync(Arc::clone(&state)));
         let jiffies = Arc::new(Jiffies::open().map_err(Error::Clock)?);
         let sweep = tokio::spawn(keep_swept(Arc::clone(&state), Arc::clone(&jiffies)));
-        let viewer = Viewer::open(&config.place().pins(), &state)?;
+        let viewer = Viewer::open(place.pins(), &state)?;
         let pod_changes = tokio::sync::Mutex::new(());
         Ok(Self {
             config,

@@ -50,6 +50,7 @@ pub mod recipe;
 mod sampler;
 pub mod slot_map;
 mod state;
+mod succession;
 pub mod sweep;
 mod sys;
 pub mod trace;

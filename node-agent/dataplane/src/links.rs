@@ -1,5 +1,6 @@
 //! Programs at their hooks: pinned links, replaced in place, one of ours at each hook.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -96,7 +97,7 @@ impl Hook<'_> {
     }
 
     /// The name of the program that belongs here.
-    fn program(&self) -> &'static str {
+    pub fn program(&self) -> &'static str {
         match self {
             Self::Xdp { .. } => "xdp_ingress",
             Self::Ingress { .. } => "tc_uplink_in",
@@ -126,8 +127,17 @@ impl Hook<'_> {
     }
 }
 
+/// What is at a hook, by the kernel's ids (`bpftool link`, `bpftool prog`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The link, which stays when its program is replaced.
+    pub link: u32,
+    /// The program.
+    pub program: u32,
+}
+
 /// The pinned links of a node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Links {
     directory: PathBuf,
 }
@@ -150,14 +160,56 @@ impl Links {
         Ok(Some(tag))
     }
 
-    /// Puts `program` at `hook`: into the pinned link, if there is one, else by a new one.
+    /// What is attached, by the links' names.
+    pub fn attachments(&self) -> Result<BTreeMap<String, Attachment>, Error> {
+        let entries = fs::read_dir(&self.directory).map_err(of("list", &self.directory))?;
+        let mut attachments = BTreeMap::new();
+        for entry in entries {
+            let entry = entry.map_err(of("list", &self.directory))?;
+            let path = entry.path();
+            // A pod's may go meanwhile.
+            if let Some(link) = sys::pinned(&path).map_err(of("open", &path))? {
+                let info = sys::link_info(link.as_fd()).map_err(of("ask about", &path))?;
+                let attachment = Attachment {
+                    link: info.id,
+                    program: info.program,
+                };
+                attachments.insert(entry.file_name().to_string_lossy().into_owned(), attachment);
+            }
+        }
+        Ok(attachments)
+    }
+
+    /// Puts `program` at `hook` as [`Self::put`] does, and asserts that it is the only one of ours.
     pub fn attach(&self, hook: &Hook<'_>, program: BorrowedFd<'_>) -> Result<(), Error> {
+        self.put(hook, program)?;
+        expect_one(hook)
+    }
+
+    /// Puts `program` at `hook`: into the pinned link, if there is one, else by a new one.
+    pub fn put(&self, hook: &Hook<'_>, program: BorrowedFd<'_>) -> Result<(), Error> {
         let path = self.directory.join(hook.file_name());
         if !replace(&path, program)? {
             let link = create(hook, program).map_err(of("create", &path))?;
             sys::pin(link.as_fd(), &path).map_err(of("pin", &path))?;
         }
-        expect_one(hook)
+        Ok(())
+    }
+
+    /// Takes over the links pinned in another directory of the same file system, with the programs
+    /// they have.
+    pub fn adopt(&self, other: &Path) -> Result<(), Error> {
+        let entries = match fs::read_dir(other) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(of("list", other)(error)),
+        };
+        let names: io::Result<Vec<_>> = entries.map(|entry| entry.map(|e| e.file_name())).collect();
+        for name in names.map_err(of("list", other))? {
+            let path = other.join(&name);
+            fs::rename(&path, self.directory.join(&name)).map_err(of("move", &path))?;
+        }
+        Ok(())
     }
 
     /// Detaches the program at `hook`, if one is attached there.
@@ -217,7 +269,7 @@ fn create(hook: &Hook<'_>, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Asserts that the kernel runs exactly one program of this name at the hook. A second one can only
 /// come from another bpffs or an older layout, and would treat every packet twice.
-fn expect_one(hook: &Hook<'_>) -> Result<(), Error> {
+pub(crate) fn expect_one(hook: &Hook<'_>) -> Result<(), Error> {
     // One at most: the kernel's own rule for XDP.
     if matches!(hook, Hook::Xdp { .. }) {
         return Ok(());

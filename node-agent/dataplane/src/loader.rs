@@ -2,8 +2,10 @@
 //!
 //! Everything is pinned below `<bpffs>/v<schema version>/`: `maps/`, `programs/` and `links/`. A
 //! loader that finds maps pinned adopts them, loads its own programs over them, and puts these into
-//! the pinned links' place; packets meet the old program or the new one, never none.
+//! the pinned links' place; packets meet the old program or the new one, never none. What it does
+//! with maps of another version: [`succession`](crate::succession).
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,8 +25,9 @@ use fairlead_dataplane_common::{
 };
 
 use crate::entries::Entries;
-use crate::links::{self, Hook, Links};
+use crate::links::{self, Attachment, Hook, Links};
 use crate::object;
+use crate::succession::{Folder, Inherited};
 use crate::sweep;
 use crate::sys;
 
@@ -96,12 +99,19 @@ pub struct Place {
     pub uplinks: Vec<String>,
     /// The cgroup v2 directory whose sockets are translated.
     pub cgroup: PathBuf,
+    /// Version of the maps' layouts: [`maps::SCHEMA_VERSION`], except where a test has the same
+    /// layouts play two versions.
+    pub version: u32,
 }
 
 impl Place {
-    /// The directory of all pins of this schema version.
+    /// The directory of all pins of this version.
     pub fn pins(&self) -> PathBuf {
-        self.bpffs.join(format!("v{}", maps::SCHEMA_VERSION))
+        self.folder().root()
+    }
+
+    fn folder(&self) -> Folder {
+        Folder::new(&self.bpffs, self.version)
     }
 }
 
@@ -125,32 +135,98 @@ const PROGRAMS: [&str; 12] = [
 pub struct Loaded {
     /// The maps, by type.
     pub tables: Tables,
+    place: Place,
     programs: Programs,
     links: Links,
+    /// Whose programs are at the hooks, while that is another version.
+    predecessor: Option<Folder>,
 }
 
 impl Loaded {
-    /// Loads the programs, adopting what is pinned at `place`, and attaches each to its hooks.
+    /// Loads the programs, adopting what is pinned at `place`, and attaches each to its hooks; but
+    /// where programs of another version are attached, these stay until [`Self::take_over`].
     pub fn open(place: &Place) -> Result<Self, Error> {
         let object = object::embedded()?;
         mount(&place.bpffs)?;
-        let pins = place.pins();
-        let [maps, programs_dir, links_dir] =
-            ["maps", "programs", "links"].map(|name| pins.join(name));
-        for directory in [&maps, &programs_dir, &links_dir] {
-            create_directory(directory)?;
+        let own = place.folder();
+        let mut predecessor = None;
+        if !own.has_links()? {
+            predecessor = Folder::serving(&place.bpffs)?;
         }
-        let (programs, tables) = Programs::load(object, Some(&maps))?;
-        let links = Links::new(links_dir);
-        // Pods first: a pod whose veth has gone leaves a dead link behind, which goes with this.
-        links.replace_pods(programs.fd("tc_from_pod")?)?;
-        for uplink in &place.uplinks {
+        if predecessor.is_some() {
+            // An agent of this version has been here, and did not come so far as to serve.
+            own.remove()?;
+        }
+        for directory in [own.maps(), own.programs(), own.links()] {
+            create_directory(&directory)?;
+        }
+        let inherited = predecessor
+            .as_ref()
+            .map(|before| Inherited::share(object, before, &own))
+            .transpose()?;
+        let (programs, mut tables) = Programs::load(object, Some(&own.maps()))?;
+        if let Some(inherited) = inherited {
+            inherited.copy_tables(&mut tables)?;
+            inherited.report(place.version);
+        }
+        let mut loaded = Self {
+            tables,
+            place: place.clone(),
+            programs,
+            links: Links::new(own.links()),
+            predecessor,
+        };
+        if loaded.predecessor.is_none() {
+            loaded.take_over()?;
+        }
+        Ok(loaded)
+    }
+
+    /// The version whose programs are at the hooks, while that is not this one.
+    pub fn served_by(&self) -> Option<u32> {
+        self.predecessor.as_ref().map(Folder::version)
+    }
+
+    /// Puts this version's programs to their hooks, in the place of whatever programs of ours are
+    /// there, and removes what other versions have pinned. The maps have to hold a whole state by
+    /// now, unless no other version serves.
+    ///
+    /// Pins of links move here before the programs are replaced: wherever this is cut short, each
+    /// version that has links has whole maps too, and an agent of any version can go on from there.
+    pub fn take_over(&mut self) -> Result<(), Error> {
+        let own = self.place.folder();
+        let others: Vec<Folder> = Folder::all(&self.place.bpffs)?
+            .into_iter()
+            .filter(|folder| *folder != own)
+            .collect();
+        for other in &others {
+            self.links.adopt(&other.links())?;
+        }
+        self.attach()?;
+        self.programs.pin(&own.programs())?;
+        for other in &others {
+            other.remove()?;
+        }
+        if let Some(before) = self.predecessor.take() {
+            tracing::info!(
+                from = before.version(),
+                to = own.version(),
+                "programs of another version of the maps replaced"
+            );
+        }
+        Ok(())
+    }
+
+    fn attach(&self) -> Result<(), Error> {
+        let programs = &self.programs;
+        let cgroup = File::open(&self.place.cgroup).map_err(files("open", &self.place.cgroup))?;
+        let mut hooks = Vec::new();
+        for uplink in &self.place.uplinks {
             let ifindex = links::interface_index(uplink)?;
-            links.attach(&Hook::Xdp { ifindex }, programs.fd("xdp_ingress")?)?;
-            links.attach(&Hook::Ingress { ifindex }, programs.fd("tc_uplink_in")?)?;
-            links.attach(&Hook::Egress { ifindex }, programs.fd("tc_uplink_out")?)?;
+            hooks.push(Hook::Xdp { ifindex });
+            hooks.push(Hook::Ingress { ifindex });
+            hooks.push(Hook::Egress { ifindex });
         }
-        let cgroup = File::open(&place.cgroup).map_err(files("open", &place.cgroup))?;
         for (attach_type, name) in [
             (sys::CGROUP_INET4_CONNECT, "sock_connect4"),
             (sys::CGROUP_INET6_CONNECT, "sock_connect6"),
@@ -161,38 +237,61 @@ impl Loaded {
             (sys::CGROUP_INET4_GETPEERNAME, "sock_getpeername4"),
             (sys::CGROUP_INET6_GETPEERNAME, "sock_getpeername6"),
         ] {
-            let hook = Hook::Cgroup {
+            hooks.push(Hook::Cgroup {
                 directory: cgroup.as_fd(),
                 attach_type,
                 name,
-            };
-            links.attach(&hook, programs.fd(name)?)?;
+            });
         }
-        programs.pin(&programs_dir)?;
-        Ok(Self {
-            tables,
-            programs,
-            links,
-        })
+        // Pods first: a pod whose veth has gone leaves a dead link behind, which goes with this.
+        self.links.replace_pods(programs.fd("tc_from_pod")?)?;
+        for hook in &hooks {
+            self.links.put(hook, programs.fd(hook.program())?)?;
+        }
+        // Asking takes longer than replacing: all hooks are of one version before it begins.
+        for hook in &hooks {
+            links::expect_one(hook)?;
+        }
+        Ok(())
+    }
+
+    /// The links that are in use.
+    fn links(&self) -> Links {
+        match &self.predecessor {
+            Some(before) => Links::new(before.links()),
+            None => self.links.clone(),
+        }
     }
 
     /// Attaches the pods' program to the host's end of a pod's veth. Does nothing if it is attached.
     pub fn attach_pod_veth(&self, ifindex: u32) -> Result<(), Error> {
-        Ok(self
-            .links
-            .attach(&Hook::Pod { ifindex }, self.programs.fd("tc_from_pod")?)?)
+        const NAME: &str = "tc_from_pod";
+        let hook = Hook::Pod { ifindex };
+        let Some(before) = &self.predecessor else {
+            return Ok(self.links.attach(&hook, self.programs.fd(NAME)?)?);
+        };
+        let path = before.programs().join(NAME);
+        let program = sys::pinned(&path).map_err(files("open program", &path))?;
+        let program = program.ok_or(Error::Absent { name: NAME })?;
+        Ok(self.links().attach(&hook, program.as_fd())?)
     }
 
     /// Detaches it. Does nothing if it is not attached, or if the veth has gone.
     pub fn detach_pod_veth(&self, ifindex: u32) -> Result<(), Error> {
-        Ok(self.links.detach(&Hook::Pod { ifindex })?)
+        Ok(self.links().detach(&Hook::Pod { ifindex })?)
+    }
+
+    /// What is attached, by the links' names.
+    pub fn attachments(&self) -> Result<BTreeMap<String, Attachment>, Error> {
+        Ok(self.links().attachments()?)
     }
 
     /// The tags of the programs that are attached to an uplink: what XDP runs, and TC on arrival.
     pub fn attached_tags(&self, ifindex: u32) -> Result<[Option<[u8; 8]>; 2], Error> {
+        let links = self.links();
         Ok([
-            self.links.program_tag(&Hook::Xdp { ifindex })?,
-            self.links.program_tag(&Hook::Ingress { ifindex })?,
+            links.program_tag(&Hook::Xdp { ifindex })?,
+            links.program_tag(&Hook::Ingress { ifindex })?,
         ])
     }
 
@@ -326,7 +425,7 @@ pub struct Tables {
 }
 
 /// Opens the maps of an object: those pinned in the directory `pins`, or new ones.
-fn open_object(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, Error> {
+pub(crate) fn open_object(object: &[u8], pins: Option<&Path>) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();
     if let Some(pins) = pins {
         for name in maps::ALL {
@@ -424,7 +523,11 @@ impl<V: Pod> Slots<V> {
     }
 
     fn take(ebpf: &mut Ebpf, name: &'static str, capacity: u32) -> Result<Self, Error> {
-        let data = take(ebpf, name, capacity)?;
+        Self::of(take(ebpf, name, capacity)?, name)
+    }
+
+    /// The array `data`, called `name`.
+    pub(crate) fn of(data: Map, name: &'static str) -> Result<Self, Error> {
         let Map::Array(map_data) = &data else {
             return Err(Error::Absent { name });
         };
@@ -540,7 +643,7 @@ fn create_directory(path: &Path) -> Result<(), Error> {
     fs::create_dir_all(path).map_err(files("create", path))
 }
 
-fn files(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn files(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Files {
         operation,
         path: path.to_owned(),

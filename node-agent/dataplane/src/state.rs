@@ -93,6 +93,10 @@ impl State {
         self.local.drained.retain(|backend| over.contains(backend));
         let actions = self.enter(&desired, scope, generation, None)?;
         self.desired = Some(desired);
+        if self.loaded.served_by().is_some() {
+            // The state before is not cleared away yet, so the programs have all they may look for.
+            self.loaded.take_over()?;
+        }
         Ok(actions)
     }
 

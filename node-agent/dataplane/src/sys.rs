@@ -199,24 +199,32 @@ pub(crate) fn program_tag(program: BorrowedFd<'_>) -> io::Result<[u8; 8]> {
     Ok(unsafe { info::<Info>(program) }?.tag)
 }
 
+/// What a link is: `struct bpf_link_info`, its beginning.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LinkInfo {
+    kind: u32,
+    /// Of the link.
+    pub(crate) id: u32,
+    /// The id of the program it has attached.
+    pub(crate) program: u32,
+}
+
+/// Asks what a link is.
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    // SAFETY: integers only.
+    unsafe { info(link) }
+}
+
 /// The program that a link has attached.
 pub(crate) fn linked_program(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    /// `struct bpf_link_info`, its beginning.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Info {
-        kind: u32,
-        id: u32,
-        program: u32,
-    }
     #[repr(C)]
     struct Attributes {
         id: u32,
         next: u32,
         flags: u32,
     }
-    // SAFETY: integers only.
-    let id = unsafe { info::<Info>(link) }?.program;
+    let id = link_info(link)?.program;
     let attributes = Attributes {
         id,
         next: 0,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fairlead_dataplane::loader::{Loaded, Place};
+use fairlead_dataplane_common::maps;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::is_root_missing;
@@ -34,6 +35,7 @@ impl Node {
             bpffs: Path::new("/sys/fs/bpf").join(&name),
             uplinks: vec!["uplink".to_owned()],
             cgroup,
+            version: maps::SCHEMA_VERSION,
         };
         Some(Self { place })
     }

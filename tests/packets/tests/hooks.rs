@@ -1,6 +1,7 @@
 //! The programs at their hooks: attached, replaced, adopted. Each test runs in a process of its own
 //! (nextest), in a network namespace that vanishes with it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use fairlead_dataplane::loader::{Loaded, Place};
 use fairlead_dataplane_common::{Config, Meta};
 use packet_tests::node::{Node, ip};
 
-fn link_ids(place: &Place) -> Vec<String> {
+fn link_names(place: &Place) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(place.pins().join("links"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -32,14 +33,20 @@ fn second_loader_adopts_maps_and_replaces_programs_in_their_links() {
         ..Config::default()
     };
     first.tables.config.set(0, config, 0).unwrap();
-    let links = link_ids(&node.place);
-    assert_eq!(links.len(), 3 + 8, "{links:?}");
+    let before = first.attachments().expect("what is attached");
+    assert_eq!(before.len(), 3 + 8, "{before:?}");
     drop(first);
 
     let second = Loaded::open(&node.place).expect("adopt and replace");
     assert_eq!(second.tables.meta.get(&0, 0).unwrap(), meta);
     assert_eq!(second.tables.config.get(&0, 0).unwrap(), config);
-    assert_eq!(link_ids(&node.place), links);
+    let after = second.attachments().expect("what is attached");
+    assert!(before.keys().eq(after.keys()), "{before:?} {after:?}");
+    let old: BTreeSet<u32> = before.values().map(|hook| hook.program).collect();
+    for (hook, is) in &after {
+        assert_eq!(is.link, before[hook].link, "{hook} was detached");
+        assert!(!old.contains(&is.program), "{hook} has its old program");
+    }
 }
 
 #[test]
@@ -72,13 +79,13 @@ fn pod_link_is_made_once_and_forgotten_with_its_veth() {
     loaded.attach_pod_veth(ifindex).expect("attach");
     loaded.attach_pod_veth(ifindex).expect("attach again");
     let pin = format!("pod-{ifindex}");
-    assert!(link_ids(&node.place).contains(&pin));
+    assert!(link_names(&node.place).contains(&pin));
 
     ip("link del pod");
     drop(loaded);
     let loaded = Loaded::open(&node.place).expect("adopt");
     assert!(
-        !link_ids(&node.place).contains(&pin),
+        !link_names(&node.place).contains(&pin),
         "the dead link was removed"
     );
     loaded

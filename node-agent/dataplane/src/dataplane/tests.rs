@@ -5,6 +5,7 @@ mod announcing;
 mod flows;
 mod loads;
 mod servers;
+mod succession;
 mod views;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Looking at a dataplane while it works: beside its lock as far as possible.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fairlead_dataplane_common::maps;
@@ -23,7 +23,7 @@ use crate::view::{self, Gathered, Node};
 pub(super) struct Viewer {
     /// The maps, opened once more: what is read by this waits for nobody and lets nobody wait.
     tables: Tables,
-    /// Where they are pinned.
+    /// The directory of all pins.
     pins: PathBuf,
     rates: Arc<Mutex<Rates>>,
     sampling: JoinHandle<()>,
@@ -46,11 +46,11 @@ impl Drop for Viewer {
 impl Viewer {
     /// Opens the maps of `state` a second time, and begins to sample their counters. `pins` is the
     /// directory of all pins.
-    pub(super) fn open(pins: &Path, state: &Arc<Mutex<State>>) -> Result<Self, Error> {
-        let pins = pins.join("maps");
+    pub(super) fn open(pins: PathBuf, state: &Arc<Mutex<State>>) -> Result<Self, Error> {
+        let maps_dir = pins.join("maps");
         let object = object::embedded().map_err(loader::Error::Object)?;
-        let tables = Tables::open(object, &pins)?;
-        let counters = sampler::open(&pins).map_err(|source| loader::Error::Map {
+        let tables = Tables::open(object, &maps_dir)?;
+        let counters = sampler::open(&maps_dir).map_err(|source| loader::Error::Map {
             name: maps::BACKEND_STATS,
             source: Box::new(source),
         })?;
@@ -89,7 +89,7 @@ impl Dataplane {
         let object = object::embedded().map_err(loader::Error::Object)?;
         let Viewer { tables, pins, .. } = &self.viewer;
         let uplink = self.uplink(params)?;
-        let trace = trace::trace(object, pins, tables, &packet, uplink)?;
+        let trace = trace::trace(object, &pins.join("maps"), tables, &packet, uplink)?;
         let rates = self.rates();
         let state = lock(&self.state);
         let attached = state.loaded.attached_tags(uplink.ifindex)?;
@@ -128,7 +128,7 @@ impl Dataplane {
             attachments: json!({
                 "uplinks": self.config.uplinks,
                 "cgroup": self.config.cgroup,
-                "pins": self.config.place().pins(),
+                "pins": self.viewer.pins,
             }),
             rates,
             jiffies: &self.jiffies,

@@ -41,6 +41,7 @@ pub(super) fn status(state: &State, node: &Node<'_>) -> Result<Value, Error> {
         "synced": state.desired.is_some(),
         "bank": bank,
         "schemaVersion": maps::SCHEMA_VERSION,
+        "servedByVersion": state.loaded.served_by(),
         "attachments": node.attachments,
         "uplinks": uplinks.collect::<Vec<_>>(),
         "nodesResolved": resolved,
