@@ -151,6 +151,7 @@ fn trace_predicts_what_the_attached_programs_do() {
                 Verdict::Pass => traces::Verdict::Pass,
                 Verdict::Transmit => traces::Verdict::Transmit,
                 Verdict::Redirect => traces::Verdict::Redirect,
+                Verdict::TakenIn => traces::Verdict::Drop(None),
                 Verdict::Drop(reason) => traces::Verdict::Drop(Some(reason)),
             };
             assert_eq!(verdict, step.verdict, "{} of {params}", step.program);
