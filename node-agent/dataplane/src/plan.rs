@@ -228,8 +228,12 @@ impl Planner<'_> {
                     // a slot of their own, and nobody sees the one with the port of the other.
                     let is_same = |slot: &u32| {
                         held.get(*slot).is_some_and(|before| {
-                            (before.id, before.address, before.port_be, before.vpc)
-                                == (entry.id, entry.address, entry.port_be, entry.vpc)
+                            // Of a version with other entries only slot and id are known.
+                            let is_reserved =
+                                before.id == entry.id && before.address.is_unspecified();
+                            is_reserved
+                                || (before.id, before.address, before.port_be, before.vpc)
+                                    == (entry.id, entry.address, entry.port_be, entry.vpc)
                         })
                     };
                     let slot = before.filter(is_same).or_else(|| free.next()).ok_or(Full {

@@ -379,3 +379,36 @@ fn of(name: &'static str) -> impl FnOnce(MapError) -> Error {
         source: Box::new(source),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_map_is_shared_or_copied_or_follows_from_the_state() {
+        let shared = SHARED.map(|(name, _)| name);
+        let copied = [
+            maps::CONFIG,
+            maps::META,
+            maps::SERVICES,
+            maps::LUT,
+            maps::BACKENDS,
+            maps::BACKEND_IDS,
+            maps::NODES,
+            maps::NODE_ADDRESSES,
+        ];
+        // Where a frontend is depends on a hash, which no size tells.
+        let follow = [
+            maps::FRONTENDS,
+            maps::ROUTES,
+            maps::VPCS,
+            maps::SOURCE_RANGES,
+        ];
+        let named: Vec<&str> = [&shared[..], &copied, &follow].concat();
+        assert_eq!(named.len(), maps::ALL.len(), "none twice");
+        let named: BTreeSet<_> = named.into_iter().collect();
+        assert_eq!(named, maps::ALL.iter().copied().collect());
+    }
+}

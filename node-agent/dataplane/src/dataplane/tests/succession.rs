@@ -2,10 +2,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::thread;
 use std::time::Instant;
 
+use fairlead_dataplane_common::{FlowEntry, FlowKey, TrackEntry};
 use fairlead_proto::node::Protocol;
 
 use super::*;
@@ -352,4 +354,75 @@ fn takeover_cut_short_is_finished_by_the_next_agent_of_either_version() {
             assert_eq!(served.versions(), [next]);
         });
     }
+}
+
+#[test]
+fn maps_of_another_layout_begin_empty_and_backends_keep_their_slots() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let flow = FlowKey {
+        protocol: 17,
+        ..FlowKey::default()
+    };
+    let second_only = || {
+        let mut state = state();
+        state.services.remove(0);
+        whole(&state)
+    };
+    let slot = life(&fixture, OLD, async |dataplane| {
+        let applied = dataplane.apply(whole(&state()), Generation(5)).await;
+        applied.unwrap();
+        let applied = dataplane.apply(second_only(), Generation(6)).await;
+        applied.unwrap();
+        dataplane.settle().await.unwrap();
+        let mut state = dataplane.state();
+        let slot = state.observed.backend_ids[&21];
+        let noted = TrackEntry {
+            backend: 21,
+            backend_slot: slot,
+            ..TrackEntry::default()
+        };
+        let tables = &mut state.loaded.tables;
+        tables.flows.insert(flow, noted, 0).unwrap();
+        tables
+            .replies
+            .insert(flow, FlowEntry::default(), 0)
+            .unwrap();
+        slot
+    });
+    let folder = |version: u32| fixture.config.bpffs.join(format!("v{version}/maps"));
+    let give_another_layout = |version: u32, name: &str, of: &str| {
+        let other = sys::pinned(&folder(version).join(of)).unwrap().unwrap();
+        fs::remove_file(folder(version).join(name)).unwrap();
+        sys::pin(other.as_fd(), &folder(version).join(name)).unwrap();
+    };
+    let is_held = |dataplane: &Dataplane| {
+        let tables = &dataplane.state().loaded.tables;
+        let (noted, answered) = (tables.flows.get(&flow, 0), tables.replies.get(&flow, 0));
+        (noted.is_ok(), answered.is_ok())
+    };
+
+    give_another_layout(OLD, maps::BACKENDS, maps::NODES);
+    life(&fixture, NEW, async |dataplane| {
+        assert_eq!(is_held(&dataplane), (true, true));
+        let applied = dataplane.apply(second_only(), Generation(7)).await;
+        applied.unwrap();
+        let state = dataplane.state();
+        assert_eq!(state.observed.backend_ids[&21], slot);
+        let backend = state.loaded.tables.backends.get(slot).unwrap();
+        assert_eq!(backend.address, Ipv4Addr::new(10, 244, 1, 2).into());
+    });
+
+    give_another_layout(NEW, maps::BACKEND_IDS, maps::AFFINITY);
+    life(&fixture, OLD, async |dataplane| {
+        assert_eq!(
+            is_held(&dataplane),
+            (false, true),
+            "a slot is another backend's"
+        );
+        let applied = dataplane.apply(second_only(), Generation(8)).await;
+        applied.unwrap();
+        assert_eq!(dataplane.state().loaded.served_by(), None);
+    });
 }
