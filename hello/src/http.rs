@@ -101,22 +101,6 @@ pub(crate) fn response(
     bytes
 }
 
-/// `text` as a JSON string, quotes included.
-pub(crate) fn json_string(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            control if control < ' ' => quoted.push_str(&format!("\\u{:04x}", control as u32)),
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,10 +146,5 @@ mod tests {
             refusal(b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n"),
             "413 Content Too Large"
         );
-    }
-
-    #[test]
-    fn control_characters_and_quotes_are_escaped_in_json() {
-        assert_eq!(json_string("a\"b\\c\n"), "\"a\\\"b\\\\c\\u000a\"");
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::http;
+use crate::identity::{Identity, plain};
 
 /// More connections at once than this wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 4096;
@@ -19,14 +20,8 @@ const FINISH_MAX: Duration = Duration::from_secs(10);
 /// A connection's thread only parses and formats; the default of 2 MiB is address space wasted.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// Who answers.
-pub(crate) struct Identity {
-    pub(crate) pod: String,
-    pub(crate) node: String,
-}
-
 struct Shared {
-    identity: Identity,
+    identity: Arc<Identity>,
     stopping: AtomicBool,
     /// Every open connection, so that `stop` can end the idle ones.
     connections: Mutex<HashMap<u64, TcpStream>>,
@@ -42,7 +37,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts accepting on `listener`.
-    pub(crate) fn start(listener: TcpListener, identity: Identity) -> Self {
+    pub(crate) fn start(listener: TcpListener, identity: Arc<Identity>) -> Self {
         let address = listener
             .local_addr()
             .expect("a bound listener has an address");
@@ -147,7 +142,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 fn converse(mut stream: TcpStream, client: SocketAddr, shared: &Shared) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(IDLE_MAX))?;
-    let answer = answer(&shared.identity, client, stream.local_addr()?);
+    // One for the life of the connection, since neither end of it changes.
+    let local = plain(stream.local_addr()?).to_string();
+    let answer = shared.identity.answer(client, ("local", &local));
     let mut input = Vec::with_capacity(1024);
     loop {
         let head = match http::parse(&input) {
@@ -187,17 +184,4 @@ fn read_more(stream: &mut TcpStream, input: &mut Vec<u8>) -> std::io::Result<usi
     let count = stream.read(&mut chunk)?;
     input.extend_from_slice(&chunk[..count]);
     Ok(count)
-}
-
-/// The body: one for the life of a connection, since neither end of it changes.
-fn answer(identity: &Identity, client: SocketAddr, local: SocketAddr) -> String {
-    // An IPv4 client of a dual-stack socket is shown as itself, not as ::ffff:a.b.c.d.
-    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    format!(
-        "{{\"pod\":{},\"node\":{},\"client\":\"{}\",\"local\":\"{}\"}}\n",
-        http::json_string(&identity.pod),
-        http::json_string(&identity.node),
-        plain(client),
-        plain(local),
-    )
 }

@@ -1,8 +1,9 @@
 //! The program itself, over real sockets.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 struct Hello {
     child: Child,
@@ -91,6 +92,26 @@ fn requests_on_one_connection_are_answered_with_both_addresses() {
         );
     }
     assert_eq!(request(&mut stream, "/healthz").1, "ok\n");
+}
+
+#[test]
+fn datagram_is_answered_with_what_it_said_and_whom_it_was_from() {
+    let hello = Hello::start();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    socket.send_to(b"seven", ("127.0.0.1", hello.port)).unwrap();
+    let mut answer = [0; 1024];
+    let (count, _) = socket.recv_from(&mut answer).unwrap();
+    let client = socket.local_addr().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&answer[..count]),
+        format!(
+            "{{\"pod\":\"pod-a\",\"node\":\"node-1\",\"client\":\"{client}\",\
+             \"said\":\"seven\"}}\n"
+        )
+    );
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn pack(program: &[u8]) -> Result<Vec<u8>> {
         "os": "linux",
         "config": {
             "Entrypoint": ["/hello"],
-            "ExposedPorts": {"8080/tcp": {}},
+            "ExposedPorts": {"8080/tcp": {}, "8080/udp": {}},
             "User": "65532:65532",
         },
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
