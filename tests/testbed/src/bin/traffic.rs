@@ -1,12 +1,12 @@
 //! Sends and counts requests from wherever it is run: `cargo xtask exec client -- traffic http …`.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use testbed::traffic::{Flood, Kept, Load, Sink};
+use testbed::traffic::{Datagrams, Flood, Kept, Load, Sink};
 
 /// Sends traffic and prints what became of it, as JSON.
 #[derive(Debug, Parser)]
@@ -55,6 +55,26 @@ enum Kind {
         interval: u64,
         /// How long an answer may take, in seconds.
         #[arg(long, default_value_t = 10)]
+        timeout: u64,
+    },
+    /// Numbered UDP datagrams, whose answers by hello are looked for by number.
+    Datagrams {
+        /// Where to, as ADDRESS:PORT.
+        target: SocketAddr,
+        /// From which addresses, in turn.
+        #[arg(long, value_delimiter = ',')]
+        from: Vec<IpAddr>,
+        /// From how many source ports.
+        #[arg(long, default_value_t = 16)]
+        flows: u32,
+        /// How many from each; without a number, until standard input ends.
+        #[arg(long)]
+        each: Option<u64>,
+        /// Milliseconds between a flow's datagrams.
+        #[arg(long, default_value_t = 10)]
+        interval: u64,
+        /// How many milliseconds answers are waited for after the last datagram.
+        #[arg(long, default_value_t = 2000)]
         timeout: u64,
     },
     /// UDP datagrams as fast as possible.
@@ -119,6 +139,24 @@ fn main() -> Result<()> {
                 timeout: Duration::from_secs(timeout),
             };
             serde_json::to_string(&kept.run(std::io::stdin(), std::io::stderr())?)
+        }
+        Kind::Datagrams {
+            target,
+            from,
+            flows,
+            each,
+            interval,
+            timeout,
+        } => {
+            let datagrams = Datagrams {
+                target,
+                from,
+                flows,
+                each,
+                interval: Duration::from_millis(interval),
+                timeout: Duration::from_millis(timeout),
+            };
+            serde_json::to_string(&datagrams.run(std::io::stdin(), std::io::stderr())?)
         }
         Kind::UdpFlood {
             target,

@@ -19,6 +19,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
 
 pub use application::Published;
 pub use baseline::Baseline;
@@ -31,7 +32,7 @@ pub use state::State;
 
 use crate::cgroup::Hierarchies;
 use crate::process::last_lines;
-use crate::traffic::Report;
+use crate::traffic::{DatagramsReport, Report};
 use crate::{Deadline, Kubectl, Launch, NetNs, ProcessId, Workspace};
 
 /// The name of the cluster that commands mean when none is given.
@@ -181,6 +182,20 @@ impl Cluster {
         parse_report(command, host)
     }
 
+    /// Sends numbered datagrams from a host; `arguments` are those of `traffic datagrams`, with
+    /// `--each`.
+    ///
+    /// # Errors
+    /// The program could not be run; lost datagrams are no error.
+    pub fn datagrams(&self, host: Host, arguments: &str) -> Result<DatagramsReport> {
+        let command = self
+            .launch(host, self.workspace.binary("traffic")?)?
+            .arguments(["datagrams"])
+            .arguments(arguments.split_whitespace())
+            .command()?;
+        parse_report(command, host)
+    }
+
     /// A command that sends counted HTTP traffic from a host.
     ///
     /// # Errors
@@ -318,7 +333,7 @@ fn run_to_end(mut command: Command, what: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
-fn parse_report(command: Command, host: impl std::fmt::Display) -> Result<Report> {
+fn parse_report<R: DeserializeOwned>(command: Command, host: impl std::fmt::Display) -> Result<R> {
     let text = run_to_end(command, &format!("traffic from {host}"))?;
     serde_json::from_str(&text).with_context(|| format!("understand the traffic report {text:?}"))
 }

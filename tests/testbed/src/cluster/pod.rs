@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{Cluster, parse_report};
 use crate::process::all_pids;
-use crate::traffic::Report;
+use crate::traffic::{DatagramsReport, Report};
 use crate::{Deadline, Launch, NetNsHandle, ProcessId};
 
 /// The application's process in a pod.
@@ -66,6 +66,20 @@ impl Cluster {
         let command = self
             .launch_in_pod(pod, self.workspace.binary("traffic")?)?
             .arguments(["http"])
+            .arguments(arguments.split_whitespace())
+            .command()?;
+        parse_report(command, "a pod")
+    }
+
+    /// Sends numbered datagrams from a pod; `arguments` are those of `traffic datagrams`, with
+    /// `--each`.
+    ///
+    /// # Errors
+    /// The program could not be run; lost datagrams are no error.
+    pub fn datagrams_from_pod(&self, pod: &PodProcess, arguments: &str) -> Result<DatagramsReport> {
+        let command = self
+            .launch_in_pod(pod, self.workspace.binary("traffic")?)?
+            .arguments(["datagrams"])
             .arguments(arguments.split_whitespace())
             .command()?;
         parse_report(command, "a pod")

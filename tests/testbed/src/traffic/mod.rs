@@ -1,11 +1,14 @@
-//! Traffic that is counted: HTTP requests, connections that are kept, and a stream of UDP datagrams.
+//! Traffic that is counted: HTTP requests, connections that are kept, numbered datagrams that are
+//! answered, and a flood of datagrams.
 
+mod datagrams;
 mod http;
 mod kept;
 mod load;
 mod report;
 mod udp;
 
+pub use datagrams::{Datagrams, DatagramsReport, FlowReport};
 pub use http::{Connection, Response, get};
 pub use kept::{End, Kept, KeptConnection, KeptReport};
 pub use load::Load;

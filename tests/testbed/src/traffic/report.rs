@@ -145,7 +145,7 @@ impl Tally {
     }
 }
 
-fn without_port(address: String) -> String {
+pub(super) fn without_port(address: String) -> String {
     match address.parse::<SocketAddr>() {
         Ok(address) => address.ip().to_string(),
         Err(_) => address,
