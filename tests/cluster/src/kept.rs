@@ -1,20 +1,18 @@
 //! Connections from the client to the example that are kept, and what became of them.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use testbed::cluster::{Cluster, Host};
+use anyhow::{Result, ensure};
+use testbed::cluster::Cluster;
 use testbed::traffic::{End, KeptConnection, KeptReport};
 
-use crate::hello_vip;
+use crate::{Running, hello_vip};
 
 /// Enough for each pod to hold some, whatever their ports are.
 const CONNECTIONS: u32 = 64;
 
 /// Connections from the client to the example, kept by a process there.
-pub struct KeptTraffic(Child);
+pub struct KeptTraffic(Running<KeptReport>);
 
 impl KeptTraffic {
     /// Returns when all are open.
@@ -24,33 +22,15 @@ impl KeptTraffic {
     pub fn start(cluster: &Cluster) -> Result<Self> {
         let vip = hello_vip(cluster)?;
         let arguments = format!("kept {vip}:80 --connections {CONNECTIONS}");
-        let mut process = cluster
-            .launch(Host::Client, cluster.workspace().binary("traffic")?)?
-            .arguments(arguments.split(' '))
-            .command()?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("start the client")?;
-        let notices = process.stderr.take().expect("it is a pipe");
-        let mut line = String::new();
-        BufReader::new(notices)
-            .read_line(&mut line)
-            .context("wait for the connections")?;
-        ensure!(line.trim() == "open", "the client said {line:?}");
-        Ok(Self(process))
+        Running::start(cluster, &arguments).map(Self)
     }
 
     /// Ends the connections and prints what became of them.
     ///
     /// # Errors
     /// The client has ended, or its report cannot be understood.
-    pub fn finish(mut self, what: &str) -> Result<KeptReport> {
-        drop(self.0.stdin.take());
-        let done = self.0.wait_with_output().context("wait for the client")?;
-        let report: KeptReport =
-            serde_json::from_slice(&done.stdout).context("understand the client's report")?;
+    pub fn finish(self, what: &str) -> Result<KeptReport> {
+        let report = self.0.finish()?;
         let connections = report.connections.iter();
         let count = |end: &End| {
             let ends = connections.clone().filter_map(|one| one.end.as_ref());

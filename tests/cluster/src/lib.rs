@@ -6,15 +6,19 @@
 
 mod kept;
 mod netctl;
+mod running;
 mod scenario;
 
 pub use kept::{KeptTraffic, check_lives};
-pub use netctl::{check_netctl, netctl};
+pub use netctl::{check_netctl, netctl, netctl_json};
+pub use running::Running;
 pub use scenario::{Scenario, Step};
+
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use testbed::cluster::{CLIENT, Cluster};
-use testbed::traffic::Report;
+use testbed::traffic::{DatagramsReport, Report};
 
 /// The virtual address of the example.
 ///
@@ -47,6 +51,35 @@ pub fn check_answers(report: &Report, requests: u64, pods: usize) -> Result<()> 
         report.pods().len(),
         report.answers
     );
+    Ok(())
+}
+
+/// Checks that every datagram was answered, by exactly `pods` pods that all saw the address `client`.
+///
+/// # Errors
+/// It is not so.
+pub fn check_datagrams(report: &DatagramsReport, pods: usize, client: IpAddr) -> Result<()> {
+    ensure!(
+        report.lost() == 0,
+        "{} of {} datagrams were not answered: {report:?}",
+        report.lost(),
+        report.sent()
+    );
+    let answered = report.pods();
+    ensure!(
+        answered.len() == pods,
+        "{} pods answered, not {pods}: {answered:?}",
+        answered.len()
+    );
+    for answer in report.answers() {
+        ensure!(
+            answer.client == client.to_string(),
+            "{} on {} saw {}, not {client}",
+            answer.pod,
+            answer.node,
+            answer.client
+        );
+    }
     Ok(())
 }
 

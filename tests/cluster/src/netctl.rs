@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use testbed::cluster::{Cluster, Host};
+use testbed::cluster::{CLIENT, Cluster, Host};
 
 use crate::{check_contains, hello_vip};
 
@@ -26,6 +26,15 @@ pub fn netctl(cluster: &Cluster, arguments: &str) -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs netctl with these arguments, and returns what it printed as JSON.
+///
+/// # Errors
+/// It failed, or printed something else.
+pub fn netctl_json(cluster: &Cluster, arguments: &str) -> Result<Value> {
+    let text = netctl(cluster, &format!("{arguments} -o json"))?;
+    serde_json::from_str(&text).with_context(|| format!("netctl {arguments} printed {text:?}"))
 }
 
 /// Checks that the example's traffic is seen, that all nodes predict the same way for a packet, and
@@ -59,8 +68,7 @@ pub fn check_netctl(cluster: &mut Cluster) -> Result<()> {
             "destinationPort 80",
         ],
     )?;
-    let traces: Value =
-        serde_json::from_str(&netctl(cluster, &format!("trace {packet} -o json"))?)?;
+    let traces = netctl_json(cluster, &format!("trace {packet}"))?;
     let traces = traces.as_array().context("an array of traces")?;
     ensure!(traces.len() == 3, "{} nodes answered", traces.len());
     let picks: BTreeSet<String> = traces
@@ -77,8 +85,8 @@ pub fn check_netctl(cluster: &mut Cluster) -> Result<()> {
     ensure!(packets(cluster)? == seen, "traces were counted as packets");
 
     // A port of the VIP that nobody answers at.
-    let closed = format!("--from 192.0.2.7:5555 --to {vip}:81 --syn -o json");
-    let traces: Value = serde_json::from_str(&netctl(cluster, &format!("trace {closed}"))?)?;
+    let closed = format!("--from 192.0.2.7:5555 --to {vip}:81 --syn");
+    let traces = netctl_json(cluster, &format!("trace {closed}"))?;
     ensure!(
         traces[0]["dropReason"] == "UnknownPort",
         "not dropped: {:#}",
@@ -90,13 +98,18 @@ pub fn check_netctl(cluster: &mut Cluster) -> Result<()> {
     let sample = netctl(cluster, "drop show UnknownPort")?;
     check_contains(
         &sample,
-        &[&format!("destination {vip}"), "destinationPort 81", "s ago"],
+        &[
+            &format!("source {CLIENT}"),
+            &format!("destination {vip}"),
+            "destinationPort 81",
+            "s ago",
+        ],
     )
 }
 
 /// Packets of the example that were counted so far, on all nodes.
 fn packets(cluster: &Cluster) -> Result<u64> {
-    let services: Value = serde_json::from_str(&netctl(cluster, "service ls -o json")?)?;
+    let services = netctl_json(cluster, "service ls")?;
     let services = services.as_array().context("an array of services")?;
     let hello = |service: &&Value| {
         let name = service["name"].as_str();
