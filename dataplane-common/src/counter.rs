@@ -31,7 +31,7 @@ macro_rules! counters {
 counters! {
     1 FlowTableFull "flows that were not noted because the table is full, and went by the plain pick",
     2 SecondChance "packets of connections unknown here that were passed to who had them before",
-    3 Reset "connections whose backend is gone, and whose clients were told so by a reset",
+    3 Reset "segments that nobody takes any more, and whose senders were told so by a reset",
     4 NeighbourAnswered "ARP requests and neighbour solicitations for VIPs that were answered",
     5 EchoAnswered "echo requests to VIPs that were answered",
     6 TooBigAnswered "packets too big for the way to their backend whose senders were told so",

@@ -7,7 +7,7 @@
 /// meaning or the hash of frontends means raising it. An agent takes over the maps of another version
 /// that keep their name, kind, sizes and capacity: one whose elements mean something else gets another
 /// name.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident $value:literal,)*) => {
@@ -99,7 +99,7 @@ names! {
 pub const FRONTEND_BUCKETS: u32 = 1 << 16;
 /// Frontends the agent accepts: a load of 76 %, where insertion never needs a long search.
 pub const FRONTENDS_MAX: u32 = 100_000;
-/// Service ports of one bank of `services`. 1 MiB a bank; `service_stats` 2 MiB a CPU.
+/// Service ports of one bank of `services`. 1 MiB a bank; `service_stats` 2.5 MiB a CPU.
 pub const SERVICES_MAX: u32 = 1 << 16;
 /// Slots of `lut`. 10,000 services of 10 backends need 1009 slots each, 10.1 million in all, and a
 /// changed service holds two regions until the flip. 128 MiB: the kernel gives each eight bytes.
@@ -153,10 +153,11 @@ pub const SNAT_PORT_MAX: u16 = 65_535;
 
 /// First port used for translated flows (`nat`). They are told apart by the real server's address
 /// and port, so the range may be shared with sockets that listen; it ends below Linux's default
-/// ephemeral range, whose sockets connect to real servers themselves.
+/// ephemeral range, whose sockets connect to real servers themselves, and below Kubernetes' node ports
+/// (30000–32767), whose frontends go before answers.
 pub const NAT_PORT_MIN: u16 = 10_000;
 /// Last port used for translated flows.
-pub const NAT_PORT_MAX: u16 = 32_767;
+pub const NAT_PORT_MAX: u16 = 29_999;
 
 const _: () = assert!(FRONTEND_BUCKETS.is_power_of_two());
 const _: () = assert!(FRONTENDS_MAX < FRONTEND_BUCKETS * crate::BUCKET_ENTRIES as u32 * 89 / 100);

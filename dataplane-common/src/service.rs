@@ -49,6 +49,9 @@ pub const SERVICE_IN_TURN: u32 = 1 << 10;
 /// New connections go to the backend with the least load by [`ServiceEntry::scheduler`], which
 /// looks at each element of the table: each backend stands there once.
 pub const SERVICE_LEAST_LOAD: u32 = 1 << 11;
+/// Some of its backends are real servers. What asks for it at a node port is noted, and translated if
+/// it goes to one of them, whatever the service's forwarding: it is addressed to the node itself.
+pub const SERVICE_SERVERS: u32 = 1 << 12;
 /// What a packet of a service with any of these has to be looked at for, beside a table slot that
 /// is stable. All others are done with after one read of the table.
 pub const SERVICE_SLOW: u32 = SERVICE_TRACK

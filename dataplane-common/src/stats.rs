@@ -25,8 +25,10 @@ pub struct ServiceStats {
     pub connections: u64,
     /// Packets, and operations of sockets, dropped after the service was known.
     pub drops: u64,
+    /// TCP segments that nobody took, and that were answered with a reset.
+    pub resets: u64,
 }
-map_struct!(ServiceStats, 32);
+map_struct!(ServiceStats, 40);
 
 /// What was dropped for one reason on one CPU.
 #[repr(C)]

@@ -52,7 +52,7 @@ pub fn send_xdp(
     stats::packet(pick.found.backend_slot(), ctx.length(), pick.found.begins());
     if is_outside(service, node) {
         let flags = service.flags;
-        let action = if flags & SERVICE_NAT != 0 {
+        let action = if is_translated(pick) {
             nat::begin(flow, pick)?;
             nat::send_xdp(ctx)?
         } else {
@@ -102,7 +102,7 @@ pub fn send_skb(
     let node = lookup::node(backend.node).ok_or(DropReason::NoBackend)?;
     if is_outside(pick.service, node) {
         let (skb, flags) = (ctx.skb.skb, pick.service.flags);
-        return if flags & SERVICE_NAT != 0 {
+        return if is_translated(pick) {
             nat::begin(flow, pick)?;
             Ok(TRANSLATE)
         } else {
@@ -119,6 +119,13 @@ pub fn send_skb(
 #[inline(always)]
 fn is_outside(service: &ServiceEntry, node: &NodeEntry) -> bool {
     node.flags & NODE_SERVER | service.flags & SERVICE_NAT != 0
+}
+
+/// Whether a packet that is [outside](is_outside) is translated. At a node port every one is: it is
+/// addressed to this node itself, and a server that gets it as it is has no such address.
+#[inline(always)]
+fn is_translated(pick: &Pick) -> bool {
+    pick.service.flags & SERVICE_NAT != 0 || pick.found.is_at_node_port()
 }
 
 /// Sends a frame as it is to a node of this segment, which makes the same pick. The sender's address

@@ -152,6 +152,28 @@ impl Ipv4 {
         }
     }
 
+    /// The same header in front of no options, for a packet of `length` bytes from it on.
+    #[inline(always)]
+    pub fn without_options(self, length: u16) -> Self {
+        let mut plain = Self {
+            version_and_length: Self::PLAIN,
+            total_length_be: length.to_be(),
+            checksum: 0,
+            ..self
+        };
+        let sum = u64::from(u16::from_ne_bytes([
+            plain.version_and_length,
+            plain.dscp_ecn,
+        ])) + u64::from(plain.total_length_be)
+            + u64::from(plain.identification)
+            + u64::from(plain.fragment_be)
+            + u64::from(u16::from_ne_bytes([plain.ttl, plain.protocol]))
+            + u64::from(plain.source)
+            + u64::from(plain.destination);
+        plain.checksum = !checksum::fold(sum);
+        plain
+    }
+
     /// Where a packet comes from and goes to.
     ///
     /// # Safety

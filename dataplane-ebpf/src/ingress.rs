@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::xdp_action::{XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::programs::XdpContext;
-use fairlead_dataplane_common::{Config, DropReason, FlowKey, checksum, protocol};
+use fairlead_dataplane_common::{Config, Counter, DropReason, FlowKey, checksum, protocol};
 
 use crate::announce::ADVERTISE;
 use crate::forward::SENT_ON;
@@ -16,7 +16,7 @@ use crate::parse::{Family, Packet, Shape};
 use crate::pick::{self, Choice};
 use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Tags};
-use crate::{announce, decap, forward, fragment, lookup, nat, parse, probe, reset};
+use crate::{announce, decap, forward, fragment, lookup, nat, parse, probe, reset, stats};
 
 /// Sends a packet for a VIP to the node of the backend that its flow picks. Passes what is not for
 /// a VIP, what belongs to a pod of this node, and what needs a neighbour resolved first.
@@ -85,11 +85,14 @@ fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
     let Some(frontend) = lookup::external(config, &flow) else {
         return Ok(for_node(ctx, config, &flow)?);
     };
-    let done = match pick::choose(ctx, config, frontend, packet, &flow)? {
-        Choice::Send(pick) => forward::send_xdp(ctx, config, packet, &flow, &pick),
-        Choice::Reset => reset::answer_xdp(ctx.ctx).unpack(),
-    };
-    done.map_err(|reason| Refusal::of_service(reason, frontend.service))
+    match pick::choose(ctx, config, frontend, packet, &flow)? {
+        Choice::Send(pick) => forward::send_xdp(ctx, config, packet, &flow, &pick)
+            .map_err(|reason| Refusal::of_service(reason, frontend.service)),
+        Choice::Refuse => {
+            reset::begin(frontend.service)?;
+            reset::answer_xdp(ctx.ctx).unpack_refusal()
+        }
+    }
 }
 
 /// What is for no service: passed, unless it is for the node itself and an answer to what was
@@ -168,6 +171,8 @@ fn try_without_ports(
             }
             Ok(BALANCE)
         }
+        // TC takes them off.
+        Shape::Options if packet.family == Family::V4 => Ok(XDP_PASS),
         Shape::Options => Err(DropReason::IpOptions),
         Shape::Ports
         | Shape::FirstFragment
@@ -260,6 +265,7 @@ fn try_answer_echo(ctx: &XdpContext, family: Family) -> Result<u32, DropReason> 
             }
         }
     }
+    stats::count(Counter::EchoAnswered);
     send_back(ctx)
 }
 

@@ -35,6 +35,7 @@ pub mod measure;
 mod mss;
 mod nat;
 mod noting;
+mod options;
 mod parse;
 mod pick;
 pub mod pod;

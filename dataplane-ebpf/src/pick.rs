@@ -5,8 +5,8 @@
 
 use fairlead_dataplane_common::{
     Address, BACKEND_EMPTY, BackendEntry, Config, DropReason, FRONTEND_NODE_PORT, FlowKey,
-    FrontendEntry, LUT_SLOT_MASK, LUT_STATE_MASK, NODE_LOCAL, SERVICE_SLOW,
-    SERVICE_SLOW_FOR_SOCKETS, ServiceEntry, hash,
+    FrontendEntry, LUT_EMPTY, LUT_SLOT_MASK, LUT_STATE_MASK, NODE_LOCAL, SERVICE_SERVERS,
+    SERVICE_SLOW, SERVICE_SLOW_FOR_SOCKETS, ServiceEntry, hash,
 };
 
 use crate::frame::{Frame, is_passed_on};
@@ -34,8 +34,8 @@ pub struct Pick {
 pub enum Choice {
     /// It goes to a backend.
     Send(Pick),
-    /// Its backend is gone: the client is told, in the VIP's name.
-    Reset,
+    /// Nobody takes it: see [`reset`](crate::reset).
+    Refuse,
 }
 
 /// Chooses for a packet of `flow`, its own or the one that an ICMP error is about.
@@ -51,9 +51,9 @@ pub fn choose<F: Frame>(
     let hash = hash::flow(&config.seed, flow);
     let index = ServiceEntry::index(config.bank, frontend.service);
     let service = SERVICES.get(index).ok_or(refused(DropReason::NoBackend))?;
-    let element = element(service.lut_index(hash)).ok_or(refused(DropReason::NoBackend))?;
+    let element = element(service.lut_index(hash)).unwrap_or(LUT_EMPTY);
     let mut found = Found::plain(element, packet.opens);
-    if service.flags & SERVICE_SLOW | element & LUT_STATE_MASK != 0 {
+    if service.flags & looked_at(frontend) | element & LUT_STATE_MASK != 0 {
         let query = query()?;
         query.ask(flow, hash, index);
         query.bytes = frame.length();
@@ -62,16 +62,23 @@ pub fn choose<F: Frame>(
         query.ifindex = frame.ifindex();
         found = Found::of(track::answer());
         found.refusal().map_err(refused)?;
-        if found.is_gone() {
-            return Ok(Choice::Reset);
-        }
     }
+    let Some(backend) = backend(found.backend_slot()) else {
+        return Ok(Choice::Refuse);
+    };
     Ok(Choice::Send(Pick {
         service,
-        backend: backend(found.backend_slot()).ok_or(refused(DropReason::NoBackend))?,
+        backend,
         hash,
         found: found.asked_at(frontend.flags),
     }))
+}
+
+/// The flags of a service that its packets at a frontend have to be looked at for.
+#[inline(always)]
+fn looked_at(frontend: &FrontendEntry) -> u32 {
+    const SHIFT: u32 = SERVICE_SERVERS.trailing_zeros() - FRONTEND_NODE_PORT.trailing_zeros();
+    SERVICE_SLOW | (frontend.flags & FRONTEND_NODE_PORT) << SHIFT
 }
 
 /// Keeps what was picked at a frontend for a later stage, which takes it up by [`kept`].

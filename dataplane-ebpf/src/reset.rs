@@ -1,30 +1,38 @@
-//! The answer to a packet of a connection whose backend is gone: a reset in the VIP's name (RFC 9293
-//! §3.10.7.1), so that the client need not wait for its own timeouts.
+//! The answer to a segment that nobody takes, as the backend of its connection is gone or the service
+//! has none: a reset in the VIP's name (RFC 9293 §3.10.7.1), so that the client need not wait for its
+//! own timeouts. A segment gets one answer, and a reset none; what is no segment is dropped.
 
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::mem;
-use fairlead_dataplane_common::{Counter, DropReason, FlowKey, checksum, protocol};
+use fairlead_dataplane_common::{DropReason, FlowKey, ServiceEntry, checksum, protocol};
 
-use crate::frame::{Frame, pull};
+use crate::frame::{Frame, is_passed_on, pull};
 use crate::header::{Ethernet, Ipv4, Ipv6, NETWORK, Tcp};
-use crate::parse::{Family, Packet};
-use crate::verdict::{Pack, Packed};
-use crate::{parse, stats};
+use crate::parse::{Family, Packet, Shape};
+use crate::verdict::{Pack, Packed, Refusal};
+use crate::{parse, pick, stats};
 
 /// Bytes of a reset from its TCP header on: it has no options and no data.
 const SEGMENT: usize = mem::size_of::<Tcp>();
 
-/// Turns a TCP segment into the reset that answers it, and sends it back.
+/// Begins the answer to a packet for the service in `service_slot`.
+#[inline(always)]
+pub fn begin(service_slot: u32) -> Result<(), DropReason> {
+    pick::query()?.service_index = service_slot;
+    Ok(())
+}
+
+/// Turns a TCP segment for the service that was told into the reset that answers it, and sends it back.
+/// What is not answered is refused.
 #[inline(never)]
 #[unsafe(export_name = "reset_answer_xdp")]
 pub extern "C" fn answer_xdp(ctx: *mut xdp_md) -> Packed {
     let ctx = &XdpContext::new(ctx);
-    parse::of(ctx, 0)
-        .and_then(|packet| send_back_xdp(ctx, &packet))
-        .pack()
+    let done = parse::of(ctx, 0).and_then(|packet| send_back_xdp(ctx, &packet));
+    of_service(done).pack()
 }
 
 /// The same for an skb.
@@ -32,13 +40,38 @@ pub extern "C" fn answer_xdp(ctx: *mut xdp_md) -> Packed {
 #[unsafe(export_name = "reset_answer_skb")]
 pub extern "C" fn answer_skb(skb: *mut __sk_buff) -> Packed {
     let ctx = &TcContext::new(skb);
-    parse::of(ctx, 0)
-        .and_then(|packet| send_back_skb(ctx, &packet))
-        .pack()
+    let done = parse::of(ctx, 0).and_then(|packet| send_back_skb(ctx, &packet));
+    of_service(done).pack()
+}
+
+/// What came of an answer, and counts it.
+#[inline(always)]
+fn of_service<T>(done: Result<T, DropReason>) -> Result<T, Refusal> {
+    let service_slot = ServiceEntry::slot(pick::query()?.service_index);
+    match done {
+        Ok(action) => {
+            stats::reset(service_slot);
+            Ok(action)
+        }
+        Err(reason) => Err(Refusal::of_service(reason, service_slot)),
+    }
+}
+
+/// Only whole segments are answered, which show their ports, and never a reset. What another node passed
+/// on does not say whom to answer.
+#[inline(always)]
+fn refuse_others<F: Frame>(frame: &F, packet: &Packet) -> Result<(), DropReason> {
+    let is_segment = packet.shape == Shape::Ports && packet.flow.protocol == protocol::TCP;
+    if is_segment && packet.tcp_flags & Tcp::RST == 0 && !is_passed_on(frame)? {
+        Ok(())
+    } else {
+        Err(DropReason::NoBackend)
+    }
 }
 
 #[inline(always)]
 fn send_back_xdp(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
+    refuse_others(ctx, packet)?;
     let (tcp, _) = answer(ctx, packet)?;
     let length = packet.family.transport() + SEGMENT;
     // SAFETY: the context is the program's own.
@@ -46,12 +79,12 @@ fn send_back_xdp(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
         return Err(DropReason::RewriteFailed);
     }
     write(ctx, packet, tcp)?;
-    stats::count(Counter::Reset);
     Ok(XDP_TX)
 }
 
 #[inline(always)]
 fn send_back_skb(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    refuse_others(ctx, packet)?;
     let (tcp, pseudo) = answer(ctx, packet)?;
     let transport = packet.family.transport();
     let length = (transport + SEGMENT) as u32;
@@ -69,7 +102,6 @@ fn send_back_skb(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     };
     ctx.store(transport + Tcp::CHECKSUM, &checksum, 0)
         .map_err(|_| DropReason::RewriteFailed)?;
-    stats::count(Counter::Reset);
     // SAFETY: the context is the program's own; the rest are numbers.
     Ok(unsafe { bpf_redirect((*skb).ifindex, 0) } as i32)
 }

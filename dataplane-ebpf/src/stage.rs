@@ -10,7 +10,7 @@ pub const BALANCE: i32 = i32::MAX;
 pub const PLAIN: i32 = i32::MAX - 1;
 /// A pod of another node sent the packet to this one itself: only what answers a translated flow is
 /// ours.
-pub const FROM_POD: i32 = i32::MAX - 11;
+pub const FROM_POD: i32 = i32::MAX - 16;
 /// The packet goes to the backend that was picked and kept, see [`pick::keep`](crate::pick::keep).
 pub const SEND: i32 = i32::MAX - 2;
 /// The packet is to be delivered, see [`Delivery`](crate::reply::Delivery).
@@ -33,3 +33,9 @@ pub const MASQUERADE: i32 = i32::MAX - 10;
 pub const ANSWER_FRAGMENT: i32 = i32::MAX - 11;
 /// What a pod sends is an ICMP error; it may be about what a VIP's client has sent.
 pub const ANSWER_ERROR: i32 = i32::MAX - 12;
+/// The packet is for a VIP and has IPv4 options, which are to be taken off.
+pub const TAKE_OPTIONS_OFF: i32 = i32::MAX - 13;
+/// Nobody takes the packet, which is for the service that [`reset::begin`](crate::reset::begin) was told.
+pub const REFUSE: i32 = i32::MAX - 14;
+/// The packet is for no service.
+pub const NO_SERVICE: i32 = i32::MAX - 15;

@@ -2,7 +2,7 @@
 
 use fairlead_dataplane_common::Counter;
 
-use crate::maps::{BACKEND_STATS, COUNTERS};
+use crate::maps::{BACKEND_STATS, COUNTERS, SERVICE_STATS};
 
 /// Counts a packet of `bytes` for the backend in `slot`; `begins` if a connection begins with it.
 #[inline(always)]
@@ -33,5 +33,15 @@ pub fn count(counter: Counter) {
     if let Some(count) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: as above.
         unsafe { *count += 1 }
+    }
+}
+
+/// Counts a reset that was sent in the name of the service in `slot`.
+#[inline(always)]
+pub fn reset(slot: u32) {
+    count(Counter::Reset);
+    if let Some(stats) = SERVICE_STATS.get_ptr_mut(slot) {
+        // SAFETY: as above.
+        unsafe { (*stats).resets += 1 }
     }
 }

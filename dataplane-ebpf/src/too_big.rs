@@ -6,13 +6,13 @@ use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use core::mem;
-use fairlead_dataplane_common::{Address, DropReason, checksum, protocol};
+use fairlead_dataplane_common::{Address, Counter, DropReason, checksum, protocol};
 
 use crate::frame::{Frame, OnWire};
 use crate::header::{Ethernet, Icmp, Ipv4, Ipv6, NETWORK};
-use crate::parse;
 use crate::parse::{Family, Packet, Shape};
 use crate::verdict::{Pack, Packed};
+use crate::{parse, stats};
 
 /// The start of a packet that an error quotes: its IP header and eight bytes more, which is what the
 /// sender needs to find the flow.
@@ -174,5 +174,6 @@ fn write<Ip: OnWire, const WORDS: usize>(
         (*error).ip = ip;
         (*error).icmp = icmp;
     }
+    stats::count(Counter::TooBigAnswered);
     Ok(XDP_TX)
 }

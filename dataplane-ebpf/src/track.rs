@@ -13,7 +13,8 @@ use fairlead_dataplane_common::{
     FRONTEND_NODE_PORT, FlowKey, LUT_EMPTY, LUT_MOVING, LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK,
     NODE_LOCAL, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL,
     SERVICE_IN_TURN, SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_NOTED,
-    SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry, TrackEntry, hash, protocol,
+    SERVICE_SERVERS, SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry, TrackEntry, hash,
+    protocol,
 };
 
 use crate::header::Tcp;
@@ -64,12 +65,15 @@ impl Found {
     const BEGINS: u64 = 1 << 24;
     /// Not every node would pick this backend by the table alone.
     const IS_PRIVATE: u64 = 1 << 25;
-    /// The backend of the connection is gone, and its client has to be told.
-    const IS_GONE: u64 = 1 << 26;
+    /// The packet asked at a node port.
+    const AT_NODE_PORT: u64 = 1 << 26;
     /// Where the port stands that the flow is translated to.
     const NAT_PORT_SHIFT: u32 = 32;
     /// Where the reason for a refusal stands.
     const REASON_SHIFT: u32 = 48;
+
+    /// Nobody takes the packet: the service has no backend, or the connection's is gone.
+    const NOBODY: Self = Self(LUT_EMPTY as u64);
 
     /// The backend in slot `backend_slot`, for a packet that `begins` something or does not.
     #[inline(always)]
@@ -88,11 +92,11 @@ impl Found {
         Self((reason as u64) << Self::REASON_SHIFT)
     }
 
-    /// The same for a packet that asked at a frontend with `flags`. A node port is at an address that
-    /// other nodes have no frontend for: they cannot make the pick again.
+    /// The same for a packet that asked at a frontend with `flags`.
     #[inline(always)]
     pub fn asked_at(self, flags: u32) -> Self {
-        const SHIFT: u32 = Found::IS_PRIVATE.trailing_zeros() - FRONTEND_NODE_PORT.trailing_zeros();
+        const SHIFT: u32 =
+            Found::AT_NODE_PORT.trailing_zeros() - FRONTEND_NODE_PORT.trailing_zeros();
         Self(self.0 | u64::from(flags & FRONTEND_NODE_PORT) << SHIFT)
     }
 
@@ -109,16 +113,27 @@ impl Found {
     }
 
     /// Whether every node would pick the same by the table alone. Only then a frame may be passed on as
-    /// it is to a node of ours; else it has to name the backend.
+    /// it is to a node of ours; else it has to name the backend. A node port is at an address that other
+    /// nodes have no frontend for: they cannot make the pick again.
     #[inline(always)]
     pub fn is_agreed(self) -> bool {
-        self.0 & Self::IS_PRIVATE == 0
+        self.0 & (Self::IS_PRIVATE | Self::AT_NODE_PORT) == 0
     }
 
-    /// Whether the backend of the connection is gone, and its client has to be told.
+    /// Whether the packet asked at a node port.
     #[inline(always)]
-    pub fn is_gone(self) -> bool {
-        self.0 & Self::IS_GONE != 0
+    pub fn is_at_node_port(self) -> bool {
+        self.0 & Self::AT_NODE_PORT != 0
+    }
+
+    /// The same, unless it names no backend.
+    #[inline(always)]
+    fn or_nobody(self, service: &ServiceEntry) -> Self {
+        if self.0 & u64::from(LUT_SLOT_MASK) | self.0 >> Self::REASON_SHIFT == 0 {
+            nobody(service)
+        } else {
+            self
+        }
     }
 
     /// [`TrackEntry::nat_port_be`] of the flow: 0 if nothing is known yet.
@@ -170,6 +185,19 @@ impl Query {
         self.flow.protocol == protocol::TCP && !self.opens()
     }
 
+    /// Whether every flow like this one is noted, whatever its table slot's state.
+    #[inline(always)]
+    fn is_noted(&self, service: &ServiceEntry) -> bool {
+        service.flags & SERVICE_NOTED != 0 || self.may_be_translated(service)
+    }
+
+    /// Whether the packet's backend may be one that it is translated for, see [`SERVICE_SERVERS`].
+    #[inline(always)]
+    fn may_be_translated(&self, service: &ServiceEntry) -> bool {
+        service.flags & SERVICE_NAT != 0
+            || service.flags & SERVICE_SERVERS != 0 && !self.has(QUERY_VIP)
+    }
+
     /// Whether the packet may leave an entry: nothing is noted on the word of an error or a reset.
     #[inline(always)]
     fn may_note(&self) -> bool {
@@ -191,15 +219,13 @@ pub struct TableSlot {
 #[inline(never)]
 #[unsafe(export_name = "track_answer")]
 pub extern "C" fn answer() -> u64 {
-    pick::query()
-        .map_or(Found::refused(DropReason::NoBackend), find)
-        .0
+    pick::query().map_or(Found::NOBODY, find).0
 }
 
 #[inline(always)]
 fn find(query: &mut Query) -> Found {
     let (Ok(config), Some(service)) = (lookup::config(), SERVICES.get(query.service_index)) else {
-        return Found::refused(DropReason::NoBackend);
+        return Found::NOBODY;
     };
     if service.flags & SERVICE_SOURCE_RANGES != 0
         && query.traits & (QUERY_VIP | QUERY_PASSED_ON) == QUERY_VIP
@@ -211,15 +237,10 @@ fn find(query: &mut Query) -> Found {
     let (source, destination) = (&flow.source, &flow.destination);
     let hash = table_hash(config, service, flow.vpc, source, destination, query.hash);
     let Some(slot) = table_slot(service, hash) else {
-        return Found::refused(if service.flags & SERVICE_EXTERNAL_LOCAL != 0 {
-            DropReason::NoLocalBackend
-        } else {
-            DropReason::NoBackend
-        });
+        return nobody(service);
     };
-    let is_plain = service.flags & SERVICE_NOTED == 0 && slot.state == LUT_STABLE;
-    if is_plain {
-        return Found::plain(slot.current, query.opens());
+    if !query.is_noted(service) && slot.state == LUT_STABLE {
+        return Found::plain(slot.current, query.opens()).or_nobody(service);
     }
     if query.has(QUERY_PASSED_ON) {
         // The node that sent it may know a state that is older or newer.
@@ -232,9 +253,8 @@ fn find(query: &mut Query) -> Found {
     }
     let mut found = match follow(query, service) {
         Followed::To(found) => found,
-        Followed::Gone => return Found(Found::IS_GONE),
-        Followed::Ended => return Found::refused(DropReason::NoBackend),
-        Followed::Nowhere => begin(query, service, &slot, hash),
+        Followed::Gone => return Found::NOBODY,
+        Followed::Nowhere => begin(query, service, &slot, hash).or_nobody(service),
     };
     // Where a slot moves for the second time, the node of who has it in between may be told so before
     // this one is; by its table alone it would not know the connection any more. A datagram lost is
@@ -244,6 +264,17 @@ fn find(query: &mut Query) -> Found {
         found.0 |= Found::IS_PRIVATE;
     }
     found
+}
+
+/// What becomes of a packet for a service that has no backend for it. With `SERVICE_EXTERNAL_LOCAL`
+/// others may be on other nodes, and the client is not told that there are none.
+#[inline(always)]
+fn nobody(service: &ServiceEntry) -> Found {
+    if service.flags & SERVICE_EXTERNAL_LOCAL != 0 && service.lut_length != 0 {
+        Found::refused(DropReason::NoLocalBackend)
+    } else {
+        Found::NOBODY
+    }
 }
 
 /// Whether a slot holds a backend of this node.
@@ -368,8 +399,6 @@ enum Followed {
     To(Found),
     /// To a backend that is gone, and with it the connection.
     Gone,
-    /// The same, and the client has given it up by itself.
-    Ended,
     /// There is no entry, or none that holds for this packet.
     Nowhere,
 }
@@ -407,16 +436,16 @@ fn follow(query: &mut Query, service: &ServiceEntry) -> Followed {
     Followed::To(found)
 }
 
-/// What becomes of a packet whose entry names a backend that is gone.
+/// What becomes of a packet whose entry names a backend that is gone. The entry stays until a sweep
+/// takes it: the answer to this packet may be lost, and the next has to be answered as well.
 #[inline(always)]
 fn gone(query: &Query) -> Followed {
     if query.has(QUERY_ERROR) || !query.is_midway() {
         return forget(query);
     }
-    // If it is gone already, another CPU was faster.
-    let _ = FLOWS.remove(&query.flow);
     if query.tcp_flags as u8 & Tcp::RST != 0 {
-        return Followed::Ended;
+        // The client has given it up by itself. If it is gone already, another CPU was faster.
+        let _ = FLOWS.remove(&query.flow);
     }
     Followed::Gone
 }
@@ -451,7 +480,7 @@ fn met(entry: &mut TrackEntry, query: &Query) {
 #[inline(always)]
 fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32) -> Found {
     let is_moving = slot.state == LUT_MOVING;
-    let is_noted = service.flags & SERVICE_NOTED != 0 || is_moving;
+    let is_noted = query.is_noted(service) || is_moving;
     // Where the flow's packets go as long as nothing is noted of it.
     let unnoted = if is_moving && query.flow.protocol == protocol::TCP {
         presumed(slot)
@@ -465,7 +494,7 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
         return Found::plain(unnoted, query.opens());
     }
     if !noting::is_admitted(query.service_index) {
-        return if service.flags & SERVICE_NAT == 0 {
+        return if !query.may_be_translated(service) {
             Found::plain(unnoted, query.opens())
         } else {
             // Each translation takes an entry of `nat` as well, and a flood would have them all.
@@ -490,7 +519,7 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
     let backend = match BACKENDS.get(picked) {
         Some(backend) if backend.state != BACKEND_EMPTY => backend,
         // Nothing is noted of flows that nobody takes.
-        _ => return Found::refused(DropReason::NoBackend),
+        _ => return Found::NOBODY,
     };
     let begins =
         query.opens() || query.flow.protocol != protocol::TCP && !is_handed_up(query, backend);

@@ -18,12 +18,12 @@ use crate::maps::{UPLINKS, VPCS};
 use crate::parse::{Family, HEADERS, Packet, Shape};
 use crate::pick::{self, Choice};
 use crate::stage::{
-    BALANCE, COME_BACK, DELIVER, DELIVER_ERROR, DELIVER_LAST, FROM_POD, MASQUERADE, PLAIN, SEND,
-    TRANSLATE, TRANSLATE_ANSWER,
+    BALANCE, COME_BACK, DELIVER, DELIVER_ERROR, DELIVER_LAST, FROM_POD, MASQUERADE, NO_SERVICE,
+    PLAIN, REFUSE, SEND, TAKE_OPTIONS_OFF, TRANSLATE, TRANSLATE_ANSWER,
 };
 use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Outer};
-use crate::{forward, fragment, lookup, nat, parse, reply, reset, second_chance, snat};
+use crate::{forward, fragment, lookup, nat, options, parse, reply, reset, second_chance, snat};
 
 /// Bytes of the headers this side looks at, the outer ones included.
 const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
@@ -50,13 +50,21 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
                 action => action,
             };
         }
+        if action == TAKE_OPTIONS_OFF {
+            options::take_off(ctx.skb.skb).unpack()?;
+            action = find_flow(ctx.skb.skb).unpack_skb()?;
+        }
         if action == BALANCE {
             action = accept(ctx.skb.skb).unpack_refusal()? as i32;
+        }
+        if action == NO_SERVICE {
+            action = without_service(ctx.skb.skb).unpack_skb()?;
         }
         if action == SEND {
             action = send_on(ctx.skb.skb).unpack_refusal()? as i32;
         }
         match action {
+            REFUSE => reset::answer_skb(ctx.skb.skb).unpack_refusal()? as i32,
             DELIVER => second_chance::deliver(ctx)?,
             DELIVER_LAST => reply::deliver(ctx.skb.skb, false).unpack_skb()?,
             DELIVER_ERROR => reply::deliver_error(ctx.skb.skb).unpack_skb()?,
@@ -108,33 +116,48 @@ extern "C" fn accept(skb: *mut __sk_buff) -> Packed {
 #[inline(always)]
 fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, Refusal> {
     let config = lookup::config()?;
-    let is_for_node = config.is_own(&packet.flow.destination);
     let flow = *pick::flow()?;
-    if let Some(frontend) = lookup::external(config, &flow) {
-        return match pick::choose(ctx, config, frontend, packet, &flow)? {
-            Choice::Send(pick) => {
-                pick::keep(config, frontend, &pick)?;
-                Ok(SEND)
-            }
-            Choice::Reset => reset::answer_skb(ctx.skb.skb)
-                .unpack_skb()
-                .map_err(|reason| Refusal::of_service(reason, frontend.service)),
+    let Some(frontend) = lookup::external(config, &flow) else {
+        return Ok(NO_SERVICE);
+    };
+    match pick::choose(ctx, config, frontend, packet, &flow)? {
+        Choice::Send(pick) => {
+            pick::keep(config, frontend, &pick)?;
+            Ok(SEND)
+        }
+        Choice::Refuse => {
+            reset::begin(frontend.service)?;
+            Ok(REFUSE)
+        }
+    }
+}
+
+/// A packet whose flow is for no service: it may be an answer, and is the node's own otherwise.
+#[inline(never)]
+#[unsafe(export_name = "uplink_without_service")]
+extern "C" fn without_service(skb: *mut __sk_buff) -> Packed {
+    try_without_service(&TcContext::new(skb)).pack()
+}
+
+#[inline(always)]
+fn try_without_service(ctx: &TcContext) -> Result<i32, DropReason> {
+    let config = lookup::config()?;
+    let flow = pick::flow()?;
+    if !config.is_own(&flow.destination) {
+        return if lookup::is_vip(config, flow.vpc, flow.destination) {
+            Err(DropReason::UnknownPort)
+        } else {
+            Ok(TC_ACT_OK)
         };
     }
-    if is_for_node && nat::is_port(flow.destination_port_be) {
-        nat::begin_answer(&flow)?;
+    if nat::is_port(flow.destination_port_be) {
+        nat::begin_answer(flow)?;
         return Ok(TRANSLATE_ANSWER);
     }
-    if is_for_node {
-        return match packet.family {
-            Family::V4 => Ok(COME_BACK),
-            Family::V6 => Ok(TC_ACT_OK),
-        };
+    match Family::of(ethertype(ctx)?) {
+        Some(Family::V4) => Ok(COME_BACK),
+        _ => Ok(TC_ACT_OK),
     }
-    if lookup::is_vip(config, flow.vpc, flow.destination) {
-        return Err(DropReason::UnknownPort.into());
-    }
-    Ok(TC_ACT_OK)
 }
 
 /// Sends a packet to the backend that [`accept`] picked. A stage of its own: both need much of the stack.
@@ -204,7 +227,12 @@ fn try_find_flow(ctx: &TcContext, packet: &Packet, flow: &mut FlowKey) -> Result
             }
         }
         Shape::Discovery => return Ok(TC_ACT_OK),
-        Shape::Options if is_vip => return Err(DropReason::IpOptions),
+        Shape::Options if is_vip => {
+            return match packet.family {
+                Family::V4 => Ok(TAKE_OPTIONS_OFF),
+                Family::V6 => Err(DropReason::IpOptions),
+            };
+        }
         _ if is_vip => return Err(DropReason::UnsupportedProtocol),
         _ => {}
     }

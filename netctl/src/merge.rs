@@ -75,7 +75,7 @@ fn begin_service(service: &mut Value, node: &str) {
 
 fn add_service(service: &mut Value, other: &Value, node: &str) {
     add(service, other, &COUNTERS);
-    add(service, other, &["drops"]);
+    add(service, other, &["drops", "resets"]);
     for (reason, packets) in other["dropsByReason"].as_object().into_iter().flatten() {
         let sum = number(&service["dropsByReason"][reason]) + number(packets);
         service["dropsByReason"][reason] = sum.into();

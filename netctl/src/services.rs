@@ -27,6 +27,7 @@ const LIST: &[Column] = &[
     wide("BYTES/S", "bytesPerSecond"),
     wide("CONNECTIONS/S", "connectionsPerSecond"),
     column("DROPS", "drops"),
+    wide("RESETS", "resets"),
 ];
 
 const BACKENDS: &[Column] = &[

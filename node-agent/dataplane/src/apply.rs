@@ -437,6 +437,7 @@ impl Tables {
                 bytes: before.bytes + counted.bytes,
                 connections: before.connections + counted.connections,
                 drops: before.drops,
+                resets: before.resets,
             });
             let sums = sums.collect();
             write_per_cpu(&mut self.service_stats, names::SERVICE_STATS, service, sums)?;

@@ -67,6 +67,7 @@ impl Tables {
                 bytes: a.bytes + b.bytes,
                 connections: a.connections + b.connections,
                 drops: a.drops + b.drops,
+                resets: a.resets + b.resets,
             }
         })?;
         for backend in backends {

@@ -229,6 +229,7 @@ impl World {
                 bytes: sum.bytes + one.bytes,
                 connections: sum.connections + one.connections,
                 drops: sum.drops + one.drops,
+                resets: sum.resets + one.resets,
             })
     }
 

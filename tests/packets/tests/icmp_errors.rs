@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use fairlead_dataplane_common::{DropReason, mac};
+use fairlead_dataplane_common::{Counter, DropReason, mac};
 use packet_tests::frame::{
     self, ACK, NETWORK, NODE_MTU, OVERHEAD, OWN_MAC, ROUTER_MAC, SYN, icmp_error, tcp, udp, vxlan,
 };
@@ -252,4 +252,5 @@ fn packet_too_big_for_the_tunnel_is_answered_with_what_would_fit() {
     assert_eq!(out.frame[58..62], fits.to_be_bytes());
     assert_eq!(out.frame[62..], big[NETWORK..NETWORK + 48], "the quote");
     frame_v6::assert_checksums(&out.frame);
+    assert_eq!(world.counter(Counter::TooBigAnswered), 2);
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use fairlead_dataplane_common::{DropReason, mac, protocol};
+use fairlead_dataplane_common::{Counter, DropReason, mac, protocol};
 use packet_tests::frame::{
-    ACK, NETWORK, OVERHEAD, OWN_MAC, ROUTER_MAC, SYN, TRANSPORT, assert_checksums, echo, ends,
+    ACK, NETWORK, OVERHEAD, OWN_MAC, ROUTER_MAC, RST, SYN, TRANSPORT, assert_checksums, echo, ends,
     ipv4, mend_ip, tcp, udp,
 };
 use packet_tests::{CLIENT, NODE_1, NODE_2, POD_2, VIP, Verdict, World};
@@ -44,12 +44,13 @@ fn to_vip(port: u16) -> Vec<u8> {
 
 #[test]
 fn packets_that_are_not_encapsulated_keep_their_bytes_and_get_their_verdict() {
-    use DropReason::{FragmentUnknown, IpOptions, Malformed, NoBackend, UnsupportedProtocol};
+    use DropReason::{FragmentUnknown, Malformed, NoBackend, UnsupportedProtocol};
     use Verdict::{Drop, Pass};
 
     let Some(mut world) = World::open() else {
         return;
     };
+    world.add_service(protocol::UDP, 84, &[]);
     let other: Ipv4Addr = [198, 18, 0, 50].into();
     let with_type = |ethertype: u16| {
         let mut frame = to_vip(80);
@@ -89,7 +90,11 @@ fn packets_that_are_not_encapsulated_keep_their_bytes_and_get_their_verdict() {
         case("IPv4 under IPv6's type", with_type(0x86dd), Drop(Malformed)),
         case("a VLAN tag", with_type(0x8100), Pass),
         case("echo to the node", echo(8, CLIENT, NODE_1, 7), Pass),
-        case("a service without backends", to_vip(84), Drop(NoBackend)),
+        case(
+            "a datagram for a service without backends",
+            udp((CLIENT, 1), (VIP, 84), b"x"),
+            Drop(NoBackend),
+        ),
         case(
             "IP version 6 under IPv4's type",
             with_ip(to_vip(80), |ip| ip[0] = 0x65),
@@ -138,7 +143,7 @@ fn packets_that_are_not_encapsulated_keep_their_bytes_and_get_their_verdict() {
         case(
             "IP options to the VIP",
             with_ip(to_vip(80), |ip| ip[0] = 0x46),
-            Drop(IpOptions),
+            Pass,
         ),
         case(
             "IP options to somebody else",
@@ -253,6 +258,7 @@ fn echo_request_to_the_vip_is_answered() {
     expected[6..12].copy_from_slice(&OWN_MAC);
     assert_eq!(outcome.frame, expected);
     assert_checksums(&outcome.frame);
+    assert_eq!(world.counter(Counter::EchoAnswered), 1);
 }
 
 #[test]
@@ -337,7 +343,9 @@ fn service_without_backends_counts_what_it_refused() {
     };
     let slot = world.add_service(protocol::TCP, 92, &[]);
     world.run(PROGRAM, &to_vip(92));
-    assert_eq!(world.service_stats(slot).drops, 1);
+    world.run(PROGRAM, &tcp((CLIENT, 40_000), (VIP, 92), RST, b""));
+    let stats = world.service_stats(slot);
+    assert_eq!((stats.drops, stats.resets), (1, 1));
 }
 
 #[test]

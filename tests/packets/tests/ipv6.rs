@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use fairlead_dataplane_common::{Address, DropReason, NodeEntry, mac, protocol};
+use fairlead_dataplane_common::{Address, Counter, DropReason, NodeEntry, mac, protocol};
 use packet_tests::frame::{self, ACK, NETWORK, OVERHEAD, OWN_MAC, ROUTER_MAC, SYN};
 use packet_tests::frame_v6::{
     self, ECHO_REPLY, ECHO_REQUEST, assert_checksums, echo, ends, icmp, ipv6, tcp, udp,
@@ -57,6 +57,7 @@ fn packets_that_xdp_does_not_change_get_their_verdict() {
     let Some(mut world) = World::open() else {
         return;
     };
+    world.add_service_at(VIP_V6.into(), protocol::UDP, 84, &[]);
     let other: Ipv6Addr = "2001:db8::50".parse().unwrap();
     let cases = [
         (
@@ -72,7 +73,11 @@ fn packets_that_xdp_does_not_change_get_their_verdict() {
             Pass,
         ),
         ("an unresolved neighbour", to_vip(83), Pass),
-        ("a service without backends", to_vip(84), Drop(NoBackend)),
+        (
+            "a datagram for a service without backends",
+            udp((CLIENT_V6, 1), (VIP_V6, 84), b"x"),
+            Drop(NoBackend),
+        ),
         (
             "version 4 under IPv6's type",
             with(to_vip(80), |f| f[14] = 0x40),
@@ -222,6 +227,7 @@ fn echo_request_to_the_vip_is_answered() {
     });
     assert_eq!(outcome.frame, expected);
     assert_checksums(&outcome.frame);
+    assert_eq!(world.counter(Counter::EchoAnswered), 1);
 }
 
 #[test]

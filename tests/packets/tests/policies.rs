@@ -5,7 +5,7 @@ use fairlead_dataplane_common::{
     Address, DropReason, FRONTEND_NODE_PORT, SERVICE_EXTERNAL_LOCAL, SERVICE_SOURCE_RANGES,
     SourceRangeKey, protocol,
 };
-use packet_tests::frame::{ACK, SYN};
+use packet_tests::frame::{ACK, RST, SYN};
 use packet_tests::{Client, Service, Verdict, World};
 
 const HOOKS: [&str; 2] = ["xdp_ingress", "tc_uplink_in"];
@@ -129,7 +129,7 @@ fn sample_of_a_drop_shows_the_packet_and_its_service() {
         ..Service::default()
     });
     for (hook, port) in HOOKS.into_iter().zip([1000, 1001]) {
-        let frame = Client::V4.tcp(port, 90, ACK);
+        let frame = Client::V4.tcp(port, 90, RST);
         let before = world.sample(DropReason::NoBackend).seen_jiffies;
         // One a jiffy: the next may have to wait for the clock.
         let sample = loop {

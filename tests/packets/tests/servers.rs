@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use fairlead_dataplane_common::{DropReason, SERVICE_DR, SERVICE_GUE, checksum, protocol};
+use fairlead_dataplane_common::{Counter, DropReason, SERVICE_DR, SERVICE_GUE, checksum, protocol};
 use packet_tests::frame::{self, ACK, NETWORK, OWN_MAC, tcp, udp};
 use packet_tests::{CLIENT, CLIENT_V6, NODE_1, NODE_1_V6, VIP, VIP_V6, Verdict, World, frame_v6};
 
@@ -182,6 +182,7 @@ fn packet_that_does_not_fit_the_tunnel_is_answered_with_what_would() {
         assert_eq!(out.frame[54..56], [2, 0]);
         assert_eq!(out.frame[58..62], fits.to_be_bytes());
         frame_v6::assert_checksums(&out.frame);
+        assert_eq!(world.counter(Counter::TooBigAnswered), 2);
     }
 }
 

@@ -13,9 +13,9 @@ use fairlead_dataplane::trace::explain::{self, Names};
 use fairlead_dataplane::trace::{self, Packet, Trace, Uplink};
 use fairlead_dataplane::{object, trace as traces};
 use fairlead_dataplane_common::{
-    DropReason, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey, LUT_MOVING, SERVICE_AFFINITY,
-    SERVICE_DR, SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN, SERVICE_NAT, ServiceEntry,
-    maps, protocol,
+    Counter, DropReason, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FrontendKey, LUT_MOVING,
+    SERVICE_AFFINITY, SERVICE_DR, SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN,
+    SERVICE_NAT, ServiceEntry, maps, protocol,
 };
 use packet_tests::frame::OWN_MAC;
 use packet_tests::{NODE_1, Service, VIP, VIP_V6, Verdict, World, is_root_missing};
@@ -232,6 +232,10 @@ fn explanation_tells_each_decision_and_its_reason() {
 
     let (sentences, trace) = told("198.18.100.1:84", "syn");
     has(&sentences, "slot", "the service has no backend");
+    has(&sentences, "counts", "Reset: segments that nobody takes");
+    has(&sentences, "verdict", "answered, by the interface");
+    assert_eq!(trace.outcome.verdict(), traces::Verdict::Transmit);
+    let (sentences, trace) = told("198.18.100.1:84", "rst");
     has(&sentences, "verdict", "dropped, NoBackend");
     let reason = Some(DropReason::NoBackend);
     assert_eq!(trace.outcome.verdict(), traces::Verdict::Drop(reason));
@@ -242,6 +246,41 @@ fn explanation_tells_each_decision_and_its_reason() {
     let (sentences, _) = told("192.0.2.1:80", "syn");
     has(&sentences, "frontend", "no VIP of this node");
     has(&sentences, "verdict", "left to the node's own stack");
+}
+
+#[test]
+fn what_a_vip_answers_itself_is_told_as_answered() {
+    let Some((world, pins)) = world() else {
+        return;
+    };
+    let clients = [
+        ("198.18.1.10:40000", "198.18.100.1", "198.18.100.1:82"),
+        (
+            "[2001:db8:1::10]:40000",
+            "[2001:db8:100::1]",
+            "[2001:db8:100::1]:82",
+        ),
+    ];
+    for (from, vip, service) in clients {
+        let echo = json!({"from": from, "to": vip, "protocol": "icmp"});
+        let too_big = json!({"from": from, "to": service, "flags": "ack", "size": 1500});
+        for (params, counter) in [
+            (echo, Counter::EchoAnswered),
+            (too_big, Counter::TooBigAnswered),
+        ] {
+            let trace = trace(&world, &pins, &params);
+            assert_eq!(trace.outcome.counters, [counter], "{params}");
+            let told = sentences(&world, &trace);
+            let counted = format!("{}: {}", counter.name(), counter.description());
+            for (subject, text) in [
+                ("counts", counted.as_str()),
+                ("verdict", "answered, by the interface it came in by"),
+            ] {
+                let sentence = (subject.to_owned(), text.to_owned());
+                assert!(told.contains(&sentence), "{params}: {told:#?}");
+            }
+        }
+    }
 }
 
 /// A fingerprint of what every map holds, by its name.

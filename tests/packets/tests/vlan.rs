@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use fairlead_dataplane_common::{DropReason, SERVICE_DR, protocol};
-use packet_tests::frame::{self, ACK, OWN_MAC, echo, tcp};
+use packet_tests::frame::{self, ACK, OWN_MAC, RST, echo, tcp};
 use packet_tests::{CLIENT, CLIENT_V6, NODE_1, POD_1, VIP, VIP_V6, Verdict, World, frame_v6};
 
 const XDP: &str = "xdp_ingress";
@@ -35,6 +35,10 @@ fn tagged_frame_is_treated_as_if_it_had_no_tag_and_keeps_it() {
         ("for a pod here", tcp((CLIENT, 1), (VIP, 81), ACK, b"data")),
         ("for the node", tcp((CLIENT, 1), (NODE_1, 22), ACK, b"data")),
         ("an echo request", echo(8, CLIENT, VIP, 7)),
+        (
+            "for a service without backends",
+            tcp((CLIENT, 1), (VIP, 84), ACK, b"data"),
+        ),
         ("too big", tcp((CLIENT, 1), (VIP, 82), ACK, &big)),
         (
             "an ARP request",
@@ -106,10 +110,7 @@ fn tagged_frame_that_is_dropped_is_counted_by_its_reason() {
     cut.truncate(40);
     let frames = [
         (DropReason::Malformed, cut),
-        (
-            DropReason::NoBackend,
-            tcp((CLIENT, 1), (VIP, 84), ACK, b"data"),
-        ),
+        (DropReason::NoBackend, tcp((CLIENT, 1), (VIP, 84), RST, b"")),
     ];
     for (reason, frame) in frames {
         for tags in TAGS {

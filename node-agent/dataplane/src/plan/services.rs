@@ -9,8 +9,8 @@ use fairlead_dataplane_common::{
     SCHEDULER_SHORTEST_EXPECTED_DELAY, SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY,
     SERVICE_DESTINATION_HASH, SERVICE_DR, SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN,
     SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_NOTED,
-    SERVICE_SCHEDULER_SHIFT, SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, SERVICE_TRACK,
-    ServiceEntry, hash, maps, protocol,
+    SERVICE_SCHEDULER_SHIFT, SERVICE_SERVERS, SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES,
+    SERVICE_TRACK, ServiceEntry, hash, maps, protocol,
 };
 
 use super::{Full, Planner};
@@ -403,6 +403,10 @@ fn flags(service: &Service) -> u32 {
     let conditional = [
         (service.forwarding.may_pass_on(), SERVICE_DR),
         (service.forwarding == Forwarding::Nat, SERVICE_NAT),
+        (
+            service.backends.values().any(Backend::is_outside),
+            SERVICE_SERVERS,
+        ),
         (service.tunnel == Tunnel::Gue, SERVICE_GUE),
         (
             service.affinity.is_some(),

@@ -69,6 +69,7 @@ pub(super) fn services(
             "bytes": stats.bytes,
             "connections": stats.connections,
             "drops": stats.drops,
+            "resets": stats.resets,
             "dropsByReason": lost.remove(&slot).unwrap_or_default(),
             "packetsPerSecond": rate.packets,
             "bytesPerSecond": rate.bytes,

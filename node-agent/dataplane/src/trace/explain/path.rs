@@ -1,7 +1,8 @@
 //! How the packet left, and what it would have left behind.
 
 use fairlead_dataplane_common::{
-    BackendEntry, Counter, NODE_LOCAL, NODE_RESOLVED, SERVICE_DR, SERVICE_NAT,
+    BackendEntry, Counter, FRONTEND_NODE_PORT, NODE_LOCAL, NODE_RESOLVED, NODE_SERVER, SERVICE_DR,
+    SERVICE_NAT,
 };
 use serde_json::{Map, Value, json};
 
@@ -42,6 +43,8 @@ impl Explanation<'_> {
         let mode = self.mode();
         let asks = if service.flags & SERVICE_NAT != 0 {
             "the service asks for nat"
+        } else if self.is_at_node_port() && node.is_some_and(|node| node.flags & NODE_SERVER != 0) {
+            "a server outside does not have the address that the node port is at"
         } else if backend.node == NODE_LOCAL {
             "the backend is on this node"
         } else if service.flags & SERVICE_DR == 0 {
@@ -73,6 +76,11 @@ impl Explanation<'_> {
         }
         lines.add("forwarding", text);
         Ok(json!({ "mode": mode, "reason": asks, "neighbour": neighbour }))
+    }
+
+    fn is_at_node_port(&self) -> bool {
+        let frontend = self.facts().frontend;
+        frontend.is_some_and(|frontend| frontend.flags & FRONTEND_NODE_PORT != 0)
     }
 
     /// How the frame that left reaches the backend, by the frame itself.
