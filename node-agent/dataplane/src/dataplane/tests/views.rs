@@ -78,6 +78,8 @@ fn noted_flows_are_listed_by_service_backend_and_client() {
                 service: 1,
                 state: FLOW_ESTABLISHED,
                 packets,
+                // A sweep may come by.
+                seen_jiffies: dataplane.jiffies.before(0),
                 ..TrackEntry::default()
             };
             let mut state = dataplane.state();
