@@ -16,6 +16,7 @@ const NODES: &[Column] = &[
     column("NEXT HOP", "mac"),
     column("RESOLVED", "resolved"),
     column("MTU", "mtu"),
+    wide("PASSED ON", "passedOn"),
 ];
 
 const STATUS: &[Column] = &[

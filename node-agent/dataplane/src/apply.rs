@@ -1,5 +1,7 @@
 //! Executing a plan's actions on the maps, one at a time, and reading back what a plan decides by.
 
+mod probes;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;

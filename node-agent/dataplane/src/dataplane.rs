@@ -10,7 +10,7 @@ use std::time::Duration;
 use fairlead_api::{BackendId, Generation, NodeName};
 use fairlead_dataplane_common::maps;
 use ipnetwork::IpNetwork;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -29,6 +29,7 @@ use crate::neighbours;
 use crate::netlink::Netlink;
 use crate::packet_socket::PacketSocket;
 use crate::pod_network::{self, PodNetwork, encapsulation_bytes};
+use crate::probing;
 use crate::state::State;
 use crate::sweep::{self, Swept};
 use crate::sys;
@@ -99,6 +100,9 @@ pub struct Dataplane {
     pod_changes: tokio::sync::Mutex<()>,
     nodes: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     neighbours: JoinHandle<()>,
+    probing: JoinHandle<()>,
+    /// Tells that there may be another node to probe.
+    to_probe: Arc<Notify>,
     uplinks: JoinHandle<()>,
     announcer: Arc<Announcer>,
     in_force: watch::Sender<Generation>,
@@ -119,6 +123,7 @@ impl fmt::Debug for Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         self.neighbours.abort();
+        self.probing.abort();
         self.uplinks.abort();
         self.resync.abort();
         self.sweep.abort();
@@ -175,7 +180,12 @@ impl Dataplane {
         let names = config.uplinks.clone();
         let (announcing, written) = (Arc::clone(&announcer), Arc::clone(&state));
         let uplinks = tokio::spawn(follow_uplinks(netlink.clone(), names, written, announcing));
-        let neighbours = tokio::spawn(follow_neighbours(netlink, wanted, Arc::clone(&state)));
+        let to_probe = Arc::new(Notify::new());
+        let found = follow_neighbours(netlink, wanted, Arc::clone(&state), Arc::clone(&to_probe));
+        let neighbours = tokio::spawn(found);
+        let socket = PacketSocket::open().map_err(Error::Socket)?;
+        let probing = probing::keep_proving(Arc::clone(&state), socket, Arc::clone(&to_probe));
+        let probing = tokio::spawn(probing);
         let resync = tokio::spawn(keep_in_sync(Arc::clone(&state)));
         let jiffies = Arc::new(Jiffies::open().map_err(Error::Clock)?);
         let sweep = tokio::spawn(keep_swept(Arc::clone(&state), Arc::clone(&jiffies)));
@@ -188,6 +198,8 @@ impl Dataplane {
             pod_changes,
             nodes,
             neighbours,
+            probing,
+            to_probe,
             uplinks,
             announcer,
             in_force: watch::Sender::new(Generation::default()),
@@ -374,6 +386,7 @@ impl Dataplane {
             *known = Arc::new(addresses);
             changed
         });
+        self.to_probe.notify_one();
     }
 
     /// Clears away the state before once no program reads it, while others may use the lock.
@@ -517,11 +530,21 @@ async fn follow_uplinks(
     }
 }
 
-async fn follow_neighbours(netlink: Netlink, wanted: neighbours::Wanted, state: Arc<Mutex<State>>) {
+async fn follow_neighbours(
+    netlink: Netlink,
+    wanted: neighbours::Wanted,
+    state: Arc<Mutex<State>>,
+    to_probe: Arc<Notify>,
+) {
     let followed = neighbours::follow(netlink, wanted, |node, way| {
-        if let Err(error) = lock(&state).set_way(node, way) {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(%node, error, "the way to a node could not be written");
+        let written = lock(&state).set_way(node, way);
+        match written {
+            Ok(true) => to_probe.notify_one(),
+            Ok(false) => {}
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(%node, error, "the way to a node could not be written");
+            }
         }
     });
     if let Err(error) = followed.await {

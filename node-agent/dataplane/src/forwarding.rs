@@ -1,17 +1,20 @@
 //! How packets reach backends on other nodes: what a service asks for, and what it gets.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use fairlead_dataplane_common::{NODE_SERVER, NodeEntry};
 
+use crate::probing::Reach;
+
 /// What a service asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forwarding {
-    /// [`Mode::Dr`] where the backend's node is on the same segment, else [`Mode::Tun`]. Where a machine
-    /// outside the cluster listens at another port than clients name, it has become [`Self::Nat`].
+    /// [`Mode::Dr`] where the backend's node is on the same segment and answers probes, else
+    /// [`Mode::Tun`]. Where a machine outside the cluster listens at another port than clients name, it has become [`Self::Nat`].
     Auto,
-    /// [`Mode::Dr`]. Behind a router that cannot be: the frame would come back. Such backends get
-    /// [`Mode::Tun`] all the same.
+    /// [`Mode::Dr`]. Behind a router that cannot be: the frame would come back. Nor can it where probes
+    /// go unanswered: the frame would not arrive. Such backends get [`Mode::Tun`] all the same.
     Dr,
     /// [`Mode::Tun`].
     Tun,
@@ -22,7 +25,7 @@ pub enum Forwarding {
 
 /// How one backend's packets reach it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// The backend is on this node.
     Local,
     /// The frame as it is, to the MAC address of the backend's node.
@@ -39,32 +42,37 @@ impl Forwarding {
         matches!(self, Self::Auto | Self::Dr)
     }
 
-    /// How packets reach a backend on `node` (`None`: this one), and why so. `is_noted` says that the
-    /// service has every flow noted: other nodes cannot make its picks again.
-    pub fn mode(self, is_noted: bool, node: Option<&NodeEntry>) -> (Mode, &'static str) {
-        let Some(node) = node else {
-            return (Mode::Local, "the backend is on this node");
+    /// How packets reach a backend on `node` (`None`: this one), of which `reach` is known, and why so.
+    /// `is_noted` says that the service has every flow noted: other nodes cannot make its picks again.
+    pub(crate) fn mode(
+        self,
+        is_noted: bool,
+        node: Option<(&NodeEntry, Reach)>,
+    ) -> (Mode, Cow<'static, str>) {
+        let Some((node, reach)) = node else {
+            return (Mode::Local, "the backend is on this node".into());
         };
         let is_outside = node.flags & NODE_SERVER != 0;
-        match self {
+        let (mode, reason) = match self {
             Self::Tun => (Mode::Tun, "the service asks for tun"),
             Self::Nat => (Mode::Nat, "the service asks for nat"),
             Self::Auto | Self::Dr if !node.takes_frames() && is_outside => (
                 Mode::Tun,
                 "the server is not known to be on the same segment",
             ),
-            Self::Auto | Self::Dr if !node.takes_frames() => (
-                Mode::Tun,
-                "the backend's node is not known to be on the same segment",
-            ),
+            Self::Auto | Self::Dr if !node.takes_frames() => {
+                return (Mode::Tun, reach.to_string().into());
+            }
             Self::Auto if is_outside => (Mode::Dr, "the server is on the same segment"),
             Self::Auto | Self::Dr if is_noted && !is_outside => (
                 Mode::Tun,
                 "every flow is noted, so packets have to name their backend",
             ),
-            Self::Auto => (Mode::Dr, "the backend's node is on the same segment"),
-            Self::Dr => (Mode::Dr, "the service asks for dr"),
-        }
+            Self::Auto => return (Mode::Dr, reach.to_string().into()),
+            Self::Dr if is_outside => (Mode::Dr, "the service asks for dr"),
+            Self::Dr => return (Mode::Dr, format!("the service asks for dr; {reach}").into()),
+        };
+        (mode, reason.into())
     }
 }
 
@@ -122,12 +130,49 @@ mod tests {
             (Forwarding::Nat, None, Mode::Local),
         ];
         for (asked, node, mode) in cases {
-            let chosen = asked.mode(false, node.as_ref());
+            let node = node.as_ref().map(|node| (node, Reach::Unasked));
+            let chosen = asked.mode(false, node);
             assert_eq!(chosen.0, mode, "{asked}, {node:?}: {}", chosen.1);
         }
         // Who has every flow noted picks as no other node would, and only nodes would pick at all.
-        let noted = |asked: Forwarding, node: NodeEntry| asked.mode(true, Some(&node)).0;
+        let noted = |asked: Forwarding, node: NodeEntry| {
+            asked.mode(true, Some((&node, Reach::Answered(None)))).0
+        };
         assert_eq!(noted(Forwarding::Dr, adjacent), Mode::Tun);
         assert_eq!(noted(Forwarding::Dr, server.with_adjacent(true)), Mode::Dr);
+    }
+
+    #[test]
+    fn reason_says_what_probes_have_shown() {
+        let address = |last| Ipv4Addr::new(198, 18, 0, last).into();
+        let node = NodeEntry::new(2, address(102), address(101), 1, 1500, Some([2; 6]));
+        let cases = [
+            (
+                Reach::Answered(Some(3)),
+                true,
+                "a probe was answered 3 s ago",
+            ),
+            (
+                Reach::Answered(None),
+                true,
+                "a probe was answered to the agent before this one",
+            ),
+            (Reach::Routed, false, "the node is behind a router"),
+            (Reach::Unasked, false, "no probe has been answered yet"),
+            (
+                Reach::Unanswered,
+                false,
+                "no probe has been answered: something between drops frames that are passed on",
+            ),
+        ];
+        for (reach, takes_frames, reason) in cases {
+            let node = node.with_adjacent(takes_frames);
+            let mode = if takes_frames { Mode::Dr } else { Mode::Tun };
+            let chosen = Forwarding::Auto.mode(false, Some((&node, reach)));
+            assert_eq!(chosen, (mode, reason.into()));
+            let chosen = Forwarding::Dr.mode(false, Some((&node, reach)));
+            assert_eq!(chosen.0, mode, "dr cannot be had by asking for it");
+            assert!(chosen.1.ends_with(reason), "{}", chosen.1);
+        }
     }
 }

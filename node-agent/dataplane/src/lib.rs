@@ -44,6 +44,7 @@ pub mod observed;
 mod packet_socket;
 pub mod plan;
 pub mod pod_network;
+mod probing;
 pub mod rates;
 mod read;
 pub mod recipe;

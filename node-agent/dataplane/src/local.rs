@@ -2,11 +2,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use fairlead_api::BackendId;
-use fairlead_dataplane_common::{Address, Config, NODE_ADJACENT, NODE_RESOLVED, NodeEntry};
+use fairlead_dataplane_common::{
+    Address, Config, NODE_ADJACENT, NODE_RESOLVED, NODE_SERVER, NodeEntry,
+};
 use ipnetwork::IpNetwork;
 
 use crate::limits::FlowLimits;
 use crate::netlink::Mac;
+use crate::probing::Target;
 
 /// What this node knows of itself, beside what the control plane sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Local {
     /// The ways to other nodes and to machines outside the cluster, as far as they are known; by
     /// their addresses.
     pub ways: HashMap<IpAddr, Way>,
+    /// Where frames that are passed on to nodes are proved to arrive; by the nodes' ids.
+    pub(crate) proved: HashMap<u32, Target>,
     /// Backends whose time to drain is over: to the programs they are gone.
     pub drained: BTreeSet<BackendId>,
     /// Backends outside the cluster that do not answer this node's health checks: they are gone as
@@ -68,6 +73,7 @@ impl Local {
             has_one_uplink: true,
             mtu,
             ways: HashMap::new(),
+            proved: HashMap::new(),
             drained: BTreeSet::new(),
             unhealthy: BTreeSet::new(),
             loads_elsewhere: HashMap::new(),
@@ -87,9 +93,32 @@ impl Local {
     }
 
     /// The entry of the node `id` at `address`: by what is known of the way, else by what the map
-    /// has held.
+    /// has held. Frames are passed on to it only where they are proved to arrive.
     pub fn node_entry(&self, id: u32, address: IpAddr, before: Option<&NodeEntry>) -> NodeEntry {
-        let way = self.ways.get(&address).copied().unwrap_or_else(|| {
+        let way = self.way(address, before);
+        let proved = self.proved.get(&id);
+        let is_proved = proved
+            .is_some_and(|target| target.interface == way.interface && Some(target.mac) == way.mac);
+        self.entry(id, address, way)
+            .with_adjacent(way.direct && is_proved)
+    }
+
+    /// The same of the real server at `address`, which knows no probes. Nobody else is to know it by a
+    /// number, so that of its `slot` does.
+    pub fn server_entry(
+        &self,
+        slot: u32,
+        address: IpAddr,
+        before: Option<&NodeEntry>,
+    ) -> NodeEntry {
+        let way = self.way(address, before);
+        let mut entry = self.entry(slot, address, way).with_adjacent(way.direct);
+        entry.flags |= NODE_SERVER;
+        entry
+    }
+
+    fn way(&self, address: IpAddr, before: Option<&NodeEntry>) -> Way {
+        self.ways.get(&address).copied().unwrap_or_else(|| {
             // After a restart the neighbour table has not been read yet: what the last agent found
             // out still holds, and forgetting it would take the node off the fast path.
             let before = before.filter(|entry| entry.address == address.into());
@@ -101,7 +130,10 @@ impl Local {
                     .map(|e| e.mac),
                 direct: before.is_some_and(|e| e.flags & NODE_ADJACENT != 0),
             }
-        });
+        })
+    }
+
+    fn entry(&self, id: u32, address: IpAddr, way: Way) -> NodeEntry {
         NodeEntry::new(
             id,
             address.into(),
@@ -110,7 +142,6 @@ impl Local {
             way.mtu,
             way.mac,
         )
-        .with_adjacent(way.direct)
         .by_interface(!self.has_one_uplink || way.interface != self.uplink)
     }
 

@@ -1,6 +1,9 @@
 //! What the agent knows and the maps hold, under one lock: who changes a map records it here.
 
+mod probes;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -19,6 +22,7 @@ use crate::moving::Seconds;
 use crate::netlink::Mac;
 use crate::observed::{Content, Load, Observed, range_of};
 use crate::plan::{self, Moment};
+use crate::probing::Proofs;
 use crate::sweep::{Rules, Swept};
 use crate::sys;
 
@@ -45,13 +49,21 @@ pub(crate) struct State {
     drains: Drains,
     /// How many connections backends have on this node, where a scheduler asks; as last counted.
     connections: HashMap<BackendId, u32>,
+    /// The uplinks, as they are now.
+    uplinks: BTreeMap<u32, UplinkEntry>,
+    /// To which nodes frames may be passed on.
+    proofs: Proofs,
+    /// Numbers the questions to them, so that nobody can answer who was not asked.
+    nonces: RandomState,
+    asked: u64,
 }
 
 impl State {
     /// Adopts what the maps hold.
     pub(crate) fn read(loaded: Loaded, local: Local) -> Result<Self, Error> {
         let observed = loaded.tables.observe()?;
-        Ok(Self {
+        let uplinks = loaded.tables.known_uplinks()?;
+        let mut state = Self {
             loaded,
             observed,
             desired: None,
@@ -62,7 +74,13 @@ impl State {
             started: Instant::now(),
             drains: Drains::default(),
             connections: HashMap::new(),
-        })
+            uplinks,
+            proofs: Proofs::default(),
+            nonces: RandomState::new(),
+            asked: 0,
+        };
+        state.adopt_proofs()?;
+        Ok(state)
     }
 
     /// Brings the maps to the state after `changes`, as sent to the node called `own`; how many
@@ -373,10 +391,11 @@ impl State {
         }
     }
 
-    /// Notes the way to another node or a real server, and lets the programs use it.
-    pub(crate) fn set_way(&mut self, to: IpAddr, way: Way) -> Result<(), Error> {
+    /// Notes the way to another node or a real server, and lets the programs use it. Returns whether it
+    /// is another one than before.
+    pub(crate) fn set_way(&mut self, to: IpAddr, way: Way) -> Result<bool, Error> {
         if self.local.ways.insert(to, way) == Some(way) {
-            return Ok(());
+            return Ok(false);
         }
         let address = to.into();
         let observed = &self.observed;
@@ -389,8 +408,11 @@ impl State {
             let Some(before) = observed.nodes.get(slot) else {
                 continue;
             };
-            let mut entry = self.local.node_entry(before.id, to, Some(before));
-            entry.flags |= before.flags & NODE_SERVER;
+            let entry = if before.flags & NODE_SERVER == 0 {
+                self.local.node_entry(before.id, to, Some(before))
+            } else {
+                self.local.server_entry(slot, to, Some(before))
+            };
             if entry != *before {
                 actions.push(Action::WriteNode { slot, entry });
             }
@@ -398,7 +420,8 @@ impl State {
         if !actions.is_empty() {
             tracing::info!(%to, resolved = way.mac.is_some(), "way changed");
         }
-        self.execute(&actions)
+        self.execute(&actions)?;
+        Ok(true)
     }
 
     /// The VIPs that are announced here.
@@ -434,6 +457,7 @@ impl State {
         &mut self,
         uplinks: &BTreeMap<u32, UplinkEntry>,
     ) -> Result<(), Error> {
+        self.uplinks.clone_from(uplinks);
         Ok(self.loaded.tables.set_uplinks(uplinks)?)
     }
 

@@ -16,7 +16,7 @@ use fairlead_proto::node::{
     Backend, BackendState, DataplaneState, Frontend, FrontendScope, NodeAddress, Parameters,
     Protocol, Route, RouteKey, Service,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use testbed::{Deadline, NetNs, NetNsHandle, skip_without_root};
 
 /// The number of the client's host.
@@ -113,6 +113,36 @@ impl Segment {
             switch,
             files: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// Lets the switch drop frames whose source is a node's mark and no port's own, or lets it no more.
+    fn guard_ports(&self, guarded: bool) {
+        if !guarded {
+            self.nft("delete table bridge guard");
+            return;
+        }
+        self.nft("add table bridge guard");
+        self.nft("add chain bridge guard forward { type filter hook forward priority 0; }");
+        self.nft(
+            "add rule bridge guard forward \
+             ether saddr & ff:ff:00:00:00:00 == 02:fb:00:00:00:00 counter drop",
+        );
+    }
+
+    /// How many frames it has dropped for that.
+    fn guarded(&self) -> u64 {
+        let rules = self.nft("list table bridge guard");
+        let (_, counted) = rules.split_once("counter packets ").unwrap();
+        let packets = counted.split(' ').next().unwrap();
+        packets.parse().unwrap()
+    }
+
+    fn nft(&self, command: &str) -> String {
+        let mut nft = self.switch.command("nft").unwrap();
+        let output = nft.arg(command).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "nft {command}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn host(&self, number: u8) -> NetNs {
@@ -231,6 +261,24 @@ impl Node {
         });
     }
 
+    /// Another life of the agent, which lasts until frames are passed on to the other node or, unless
+    /// `wanted`, are not any more. What netctl says of why.
+    fn until_passed_on(&self, wanted: bool) -> String {
+        self.agent(async |config| {
+            let dataplane = Dataplane::open(config).await.unwrap();
+            let whole = Arc::new(Changes::whole(state(self.underlay)));
+            dataplane.apply(whole, Generation(1)).await.unwrap();
+            let found = async || passed_on(&dataplane) == if wanted { "dr" } else { "tun" };
+            let deadline = Deadline::seconds(60);
+            deadline.until_async("the mode", found).await.unwrap();
+            let backends = dataplane.view("backends", &json!({})).unwrap();
+            elsewhere(&backends)["modeReason"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+    }
+
     /// What was dropped, by reason.
     fn drops(&self) -> Vec<(String, u64)> {
         let view = self.agent(async |config| {
@@ -254,6 +302,18 @@ impl Drop for Node {
         let _ = self.agent(async |config| Dataplane::destroy(&config).await);
         let _ = fs::remove_dir(&self.config.cgroup);
     }
+}
+
+/// The first backend of a view that is on another node.
+fn elsewhere(backends: &Value) -> &Value {
+    let mut rows = backends.as_array().unwrap().iter();
+    rows.find(|row| row["mode"] != "local").unwrap()
+}
+
+/// How packets for backends on the other node go.
+fn passed_on(dataplane: &Dataplane) -> String {
+    let backends = dataplane.view("backends", &json!({})).unwrap();
+    elsewhere(&backends)["mode"].as_str().unwrap().to_owned()
 }
 
 /// Answers every connection in a namespace with the address it was made to, the one it came from,
@@ -495,6 +555,7 @@ fn cluster(segment: &Segment, underlay: Family) -> ([Node; 2], NetNs) {
         node.bring_up(number);
         node.serve();
     }
+    nodes[0].until_passed_on(true);
     for (family, vips) in [(V4, "198.18.100.0/24"), (V6, "2001:db8:100::/64")] {
         let router = family.host(101);
         client
@@ -557,6 +618,39 @@ fn client_of_a_vip_reaches_pods_on_both_nodes_by_its_own_address() {
     let segment = Segment::new();
     let (nodes, client) = cluster(&segment, V4);
     check_vips(&nodes, &client);
+}
+
+#[test]
+fn nodes_pass_frames_on_while_nothing_between_them_drops_foreign_sources() {
+    if skip() {
+        return;
+    }
+    let segment = Segment::new();
+    let (nodes, client) = cluster(&segment, V4);
+    let reason = nodes[0].until_passed_on(true);
+    assert!(reason.starts_with("a probe was answered"), "{reason}");
+    check_vips(&nodes, &client);
+
+    segment.guard_ports(true);
+    let reason = nodes[0].until_passed_on(false);
+    assert!(
+        reason.starts_with("no probe has been answered:"),
+        "{reason}"
+    );
+    check_vips(&nodes, &client);
+    assert!(segment.guarded() >= 3, "the questions were dropped");
+
+    segment.guard_ports(false);
+    nodes[0].until_passed_on(true);
+    check_vips(&nodes, &client);
+    // An agent that is restarted goes on with what was proved.
+    let adopted = nodes[0].agent(async |config| {
+        let dataplane = Dataplane::open(config).await.unwrap();
+        dataplane.view("nodes", &json!({})).unwrap()
+    });
+    assert_eq!(adopted[0]["adjacent"], true, "{adopted}");
+    let known = adopted[0]["passedOn"].as_str().unwrap();
+    assert!(known.starts_with("a probe was answered"), "{known}");
 }
 
 #[test]

@@ -64,10 +64,8 @@ impl Planner<'_> {
                 Some(slot) => slot,
                 None => self.free_node()?,
             };
-            // Nobody else is to know it by a number, so its slot's does.
             let before = self.observed.nodes.get(slot);
-            let mut entry = self.local.node_entry(slot, server, before);
-            entry.flags |= NODE_SERVER;
+            let entry = self.local.server_entry(slot, server, before);
             self.write_node(slot, entry);
             self.server_slots.insert(server, slot);
         }

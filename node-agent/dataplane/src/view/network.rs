@@ -43,14 +43,16 @@ pub(super) fn nodes(state: &State) -> Value {
         .collect();
     let rows = state.observed.nodes.iter().map(|(slot, entry)| {
         let resolved = entry.flags & NODE_RESOLVED != 0;
+        let is_server = entry.flags & NODE_SERVER != 0;
         json!({
             "id": entry.id,
             "name": node_name(state, slot),
             "address": IpAddr::from(entry.address),
             "resolved": resolved,
-            "isServer": entry.flags & NODE_SERVER != 0,
-            "isSilent": entry.flags & NODE_SERVER == 0 && silent.contains(&entry.id),
+            "isServer": is_server,
+            "isSilent": !is_server && silent.contains(&entry.id),
             "adjacent": entry.flags & NODE_ADJACENT != 0,
+            "passedOn": (!is_server).then(|| state.reach(entry).to_string()),
             "mac": resolved.then(|| mac_text(entry.mac)),
             "interface": entry.ifindex,
             "mtu": entry.mtu,

@@ -212,7 +212,10 @@ fn backends_of(
         let node = state.observed.nodes.get(entry.node);
         let mode = described
             .filter(|_| node.is_some() || entry.node == NODE_LOCAL)
-            .map(|service| service.forwarding.mode(is_noted, node));
+            .map(|service| {
+                let reached = node.map(|node| (node, state.reach(node)));
+                service.forwarding.mode(is_noted, reached)
+            });
         let stats = state.loaded.tables.stats_of_backend(*slot)?;
         let rate = viewed.rates.of_backend(*slot, entry.id);
         let (active, inactive) = connections
@@ -225,8 +228,8 @@ fn backends_of(
             "port": u16::from_be(entry.port_be),
             "node": node_name(state, entry.node),
             "isServer": entry.flags & BACKEND_SERVER != 0,
-            "mode": mode.map(|(mode, _)| mode.to_string()),
-            "modeReason": mode.map(|(_, reason)| reason),
+            "mode": mode.as_ref().map(|(mode, _)| mode.to_string()),
+            "modeReason": mode.as_ref().map(|(_, reason)| reason),
             "state": backend_state(entry),
             "weight": named.map(|backend| backend.weight),
             "slots": elements,

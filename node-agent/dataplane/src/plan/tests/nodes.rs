@@ -1,6 +1,7 @@
 //! Nodes: how they are reached.
 
 use super::*;
+use crate::probing::Target;
 
 #[test]
 fn known_way_resolves_the_node_and_a_restart_does_not_forget_it() {
@@ -32,6 +33,47 @@ fn known_way_resolves_the_node_and_a_restart_does_not_forget_it() {
         actions(&maps, &wanted, &Scope::Everything, &after_restart, 5),
         []
     );
+}
+
+#[test]
+fn frames_are_passed_on_to_a_node_where_they_are_proved_to_arrive_and_nowhere_else() {
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    let target = |mac| Target { interface: 7, mac };
+    let way = |direct, mac| Way {
+        direct,
+        interface: 7,
+        mtu: 1500,
+        mac,
+    };
+    let cases = [
+        ("proved", way(true, Some(MAC)), Some(target(MAC)), true),
+        ("not proved", way(true, Some(MAC)), None, false),
+        (
+            "proved of another address",
+            way(true, Some(MAC)),
+            Some(target([2; 6])),
+            false,
+        ),
+        ("not resolved", way(true, None), Some(target(MAC)), false),
+        (
+            "behind a router",
+            way(false, Some(MAC)),
+            Some(target(MAC)),
+            false,
+        ),
+    ];
+    for (description, way, proved, takes_frames) in cases {
+        let mut here = local();
+        here.ways.insert([198, 18, 0, 102].into(), way);
+        here.proved.extend(proved.map(|target| (2, target)));
+        let entry = here.node_entry(2, [198, 18, 0, 102].into(), None);
+        assert_eq!(entry.takes_frames(), takes_frames, "{description}");
+        // After a restart the ways are not known yet, and what was proved is read from the maps.
+        let mut restarted = local();
+        restarted.proved.clone_from(&here.proved);
+        let again = restarted.node_entry(2, [198, 18, 0, 102].into(), Some(&entry));
+        assert_eq!(again, entry, "{description}");
+    }
 }
 
 #[test]

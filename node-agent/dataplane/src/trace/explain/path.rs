@@ -50,11 +50,11 @@ impl Explanation<'_> {
         } else if service.flags & SERVICE_DR == 0 {
             "the service asks for tun"
         } else if node.is_some_and(|node| node.takes_frames()) && mode == "dr" {
-            "the service allows dr, and the backend's node is on the same segment"
+            "the service allows dr, and the backend's node gets frames that are passed on"
         } else if node.is_some_and(|node| node.takes_frames()) {
             "the service allows dr, but other nodes would not pick the same: the packet names its backend"
         } else {
-            "the service allows dr, but the backend's node is not known to be on the same segment"
+            "the service allows dr, but frames that are passed on are not proved to reach the backend's node"
         };
         let mut text = format!("{mode}: {asks}");
         let mut neighbour = Value::Null;
