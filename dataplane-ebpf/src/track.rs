@@ -256,13 +256,8 @@ fn find(query: &mut Query) -> Found {
         Followed::Gone => return Found::NOBODY,
         Followed::Nowhere => begin(query, service, &slot, hash).or_nobody(service),
     };
-    // Where a slot moves for the second time, the node of who has it in between may be told so before
-    // this one is; by its table alone it would not know the connection any more. A datagram lost is
-    // no connection lost.
-    let is_connection = query.flow.protocol == protocol::TCP;
-    if is_connection || slot.state != LUT_STABLE || found.backend_slot() != slot.current {
-        found.0 |= Found::IS_PRIVATE;
-    }
+    // The backend's node may hold a newer table, by which it would not know a flow that is noted here.
+    found.0 |= Found::IS_PRIVATE;
     found
 }
 
