@@ -26,7 +26,9 @@ struct Quote<const WORDS: usize> {
 unsafe impl<const WORDS: usize> OnWire for Quote<WORDS> {}
 
 const QUOTE_V4: usize = (mem::size_of::<Ipv4>() + 8) / 2;
-const QUOTE_V6: usize = (mem::size_of::<Ipv6>() + 8) / 2;
+/// In IPv6 a fragment's header stands before those, without which Linux does not heed the error
+/// (`icmpv6_notify` of net/ipv6/icmp.c).
+const QUOTE_V6: usize = (mem::size_of::<Ipv6>() + 16) / 2;
 
 /// What stands before the quote.
 #[repr(C, packed(2))]

@@ -250,7 +250,7 @@ fn packet_too_big_for_the_tunnel_is_answered_with_what_would_fit() {
     assert_eq!((from, to), (VIP_V6, CLIENT_V6));
     assert_eq!(out.frame[54..56], [2, 0]);
     assert_eq!(out.frame[58..62], fits.to_be_bytes());
-    assert_eq!(out.frame[62..], big[NETWORK..NETWORK + 48], "the quote");
+    assert_eq!(out.frame[62..], big[NETWORK..NETWORK + 56], "the quote");
     frame_v6::assert_checksums(&out.frame);
-    assert_eq!(world.counter(Counter::TooBigAnswered), 2);
+    assert_eq!(world.counter(Counter::TooBigAnswered), 4);
 }
