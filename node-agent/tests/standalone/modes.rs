@@ -156,17 +156,20 @@ fn check(site: &Site, way: &Way, family: Family) {
     }
 }
 
+/// Ends the tunnels that lead to the servers, for as long as what is returned is kept.
+fn end_tunnels(site: &Site) -> [Tunnels; 2] {
+    site.servers
+        .each_ref()
+        .map(|server| Tunnels::end_at(&server.host))
+}
+
 #[test]
 fn every_way_carries_connections_and_datagrams_of_both_families() {
     if skip() {
         return;
     }
-    let mut site = Site::new();
-    site.servers.iter().for_each(|server| server.hold_vips());
-    let _tunnels = site
-        .servers
-        .each_ref()
-        .map(|server| Tunnels::end_at(&server.host));
+    let mut site = crate::site();
+    let _tunnels = end_tunnels(&site);
     let _serving = serve(&site, &WAYS);
     site.write(&all(&WAYS, 0, [1, 1]));
     site.start_and_wait();
@@ -182,12 +185,8 @@ fn connections_and_flows_of_every_way_outlive_reloads_and_restarts() {
     if skip() {
         return;
     }
-    let mut site = Site::new();
-    site.servers.iter().for_each(|server| server.hold_vips());
-    let _tunnels = site
-        .servers
-        .each_ref()
-        .map(|server| Tunnels::end_at(&server.host));
+    let mut site = crate::site();
+    let _tunnels = end_tunnels(&site);
     let ways = [WAYS[0], WAYS[1], WAYS[4], WAYS[5]];
     let _serving = serve(&site, &ways);
     site.write(&all(&ways, 0, [1, 1]));

@@ -14,18 +14,23 @@ const IN: &str = "tc_uplink_in";
 const OLD: u32 = 20;
 const NEW: u32 = 21;
 
-/// A world with a service at TCP port 90 whose table is one slot in this state.
+/// A service at TCP port 90 with this table, whose slots were all [`OLD`]'s.
+fn service(table: &[u32]) -> Service<'_> {
+    Service {
+        protocol: protocol::TCP,
+        port: 90,
+        table,
+        base: &[OLD],
+        ..Service::default()
+    }
+}
+
+/// A world with such a service, whose table is one slot in this state.
 fn world(state: u32) -> Option<(World, u32)> {
     let mut world = World::open()?;
     world.add_backend(OLD, 1);
     world.add_backend(NEW, 1);
-    let slot = world.add(&Service {
-        protocol: protocol::TCP,
-        port: 90,
-        table: &[NEW | state],
-        base: &[OLD],
-        ..Service::default()
-    });
+    let slot = world.add(&service(&[NEW | state]));
     Some((world, slot))
 }
 
@@ -201,14 +206,7 @@ fn settling_slot_honours_entries_and_notes_nothing() {
     for client in Client::ALL {
         world.run(XDP, &client.tcp(1, 90, ACK));
     }
-    let settling = Service {
-        protocol: protocol::TCP,
-        port: 90,
-        table: &[NEW | LUT_SETTLING],
-        base: &[OLD],
-        ..Service::default()
-    };
-    world.change(slot, &settling);
+    world.change(slot, &service(&[NEW | LUT_SETTLING]));
     for client in Client::ALL {
         let cases = [(1, ACK, OLD), (2, SYN, NEW), (3, ACK, NEW)];
         for (port, flags, backend) in cases {
@@ -230,14 +228,7 @@ fn connection_begun_at_a_settling_slot_knows_nothing_of_the_one_that_had_its_por
         world.run(XDP, &client.tcp(1, 90, FIN | ACK));
         world.run(XDP, &client.tcp(2, 90, ACK));
     }
-    let settling = Service {
-        protocol: protocol::TCP,
-        port: 90,
-        table: &[NEW | LUT_SETTLING],
-        base: &[OLD],
-        ..Service::default()
-    };
-    world.change(slot, &settling);
+    world.change(slot, &service(&[NEW | LUT_SETTLING]));
     for client in Client::ALL {
         for flags in [SYN, ACK] {
             let outcome = world.run(XDP, &client.tcp(1, 90, flags));
