@@ -231,6 +231,19 @@ fn execute(maps: &mut Maps, actions: &[Action]) {
     assert_eq!(maps.observed.level(), [], "both banks are alike");
 }
 
+/// What is done for one backend of a service that goes on with others.
+const BACKEND_LEAVES: [&str; 9] = [
+    "write table",
+    "write service",
+    "write config",
+    "set generation",
+    "remove backend id",
+    "clear backend",
+    "fold stats",
+    "free table",
+    "write service",
+];
+
 fn kinds(actions: &[Action]) -> Vec<&'static str> {
     let mut kinds: Vec<&'static str> = actions
         .iter()
