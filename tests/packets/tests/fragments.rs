@@ -3,7 +3,9 @@
 
 use std::net::Ipv4Addr;
 
-use fairlead_dataplane_common::{DropReason, mac, protocol};
+use fairlead_dataplane_common::{DropReason, mac, maps, protocol};
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 use packet_tests::fragments::{join, join_v6, split, split_v6};
 use packet_tests::frame::{self, NETWORK, OVERHEAD, mend_ip};
 use packet_tests::{
@@ -240,4 +242,39 @@ fn fragments_that_no_service_is_for_get_their_verdict() {
         &[tiny],
         Verdict::Drop(DropReason::Malformed),
     );
+}
+
+#[test]
+fn more_packets_than_are_noted_cost_the_oldest_their_later_fragments_and_nobody_else() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    // What is oldest is told apart by CPU until its share of the map is full.
+    stay_on_one_cpu();
+    let of_packet = |number: u32| {
+        let whole = frame_v6::udp((CLIENT_V6, 40_000), (VIP_V6, 53), &[0x5a; 1_200]);
+        split_v6(&whole, number)
+    };
+    for number in 0..=maps::FRAGMENTS_MAX {
+        run(&mut world, XDP, &of_packet(number)[..1], Verdict::Transmit);
+    }
+    let oldest = of_packet(0).remove(1);
+    for program in [XDP, IN] {
+        let verdict = Verdict::Drop(DropReason::FragmentUnknown);
+        assert_eq!(world.run(program, &oldest).verdict, verdict);
+    }
+    assert_eq!(
+        world.sample(DropReason::FragmentUnknown).bytes[..62],
+        oldest[..62]
+    );
+    for number in maps::FRAGMENTS_MAX / 2..=maps::FRAGMENTS_MAX {
+        run(&mut world, XDP, &of_packet(number)[1..], Verdict::Transmit);
+    }
+}
+
+fn stay_on_one_cpu() {
+    let mut cpus = CpuSet::new();
+    cpus.set(sched_getcpu().expect("ask for the CPU"))
+        .expect("a CPU");
+    sched_setaffinity(Pid::from_raw(0), &cpus).expect("stay on the CPU");
 }
