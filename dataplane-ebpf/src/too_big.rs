@@ -123,15 +123,16 @@ fn icmp(kind: u8, code: u8, mtu: u32) -> Icmp {
 }
 
 /// Leaves only the quote of a frame, and makes room for the error's headers before it. What they say
-/// is read from the quote afterwards: nothing of the packet waits on the stack.
+/// is read from the quote afterwards: nothing of the packet waits on the stack. The room is made first:
+/// it is what may be refused, and then the sample of the drop shows the packet as it came.
 #[inline(always)]
 fn make_room<Ip: OnWire, const WORDS: usize>(ctx: &XdpContext) -> Result<(), DropReason> {
-    let kept = NETWORK + mem::size_of::<Quote<WORDS>>();
+    let kept = added::<Ip>() + NETWORK + mem::size_of::<Quote<WORDS>>();
     let _whole: *mut Quote<WORDS> = ctx.header(NETWORK)?;
     // SAFETY: the context is the program's own.
     let moved = unsafe {
-        bpf_xdp_adjust_tail(ctx.ctx, kept as i32 - ctx.length() as i32) == 0
-            && bpf_xdp_adjust_head(ctx.ctx, -(added::<Ip>() as i32)) == 0
+        bpf_xdp_adjust_head(ctx.ctx, -(added::<Ip>() as i32)) == 0
+            && bpf_xdp_adjust_tail(ctx.ctx, kept as i32 - ctx.length() as i32) == 0
     };
     if moved {
         Ok(())

@@ -9,6 +9,7 @@ pub mod fragments;
 pub mod frame;
 pub mod frame_v6;
 pub mod node;
+mod refused;
 mod segment;
 mod service;
 mod transport;

@@ -136,12 +136,24 @@ impl World {
 
     /// Runs a program on a packet.
     pub fn run(&mut self, program: &'static str, frame: &[u8]) -> Outcome {
+        self.run_in(None, program, frame)
+    }
+
+    /// The same in a context that is not the kernel's usual one: the bytes of a `struct xdp_md` or
+    /// `struct __sk_buff` of linux/bpf.h.
+    pub(crate) fn run_in(
+        &mut self,
+        context: Option<&[u8]>,
+        program: &'static str,
+        frame: &[u8],
+    ) -> Outcome {
         let before = self.drops();
         let noted = self.counter(Counter::ProbeNoted);
         let mut out = vec![0; frame.len() + 256];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
+            ctx_in: context,
             ..TestRunOptions::default()
         };
         let program = self
