@@ -5,6 +5,7 @@ use std::{env, path::PathBuf};
 
 use anyhow::{Context, bail};
 use fairlead_client::{Client, Kubeconfig};
+use futures::future::join_all;
 use serde_json::Value;
 
 /// Whom to ask.
@@ -62,24 +63,21 @@ impl Source {
                 client,
                 node: Some(node),
             } => {
-                let body = client
-                    .get(&format!("/fairlead/v1/nodes/{node}/{tail}"))
-                    .await?;
-                let node = node.clone();
-                return Ok(vec![Answer { node, body }]);
+                return Ok(vec![
+                    through_control_plane(client, node.clone(), &tail).await?,
+                ]);
             }
             Self::Cluster { client, node: None } => (client, connected(client).await?),
         };
         let mut answers = Vec::new();
         let mut failure = None;
-        for node in nodes {
-            match client
-                .get(&format!("/fairlead/v1/nodes/{node}/{tail}"))
-                .await
-            {
-                Ok(body) => answers.push(Answer { node, body }),
+        // At once, so that one that has just died holds up nobody else's answer.
+        let asked = nodes.into_iter();
+        let asked = asked.map(|node| through_control_plane(client, node, &tail));
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(answer) => answers.push(answer),
                 Err(error) => {
-                    let error = anyhow::Error::new(error).context(format!("node {node}"));
                     eprintln!("warning: {error:#}");
                     failure = Some(error);
                 }
@@ -98,6 +96,17 @@ impl Source {
             Self::Agent(client) => Ok(vec![client.get("/status").await?]),
         }
     }
+}
+
+async fn through_control_plane(
+    client: &Client,
+    node: String,
+    tail: &str,
+) -> anyhow::Result<Answer> {
+    let path = format!("/fairlead/v1/nodes/{node}/{tail}");
+    let answer = client.get(&path).await;
+    let body = answer.with_context(|| format!("ask node {node}"))?;
+    Ok(Answer { node, body })
 }
 
 /// Where kubectl looks: the files that `KUBECONFIG` lists, else the one in the home directory.

@@ -155,6 +155,19 @@ impl Liveness {
         }
     }
 
+    /// Ends once a node has been silent for too long, counted from now at the earliest.
+    pub(crate) async fn silence(&self, node: &str) {
+        let last = || self.heard().nodes.get(node).map(|run| run.last);
+        let mut since = Instant::now();
+        loop {
+            tokio::time::sleep_until(since + self.limits.silence_max).await;
+            match last() {
+                Some(last) if last > since => since = last,
+                Some(_) | None => return,
+            }
+        }
+    }
+
     fn heard(&self) -> MutexGuard<'_, Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,6 +215,25 @@ mod tests {
         assert_eq!(liveness.contact("n1"), Contact::Lost);
         liveness.heard_of("n1");
         assert_eq!(standing(&liveness), Standing::Live);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_nodes_silence_waits_from_its_last_word() {
+        let liveness = Liveness::new(LIMITS);
+        let begun = Instant::now();
+        tokio::join!(liveness.silence("n1"), async {
+            for _ in 0..40 {
+                liveness.heard_of("n1");
+                tokio::time::sleep(BEAT).await;
+            }
+        });
+        assert_eq!(begun.elapsed(), BEAT * 39 + LIMITS.silence_max);
+        // Silent already, or never heard: as long as its next word may take.
+        for node in ["n1", "n2"] {
+            let begun = Instant::now();
+            liveness.silence(node).await;
+            assert_eq!(begun.elapsed(), LIMITS.silence_max);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -179,7 +179,13 @@ impl Publisher {
         let session = session.ok_or_else(|| OpenError::NotConnected(node.to_owned()))?;
         self.shared
             .tunnels
-            .open(node, &session, kind, &request)
+            .open(
+                node,
+                &session,
+                kind,
+                &request,
+                self.shared.liveness.silence(node),
+            )
             .await
     }
 

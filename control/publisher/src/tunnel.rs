@@ -11,7 +11,7 @@ use fairlead_proto::node::{OpenTunnel, TunnelFrame};
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Status, Streaming};
 
-/// How long an agent may take to open a tunnel it was asked for.
+/// How long an agent that is heard may take to open a tunnel it was asked for.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many frames wait for a slow reader before the agent is held up.
 const FRAMES_MAX: usize = 32;
@@ -26,10 +26,16 @@ pub enum OpenError {
     #[error("this member of the control plane does not lead")]
     NotLeading,
     /// The node's agent has no session.
-    #[error("node {0} is not connected")]
+    #[error("node {0} is not connected: see whether it is up, and fairlead-agent runs there")]
     NotConnected(String),
-    /// The agent did not open it in time.
-    #[error("node {0} did not answer in time")]
+    /// The node fell silent before its agent opened it.
+    #[error("node {0} has fallen silent: see whether it is up, and reaches the control plane")]
+    Silent(String),
+    /// The agent lives, and did not open it in time.
+    #[error(
+        "node {0} is heard, but its agent did not answer within {seconds} s: see what it logs, or try again",
+        seconds = OPEN_TIMEOUT.as_secs()
+    )]
     Deadline(String),
 }
 
@@ -58,13 +64,15 @@ impl Drop for Withdraw<'_> {
 }
 
 impl Tunnels {
-    /// Asks a node, through its session, to open a tunnel, and waits for it.
+    /// Asks a node, through its session, to open a tunnel, and waits for it, until `silence` says
+    /// that the node is not heard any more.
     pub(crate) async fn open(
         &self,
         node: &str,
         session: &mpsc::Sender<OpenTunnel>,
         kind: &str,
         request: &serde_json::Value,
+        silence: impl Future<Output = ()>,
     ) -> Result<Frames, OpenError> {
         let id = uuid::Uuid::new_v4().to_string();
         let (frames, received) = mpsc::channel(FRAMES_MAX);
@@ -91,13 +99,22 @@ impl Tunnels {
                 .send(message)
                 .await
                 .map_err(|_| OpenError::NotConnected(node.to_owned()))?;
-            is_open
-                .await
-                .map_err(|_| OpenError::NotConnected(node.to_owned()))
+            // A session that ends takes with it what it was asked and has not passed on.
+            tokio::select! {
+                biased;
+                opened = is_open => opened.ok(),
+                () = session.closed() => None,
+            }
+            .ok_or_else(|| OpenError::NotConnected(node.to_owned()))
         };
-        tokio::time::timeout(OPEN_TIMEOUT, ask)
-            .await
-            .map_err(|_| OpenError::Deadline(node.to_owned()))??;
+        tokio::select! {
+            biased;
+            opened = ask => opened?,
+            () = silence => return Err(OpenError::Silent(node.to_owned())),
+            () = tokio::time::sleep(OPEN_TIMEOUT) => {
+                return Err(OpenError::Deadline(node.to_owned()));
+            }
+        }
         Ok(received)
     }
 

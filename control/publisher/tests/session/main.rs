@@ -301,6 +301,37 @@ async fn tunnel_carries_data_and_the_reason_of_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn node_whose_session_ends_while_it_is_asked_is_not_connected() {
+    let control = Control::start().await;
+    let mut agent = control.agent("n1").await;
+    agent.snapshot().await;
+    let node = NodeName::new("n1");
+    let asked = control.publisher.open(&node, "logs", json!({}));
+    let leave = async {
+        while !matches!(agent.next().await, ToAgent::OpenTunnel(_)) {}
+        drop(agent);
+    };
+    let (frames, ()) = within("an answer", async { tokio::join!(asked, leave) }).await;
+    assert_eq!(
+        frames.unwrap_err(),
+        OpenError::NotConnected("n1".to_owned())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_dies_without_a_word_is_silent_and_not_waited_for() {
+    let control = Control::start().await;
+    let mut agent = control.agent("n1").await;
+    agent.snapshot().await;
+    // Its connection stays, as that of a machine without power does, and nothing more is said.
+    let frames = control
+        .publisher
+        .open(&NodeName::new("n1"), "query", json!({}))
+        .await;
+    assert_eq!(frames.unwrap_err(), OpenError::Silent("n1".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refused_state_is_followed_by_the_whole_state() {
     let control = Control::start().await;
     let mut agent = control.agent("n1").await;
