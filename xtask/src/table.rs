@@ -27,19 +27,6 @@ pub(crate) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Draws the same as Markdown.
-pub(crate) fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
-    let mut text = format!(
-        "| {} |\n{}|",
-        header.join(" | "),
-        "|---".repeat(header.len())
-    );
-    for row in rows {
-        text.push_str(&format!("\n| {} |", row.join(" | ")));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,10 +40,6 @@ mod tests {
         assert_eq!(
             render(&["POD", "ANSWERS"], &rows),
             "POD      ANSWERS\nhello-1  1\nh        22\n"
-        );
-        assert_eq!(
-            markdown(&["pod", "answers"], &rows),
-            "| pod | answers |\n|---|---|\n| hello-1 | 1 |\n| h | 22 |"
         );
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::measure::Row;
 use crate::rate::Rate;
-use crate::table::{Table, grouped};
+use testbed::table::{Table, grouped};
 
 /// Services that are few, and many.
 const FEW: u32 = 10;

@@ -7,8 +7,8 @@ use fairlead_api::BackendId;
 use fairlead_dataplane::maglev::{self, Candidate, SLOTS_MAX};
 use serde::Serialize;
 
-use crate::table::Table;
 use crate::timing::Times;
+use testbed::table::Table;
 
 /// Slots and backends: those of §5.3 of the paper (65537 and 655373 slots, 1000 backends) and a tenth
 /// as many backends; then as the agent gives them.

@@ -15,7 +15,6 @@ mod measure;
 mod packets;
 mod rate;
 mod services;
-mod table;
 mod tables;
 mod timing;
 
@@ -30,7 +29,7 @@ use testbed::Progress;
 use crate::measure::{Effort, Row};
 use crate::packets::Selection;
 use crate::rate::Rate;
-use crate::table::Style;
+use testbed::table::{Style, Table};
 
 /// Measures what the packet path costs.
 #[derive(Debug, Parser)]
@@ -99,7 +98,7 @@ fn main() -> Result<()> {
     }
     let progress = Progress::start();
     let is_wanted = |part| arguments.part.is_empty() || arguments.part.contains(&part);
-    let print = |table: &table::Table| {
+    let print = |table: &Table| {
         let style = if arguments.markdown {
             Style::Markdown
         } else {

@@ -11,8 +11,8 @@ use testbed::Progress;
 
 use crate::cases::{self, Case, FLOWS};
 use crate::measure::{self, Effort, Measured, Row};
-use crate::table::{Table, grouped};
 use crate::{features, services};
+use testbed::table::{Table, grouped};
 
 /// What is measured.
 #[derive(Clone, Debug)]

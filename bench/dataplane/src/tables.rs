@@ -20,8 +20,8 @@ use serde::Serialize;
 use testbed::{NetNs, Progress};
 
 use crate::maglev_quality::{self, Quality, Weighted};
-use crate::table::Table;
 use crate::timing::Times;
+use testbed::table::Table;
 
 const SERVICES: u32 = 10_000;
 const BACKENDS: u32 = 10;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod balancer;
+mod case;
 mod report;
 mod roles;
 
@@ -12,8 +13,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use testbed::table::Style;
 
-use report::Report;
+use case::Case;
+use report::Row;
 
 /// Sends, balances or receives packets at an interface, and says at what rates.
 #[derive(Debug, Parser)]
@@ -24,12 +27,26 @@ struct Arguments {
     /// What this machine does.
     #[arg(long, value_enum)]
     role: Role,
-    /// Seconds after which it ends.
+    /// Seconds after which it ends; gen: that each part of each case takes.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Also write the report, as JSON, to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// gen: measure these parts only.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    part: Vec<Part>,
+    /// gen: measure these cases, frames of so many bytes on the wire: of frame_64, frame_128,
+    /// frame_256, frame_512, frame_1024, frame_1280 and frame_1518.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "frame_64",
+        value_parser = Case::parse)]
+    case: Vec<Case>,
+    /// Print one JSON array, and no tables.
+    #[arg(long, conflicts_with = "markdown")]
+    json: bool,
+    /// Print tables as Markdown.
+    #[arg(long)]
+    markdown: bool,
+    /// Also write nic.json to this folder.
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
     #[command(flatten)]
     flows: FlowOptions,
     /// lb: where backends are, as MAC addresses of this segment. They get frames as they are.
@@ -55,18 +72,13 @@ struct FlowOptions {
     /// gen: flows that take turns; a card's receive side scaling spreads them over its queues.
     #[arg(long, default_value_t = 4096)]
     flows: u32,
-    /// gen: bytes of a frame, without Ethernet's checksum.
-    #[arg(long, default_value_t = 60)]
-    frame_bytes: usize,
-    /// gen: packets a second at most, on all CPUs together; 0 sends as fast as they can.
-    #[arg(long, default_value_t = 0)]
-    rate: u64,
+    /// gen: packets a second, on all CPUs together. Without it rates are those of as fast as they can,
+    /// latencies those at 100,000.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
     /// gen: the CPUs that send, each with the same flows.
     #[arg(long, value_delimiter = ',', default_value = "0")]
     cpus: Vec<usize>,
-    /// gen: let frames carry the time. Their sink has to be on this machine, whose clock it is.
-    #[arg(long)]
-    timed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -79,20 +91,52 @@ enum Role {
     Sink,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Packets a second.
+    Rates,
+    /// How long frames are under way. Their sink has to be on this machine, whose clock they carry.
+    Latencies,
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if packet_tests::is_root_missing() {
         bail!("programs are loaded and attached: run it as root");
     }
-    let report: Report = match arguments.role {
+    let rows: Vec<Row> = match arguments.role {
         Role::Gen => roles::generate(&arguments)?,
-        Role::Lb => roles::balance(&arguments)?,
-        Role::Sink => roles::sink(&arguments)?,
+        Role::Lb => vec![roles::balance(&arguments)?],
+        Role::Sink => vec![roles::sink(&arguments)?],
     };
-    print!("{}", report.table());
-    if let Some(path) = &arguments.json {
-        let json = serde_json::to_vec_pretty(&report).context("write the report as JSON")?;
-        fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&rows).context("write the figures as JSON")?;
+        println!("{text}");
+    } else {
+        let style = if arguments.markdown {
+            Style::Markdown
+        } else {
+            Style::Plain
+        };
+        for table in report::tables(&rows) {
+            print!("{}", table.text(style));
+        }
     }
-    Ok(())
+    let Some(folder) = &arguments.output else {
+        return Ok(());
+    };
+    let json = serde_json::to_vec_pretty(&rows).context("write the figures as JSON")?;
+    let path = folder.join("nic.json");
+    fs::write(&path, json).with_context(|| format!("write {}", path.display()))
+}
+
+impl Arguments {
+    /// What a generator measures.
+    fn parts(&self) -> &[Part] {
+        if self.part.is_empty() {
+            Part::value_variants()
+        } else {
+            &self.part
+        }
+    }
 }

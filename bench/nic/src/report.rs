@@ -1,14 +1,20 @@
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use bench_nic::Percentiles;
 use serde::Serialize;
+use testbed::table::{Table, grouped};
 
-/// What one machine has measured.
+/// What one machine has measured in one go.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct Row {
     /// `gen`, `lb` or `sink`.
     pub(crate) role: &'static str,
+    /// gen: which frames were sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) case: Option<String>,
+    /// gen: `rates` or `latencies`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) part: Option<&'static str>,
     /// The interface.
     pub(crate) interface: String,
     /// From the first counter read to the last.
@@ -29,34 +35,59 @@ pub(crate) struct Report {
     pub(crate) dropped: u64,
 }
 
-impl Report {
-    /// For people.
-    pub(crate) fn table(&self) -> String {
-        let mut text = String::new();
-        let mut row = |name: &str, value: String| {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{name:<34} {value:>16}");
-        };
-        row(self.role, self.interface.clone());
-        row("seconds", format!("{:.2}", self.seconds));
-        row("sent/s", format!("{:.0}", self.sent_pps));
-        row("received/s", format!("{:.0}", self.received_pps));
-        for (queue, rate) in &self.by_queue_pps {
-            row(&format!("  by queue {queue}"), format!("{rate:.0}"));
+impl Row {
+    /// What it is of, for people.
+    fn name(&self) -> String {
+        let case = self.case.as_deref().unwrap_or(self.role);
+        match self.part {
+            Some(part) => format!("{case}, {part}"),
+            None => case.to_owned(),
         }
-        for (cpu, rate) in &self.by_cpu_pps {
-            row(&format!("  on CPU {cpu}"), format!("{rate:.0}"));
-        }
-        for (name, rate) in &self.driver_per_s {
-            row(&format!("  {name}"), format!("{rate:.0}"));
-        }
-        if let Some(latency) = self.latency_ns {
-            row("latency, ns, 50 %", latency.p50.to_string());
-            row("  99 %", latency.p99.to_string());
-            row("  99.9 %", latency.p999.to_string());
-            row("  all", latency.max.to_string());
-        }
-        row("dropped", self.dropped.to_string());
-        text
     }
+}
+
+/// For people: all of it, what each queue and CPU had of it, and how long it took.
+pub(crate) fn tables(rows: &[Row]) -> [Table; 3] {
+    let mut all = Table::new(
+        "Packets a second",
+        [
+            "",
+            "interface",
+            "seconds",
+            "sent/s",
+            "received/s",
+            "dropped",
+        ],
+    );
+    let mut parts = Table::new("Of these, by queue and CPU", ["", "counter", "per s"]);
+    let mut latencies = Table::new("Latency, ns", ["", "50 %", "99 %", "99.9 %", "all"]);
+    for row in rows {
+        let name = row.name();
+        all.add([
+            name.clone(),
+            row.interface.clone(),
+            format!("{:.2}", row.seconds),
+            rate(row.sent_pps),
+            rate(row.received_pps),
+            grouped(row.dropped),
+        ]);
+        let queues = row.by_queue_pps.iter();
+        let queues = queues.map(|(queue, pps)| (format!("by queue {queue}"), *pps));
+        let cpus = row.by_cpu_pps.iter();
+        let cpus = cpus.map(|(cpu, pps)| (format!("on CPU {cpu}"), *pps));
+        let driver = row.driver_per_s.iter();
+        let driver = driver.map(|(counter, per_s)| (counter.clone(), *per_s));
+        for (counter, per_s) in queues.chain(cpus).chain(driver) {
+            parts.add([name.clone(), counter, rate(per_s)]);
+        }
+        if let Some(latency) = row.latency_ns {
+            let all = [latency.p50, latency.p99, latency.p999, latency.max];
+            latencies.add([name].into_iter().chain(all.map(grouped)));
+        }
+    }
+    [all, parts, latencies]
+}
+
+fn rate(per_s: f64) -> String {
+    grouped(per_s.round() as u64)
 }

@@ -8,12 +8,30 @@ use bench_nic::{Flows, Traffic, interface, pin_to};
 use fairlead_dataplane_common::traffic::Received;
 
 use crate::balancer::Balancer;
-use crate::report::Report;
-use crate::{Arguments, FlowOptions};
+use crate::case::Case;
+use crate::report::Row;
+use crate::{Arguments, Part};
 
-/// Sends for as long as it was asked to, and counts what comes back meanwhile.
-pub(crate) fn generate(arguments: &Arguments) -> Result<Report> {
+/// Packets a second of which latencies are taken, unless a rate is given: what any balancer bears.
+const LATENCY_RATE: u64 = 100_000;
+
+/// Sends each case for as long as it was asked to, and counts what comes back meanwhile.
+pub(crate) fn generate(arguments: &Arguments) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for case in &arguments.case {
+        for part in arguments.parts() {
+            rows.push(generate_part(arguments, *case, *part)?);
+        }
+    }
+    Ok(rows)
+}
+
+fn generate_part(arguments: &Arguments, case: Case, part: Part) -> Result<Row> {
     let options = &arguments.flows;
+    let (name, rate) = match part {
+        Part::Rates => ("rates", options.rate),
+        Part::Latencies => ("latencies", options.rate.or(Some(LATENCY_RATE))),
+    };
     let to = options.to.as_deref();
     let flows = Flows {
         source_mac: interface::mac(&arguments.iface)?,
@@ -21,8 +39,8 @@ pub(crate) fn generate(arguments: &Arguments) -> Result<Report> {
         source: options.source,
         destination: options.vip,
         count: options.flows,
-        frame_bytes: options.frame_bytes,
-        is_timed: options.timed,
+        frame_bytes: case.frame_bytes(),
+        is_timed: part == Part::Latencies,
     };
     let mut traffic = load(arguments)?;
     traffic.set_flows(&flows)?;
@@ -31,13 +49,14 @@ pub(crate) fn generate(arguments: &Arguments) -> Result<Report> {
     let ifindex = interface::index(&arguments.iface)?;
     let time = Duration::from_secs(arguments.seconds);
 
+    let share = rate.map(|rate| (rate / options.cpus.len() as u64).max(1));
     let before = Counted::read(&traffic, &arguments.iface)?;
     let begun = Instant::now();
     let sent: u64 = thread::scope(|scope| {
         let workers: Vec<_> = options
             .cpus
             .iter()
-            .map(|cpu| scope.spawn(|| send(&traffic, ifindex, &flows, *cpu, options, time)))
+            .map(|cpu| scope.spawn(|| send(&traffic, ifindex, &flows, *cpu, share, time)))
             .collect();
         let sent = workers.into_iter().map(|worker| match worker.join() {
             Ok(sent) => sent,
@@ -47,21 +66,24 @@ pub(crate) fn generate(arguments: &Arguments) -> Result<Report> {
     })?;
     let seconds = begun.elapsed().as_secs_f64();
     let after = Counted::read(&traffic, &arguments.iface)?;
-    let mut report = after.since(&before, seconds);
-    report.role = "gen";
-    report.interface.clone_from(&arguments.iface);
-    report.sent_pps = sent as f64 / seconds;
-    report.latency_ns = traffic.latency()?.percentiles();
-    Ok(report)
+    Ok(Row {
+        role: "gen",
+        case: Some(case.name()),
+        part: Some(name),
+        interface: arguments.iface.clone(),
+        sent_pps: sent as f64 / seconds,
+        latency_ns: traffic.latency()?.percentiles(),
+        ..after.since(&before, seconds)
+    })
 }
 
-/// Sends on one CPU and answers how many frames.
+/// Sends on one CPU, at a rate or as fast as it can, and answers how many frames.
 fn send(
     traffic: &Traffic,
     ifindex: u32,
     flows: &Flows,
     cpu: usize,
-    options: &FlowOptions,
+    rate: Option<u64>,
     time: Duration,
 ) -> Result<u64> {
     /// Frames of one call when nothing limits the rate: to begin and to end it takes the kernel some
@@ -71,28 +93,27 @@ fn send(
     const CALLS_PER_S: u64 = 10;
     pin_to(cpu)?;
     let sender = traffic.sender(ifindex, flows)?;
-    let rate = options.rate / options.cpus.len() as u64;
     let begun = Instant::now();
     let mut sent = 0_u64;
     while begun.elapsed() < time {
-        if options.rate == 0 {
+        let Some(rate) = rate else {
             sender.send(UNLIMITED)?;
             sent += u64::from(UNLIMITED);
             continue;
-        }
+        };
         let due = (begun.elapsed().as_secs_f64() * rate as f64) as u64 + rate / CALLS_PER_S;
         let frames = u32::try_from(due.saturating_sub(sent).max(1)).unwrap_or(UNLIMITED);
         sender.send(frames.min(UNLIMITED))?;
         sent += u64::from(frames.min(UNLIMITED));
         // Until this much is due by the rate.
-        let until = Duration::from_secs_f64(sent as f64 / rate.max(1) as f64);
+        let until = Duration::from_secs_f64(sent as f64 / rate as f64);
         thread::sleep(until.saturating_sub(begun.elapsed()));
     }
     Ok(sent)
 }
 
 /// Counts what arrives for as long as it was asked to.
-pub(crate) fn sink(arguments: &Arguments) -> Result<Report> {
+pub(crate) fn sink(arguments: &Arguments) -> Result<Row> {
     let mut traffic = load(arguments)?;
     traffic.attach_sink(&arguments.iface)?;
     let before = Counted::read(&traffic, &arguments.iface)?;
@@ -100,15 +121,16 @@ pub(crate) fn sink(arguments: &Arguments) -> Result<Report> {
     thread::sleep(Duration::from_secs(arguments.seconds));
     let seconds = begun.elapsed().as_secs_f64();
     let after = Counted::read(&traffic, &arguments.iface)?;
-    let mut report = after.since(&before, seconds);
-    report.role = "sink";
-    report.interface.clone_from(&arguments.iface);
-    report.latency_ns = traffic.latency()?.percentiles();
-    Ok(report)
+    Ok(Row {
+        role: "sink",
+        interface: arguments.iface.clone(),
+        latency_ns: traffic.latency()?.percentiles(),
+        ..after.since(&before, seconds)
+    })
 }
 
 /// Balances for as long as it was asked to.
-pub(crate) fn balance(arguments: &Arguments) -> Result<Report> {
+pub(crate) fn balance(arguments: &Arguments) -> Result<Row> {
     let name = &arguments.iface;
     let balancer = Balancer::attach(name, &arguments.flows, &arguments.backends)?;
     let driver_before = interface::queue_counters(name)?;
@@ -127,7 +149,7 @@ pub(crate) fn balance(arguments: &Arguments) -> Result<Report> {
         .map(|(cpu, (before, after))| (cpu, (after - before) as f64 / seconds))
         .collect();
     let sent_pps: f64 = by_cpu_pps.values().sum();
-    Ok(Report {
+    Ok(Row {
         role: "lb",
         interface: name.clone(),
         seconds,
@@ -136,7 +158,7 @@ pub(crate) fn balance(arguments: &Arguments) -> Result<Report> {
         by_cpu_pps,
         driver_per_s: rates(&driver_before, &interface::queue_counters(name)?, seconds),
         dropped,
-        ..Report::default()
+        ..Row::default()
     })
 }
 
@@ -164,23 +186,23 @@ impl Counted {
     }
 
     /// The rates since `before`, `seconds` ago.
-    fn since(&self, before: &Self, seconds: f64) -> Report {
-        let mut report = Report {
+    fn since(&self, before: &Self, seconds: f64) -> Row {
+        let mut row = Row {
             seconds,
             driver_per_s: rates(&before.driver, &self.driver, seconds),
-            ..Report::default()
+            ..Row::default()
         };
         for (queue, (was, is)) in (0..).zip(before.received.iter().zip(&self.received)) {
             for (cpu, (was, is)) in was.iter().zip(is).enumerate() {
                 let rate = (is.packets - was.packets) as f64 / seconds;
                 if rate > 0.0 {
-                    *report.by_queue_pps.entry(queue).or_default() += rate;
-                    *report.by_cpu_pps.entry(cpu).or_default() += rate;
-                    report.received_pps += rate;
+                    *row.by_queue_pps.entry(queue).or_default() += rate;
+                    *row.by_cpu_pps.entry(cpu).or_default() += rate;
+                    row.received_pps += rate;
                 }
             }
         }
-        report
+        row
     }
 }
 

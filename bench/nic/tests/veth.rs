@@ -1,7 +1,7 @@
 //! The three roles on veth pairs: a generator's packets come back to it through a balancer, and a
 //! sink counts what it is sent.
 
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use testbed::{NetNs, skip_without_root};
@@ -12,7 +12,6 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_bench-nic");
 struct Pair {
     near: NetNs,
     far: NetNs,
-    folder: tempfile::TempDir,
 }
 
 impl Pair {
@@ -28,8 +27,7 @@ impl Pair {
             host.ip("link set eth0 up").expect("bring the link up");
             host.make_wire_like("eth0").expect("set offloads");
         }
-        let folder = tempfile::tempdir().expect("make a folder");
-        Self { near, far, folder }
+        Self { near, far }
     }
 
     fn mac(host: &NetNs) -> String {
@@ -37,74 +35,95 @@ impl Pair {
         let links: Value = serde_json::from_str(&shown).expect("ip prints JSON");
         links[0]["address"].as_str().expect("an address").to_owned()
     }
+}
 
-    /// The program in a namespace; its report goes to the file of this name.
-    fn command(&self, host: &NetNs, report: &str, arguments: &[&str]) -> Command {
-        let mut command = host.command(PROGRAM).expect("a command");
-        command
-            .args(["--iface", "eth0", "--json"])
-            .arg(self.folder.path().join(report))
-            .args(arguments);
-        command
-    }
+/// The program on a host.
+fn command(host: &NetNs, arguments: &[&str]) -> Command {
+    let mut command = host.command(PROGRAM).expect("a command");
+    command.args(["--iface", "eth0", "--json"]).args(arguments);
+    command
+}
 
-    fn report(&self, name: &str) -> Value {
-        let text = std::fs::read(self.folder.path().join(name)).expect("a report");
-        serde_json::from_slice(&text).expect("a report is JSON")
-    }
+/// The rows that a program printed which has ended well.
+fn rows(output: Output) -> Vec<Value> {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).expect("what it prints is JSON")
 }
 
 /// Each role's own time ends only after its end is reported, so the generator's is the shorter.
-const LONG: &str = "6";
-const SHORT: &str = "2";
+const LONG: &str = "8";
+const SHORT: &str = "1";
 
-fn generate(pair: &Pair) -> Value {
+/// Frames of two lengths, for what they come to and for how long they take.
+fn generate(pair: &Pair) -> Vec<Value> {
     let to = Pair::mac(&pair.far);
-    let mut generator = pair.command(
-        &pair.near,
+    let arguments = [
+        "--role",
         "gen",
-        &[
-            "--role",
-            "gen",
-            "--to",
-            &to,
-            "--rate",
-            "20000",
-            "--timed",
-            "--seconds",
-            SHORT,
-        ],
+        "--to",
+        &to,
+        "--rate",
+        "20000",
+        "--case",
+        "frame_64,frame_1518",
+        "--seconds",
+        SHORT,
+    ];
+    let done = command(&pair.near, &arguments).output();
+    let rows = rows(done.expect("run the generator"));
+    let names = rows
+        .iter()
+        .map(|row| format!("{} {}", row["case"], row["part"]).replace('"', ""));
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        [
+            "frame_64 rates",
+            "frame_64 latencies",
+            "frame_1518 rates",
+            "frame_1518 latencies"
+        ]
     );
-    let done = generator.output().expect("run the generator");
-    assert!(
-        done.status.success(),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
-    pair.report("gen")
+    rows
+}
+
+/// How many frames a row counted, by the name of their rate.
+fn frames(row: &Value, rate: &str) -> f64 {
+    row[rate].as_f64().expect("a rate") * row["seconds"].as_f64().expect("a time")
+}
+
+fn all_frames(rows: &[Value], rate: &str) -> f64 {
+    rows.iter().map(|row| frames(row, rate)).sum()
 }
 
 /// A role at the far end, which ends with the test at the latest.
-struct FarEnd(Child);
+struct FarEnd(Option<Child>);
 
 impl FarEnd {
-    fn finish(mut self) {
-        assert!(self.0.wait().expect("wait for the far end").success());
+    /// The one row of what it counted.
+    fn finish(mut self) -> Value {
+        let child = self.0.take().expect("it is finished once");
+        let output = child.wait_with_output().expect("wait for the far end");
+        let [row] = <[Value; 1]>::try_from(rows(output)).expect("one row");
+        row
     }
 }
 
 impl Drop for FarEnd {
     fn drop(&mut self) {
-        // It has ended already, or has to.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        if let Some(child) = &mut self.0 {
+            // It has ended already, or has to.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
 /// Starts a role at the far end, and waits until its program is attached there.
-fn start(pair: &Pair, report: &str, arguments: &[&str]) -> FarEnd {
-    let child = pair.command(&pair.far, report, arguments).spawn();
-    let child = FarEnd(child.expect("start the far end"));
+fn start(pair: &Pair, arguments: &[&str]) -> FarEnd {
+    let mut program = command(&pair.far, arguments);
+    let child = program.stdout(Stdio::piped()).spawn();
+    let child = FarEnd(Some(child.expect("start the far end")));
     testbed::Deadline::seconds(60)
         .until("a program at the far end", || {
             let shown = pair.far.ip("link show eth0");
@@ -122,27 +141,25 @@ fn balanced_packets_come_back_and_tell_how_long_they_took() {
     let pair = Pair::new();
     let back = Pair::mac(&pair.near);
     let arguments = ["--role", "lb", "--backend", &back, "--seconds", LONG];
-    let balancer = start(&pair, "lb", &arguments);
+    let balancer = start(&pair, &arguments);
     let sent = generate(&pair);
-    balancer.finish();
-    let balanced = pair.report("lb");
+    let balanced = balancer.finish();
 
-    let rate = |report: &Value, name: &str| report[name].as_f64().expect("a rate");
-    let sent_frames = rate(&sent, "sent_pps") * rate(&sent, "seconds");
-    let received_frames = rate(&sent, "received_pps") * rate(&sent, "seconds");
-    let balanced_frames = rate(&balanced, "sent_pps") * rate(&balanced, "seconds");
-    assert!(sent_frames > 10_000.0, "{sent}");
-    assert!(received_frames > sent_frames * 0.9, "{sent}");
-    assert!(balanced_frames > sent_frames * 0.9, "{balanced}");
+    for row in &sent {
+        let (sent, received) = (frames(row, "sent_pps"), frames(row, "received_pps"));
+        assert!(sent > 10_000.0 && received > sent * 0.9, "{row}");
+        let took = row["latency_ns"]["p50"].as_u64();
+        if row["part"] == "latencies" {
+            assert!(took.is_some_and(|ns| ns > 100), "{row}");
+        } else {
+            assert_eq!(took, None, "{row}");
+        }
+        let queues = row["by_queue_pps"].as_object();
+        assert_eq!(queues.map(|queues| queues.len()), Some(1));
+    }
     assert!(
-        sent["latency_ns"]["p50"]
-            .as_u64()
-            .is_some_and(|ns| ns > 100),
-        "{sent}"
-    );
-    assert_eq!(
-        sent["by_queue_pps"].as_object().map(|queues| queues.len()),
-        Some(1)
+        frames(&balanced, "sent_pps") > all_frames(&sent, "sent_pps") * 0.9,
+        "{balanced}"
     );
     assert_eq!(balanced["dropped"], 0);
 }
@@ -153,16 +170,12 @@ fn sink_counts_what_a_generator_sends() {
         return;
     }
     let pair = Pair::new();
-    let sink = start(&pair, "sink", &["--role", "sink", "--seconds", LONG]);
-    let sent = generate(&pair);
-    sink.finish();
-    let counted = pair.report("sink");
-    let frames = |report: &Value, name: &str| {
-        report[name].as_f64().expect("a rate") * report["seconds"].as_f64().expect("a time")
-    };
-    let (sent, received) = (frames(&sent, "sent_pps"), frames(&counted, "received_pps"));
+    let sink = start(&pair, &["--role", "sink", "--seconds", LONG]);
+    let sent = all_frames(&generate(&pair), "sent_pps");
+    let counted = sink.finish();
+    let received = frames(&counted, "received_pps");
     assert!(
-        sent > 10_000.0 && received > sent * 0.9,
+        sent > 40_000.0 && received > sent * 0.9,
         "{received} of {sent}"
     );
     assert!(counted["latency_ns"]["p99"].is_u64(), "{counted}");
@@ -174,7 +187,7 @@ fn generator_without_a_destination_is_told_what_is_missing() {
         return;
     }
     let pair = Pair::new();
-    let done = pair.command(&pair.near, "gen", &["--role", "gen"]).output();
+    let done = command(&pair.near, &["--role", "gen"]).output();
     let done = done.expect("run the generator");
     assert!(!done.status.success());
     assert!(String::from_utf8_lossy(&done.stderr).contains("--to"));

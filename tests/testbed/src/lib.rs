@@ -19,6 +19,7 @@ mod privilege;
 mod process;
 mod progress;
 mod sys;
+pub mod table;
 pub mod traffic;
 mod workspace;
 

@@ -5,10 +5,12 @@ mod network;
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
+use testbed::table::Style;
 use testbed::{Progress, Workspace};
 
 use crate::{build, cargo, image, setup};
@@ -21,7 +23,8 @@ pub(crate) enum Subject {
     Dataplane(DataplaneOptions),
     /// Packets a second and latencies on real network cards: bench/nic.md.
     Nic {
-        /// `--iface NAME --role gen|lb|sink`, and what the role needs; `--help` lists it.
+        /// `--iface NAME --role gen|lb|sink`, what the role needs, and what is to be measured and
+        /// printed, as of `dataplane`; `-- --help` lists it.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<OsString>,
     },
@@ -80,13 +83,24 @@ pub(crate) fn run(subject: &Subject, workspace: &Workspace, progress: &Progress)
     }
 }
 
+/// Where figures are written as JSON.
+fn results_folder(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.target().join("bench");
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    Ok(folder)
+}
+
 fn nic(workspace: &Workspace, progress: &Progress, arguments: &[OsString]) -> Result<()> {
     setup::ensure(workspace, progress)?;
     build::ebpf(workspace, progress)?;
     cargo::run(workspace, "build --release --package bench-nic")?;
     let release = workspace.clone().with_profile("release");
+    let results = results_folder(workspace)?;
     let mut program = Command::new(release.binary("bench-nic")?);
-    cargo::run_to_end(program.args(arguments), "bench-nic")
+    program.arg("--output").arg(&results);
+    cargo::run_to_end(program.args(arguments), "bench-nic")?;
+    progress.step(format!("measured: {}", results.display()));
+    Ok(())
 }
 
 fn dataplane(workspace: &Workspace, progress: &Progress, options: &DataplaneOptions) -> Result<()> {
@@ -106,9 +120,7 @@ fn dataplane(workspace: &Workspace, progress: &Progress, options: &DataplaneOpti
         cargo::run(workspace, "build --release --package bench-dataplane")?;
     }
     let release = workspace.clone().with_profile("release");
-    let results = workspace.target().join("bench");
-    fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
-
+    let results = results_folder(workspace)?;
     let machine = machine::describe(workspace);
     if options.json {
         progress.step(format!("measure: {machine}"));
@@ -128,7 +140,12 @@ fn dataplane(workspace: &Workspace, progress: &Progress, options: &DataplaneOpti
     if has_network {
         let comparison = network::compare(&release, progress)?;
         if !options.json {
-            println!("\n{}", comparison.table(options.markdown));
+            let style = if options.markdown {
+                Style::Markdown
+            } else {
+                Style::Plain
+            };
+            print!("{}", comparison.table().text(style));
         }
         let path = results.join("network.json");
         let json = serde_json::to_vec_pretty(&comparison).context("write the results as JSON")?;

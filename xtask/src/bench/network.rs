@@ -7,10 +7,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use testbed::cluster::{Baseline, CLIENT, Cluster, Host, Spec, TestCluster};
+use testbed::table::Table;
 use testbed::traffic::{FloodReport, Report, SinkReport};
 use testbed::{Deadline, Launch, Progress, Workspace};
-
-use crate::table;
 
 /// How many requests each measurement of requests sends.
 const REQUESTS: u64 = 20_000;
@@ -51,8 +50,8 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// The comparison for people; as `markdown` or in columns that line up.
-    pub(crate) fn table(&self, markdown: bool) -> String {
+    /// The comparison for people.
+    pub(crate) fn table(&self) -> Table {
         let (ours, theirs) = (&self.fairlead, &self.nftables);
         let row = |what: &str, ours: f64, theirs: f64| {
             vec![
@@ -63,7 +62,11 @@ impl Comparison {
             ]
         };
         let yes_no = |kept: bool| if kept { "yes" } else { "no" }.to_owned();
-        let rows = [
+        let mut table = Table::new(
+            "Through the test network",
+            ["", "Fairlead", "nftables DNAT", "ratio"],
+        );
+        for cells in [
             row(
                 "requests/s, new connections",
                 ours.new_connections_per_s,
@@ -100,12 +103,10 @@ impl Comparison {
                 yes_no(theirs.client_address_kept),
                 String::new(),
             ],
-        ];
-        if markdown {
-            table::markdown(&["", "Fairlead", "nftables DNAT", "ratio"], &rows)
-        } else {
-            table::render(&["", "FAIRLEAD", "NFTABLES DNAT", "RATIO"], &rows)
+        ] {
+            table.add(cells);
         }
+        table
     }
 }
 

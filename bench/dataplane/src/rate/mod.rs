@@ -14,8 +14,8 @@ use serde::Serialize;
 
 use testbed::Progress;
 
-use crate::table::{Table, grouped};
 use lane::{Lane, Path};
+use testbed::table::{Table, grouped};
 
 /// How long a way carries packets in each round. To begin and to end a test run waits for grace periods
 /// of the kernel, some ten milliseconds.

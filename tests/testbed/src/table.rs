@@ -1,10 +1,10 @@
-//! Figures for people: in a terminal, and as bench/results.md has them.
+//! Figures of benchmarks for people: in a terminal, and as bench/results.md has them.
 
 use std::fmt::Write;
 
 /// How a table is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Style {
+pub enum Style {
     /// Columns that line up.
     Plain,
     /// Markdown.
@@ -12,17 +12,15 @@ pub(crate) enum Style {
 }
 
 /// Rows of figures under a title.
-pub(crate) struct Table {
+pub struct Table {
     title: &'static str,
     columns: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(crate) fn new(
-        title: &'static str,
-        columns: impl IntoIterator<Item = impl Into<String>>,
-    ) -> Self {
+    /// A table without rows yet.
+    pub fn new(title: &'static str, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             title,
             columns: columns.into_iter().map(Into::into).collect(),
@@ -34,14 +32,15 @@ impl Table {
     ///
     /// # Panics
     /// If there are more or fewer.
-    pub(crate) fn add(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+    pub fn add(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
         let cells: Vec<String> = cells.into_iter().map(Into::into).collect();
         assert_eq!(cells.len(), self.columns.len(), "{}", self.title);
         self.rows.push(cells);
     }
 
     /// The whole table, with its title; nothing if it has no rows.
-    pub(crate) fn text(&self, style: Style) -> String {
+    #[must_use]
+    pub fn text(&self, style: Style) -> String {
         if self.rows.is_empty() {
             return String::new();
         }
@@ -87,7 +86,7 @@ impl Table {
 }
 
 /// A number in groups of three digits.
-pub(crate) fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
