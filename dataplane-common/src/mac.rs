@@ -1,15 +1,23 @@
 //! The inner Ethernet addresses of what nodes send each other encapsulated. They are never on a
 //! wire of their own: the destination names the backend the first node picked, the source the node
-//! that sent it; so does the source of a frame that was passed on as it is (dr). Both have the locally-administered bit set (IEEE 802, clause 8).
+//! that sent it; so does the source of a frame that was passed on as it is (dr). Both have the
+//! locally-administered bit set (IEEE 802, clause 8).
+
+use crate::service::FORMERS_PER_SLOT;
 
 /// First bytes of an inner destination that names a backend.
 pub const BACKEND_PREFIX: u16 = 0x02fa;
 /// First bytes of an inner address that names a node.
 pub const NODE_PREFIX: u16 = 0x02fb;
 
-/// First bytes of an inner source that names a node too, and says that it is the second to get the
-/// packet: it did not know the connection. Whoever gets it then keeps it.
+/// First bytes of an inner source that names a node too, and says that it did not know the packet's
+/// connection. Whoever gets it keeps it. The next prefixes, [`SECOND_CHANCES_MAX`] in all, say so of a
+/// packet that may be passed on once more, twice more, and so on.
 pub const SECOND_CHANCE_PREFIX: u16 = 0x02fc;
+
+/// How often a packet is passed on from one backend that does not know its connection to another, at
+/// most: there are the table's backend, the base's, and those in between.
+pub const SECOND_CHANCES_MAX: u32 = 1 + FORMERS_PER_SLOT;
 
 /// `02:fa` and the `BackendId`, big-endian.
 #[inline(always)]
@@ -23,10 +31,11 @@ pub const fn of_node(id: u32) -> [u8; 6] {
     with_prefix(NODE_PREFIX, id)
 }
 
-/// `02:fc` and the node's id, big-endian.
+/// `02:fc` and the node's id, big-endian, for a packet that is not to be passed on again; `02:fd` and
+/// `02:fe` for one that may be, once or twice. `chances_left` is below [`SECOND_CHANCES_MAX`].
 #[inline(always)]
-pub const fn of_second_chance(id: u32) -> [u8; 6] {
-    with_prefix(SECOND_CHANCE_PREFIX, id)
+pub const fn of_second_chance(id: u32, chances_left: u32) -> [u8; 6] {
+    with_prefix(SECOND_CHANCE_PREFIX + chances_left as u16, id)
 }
 
 /// The `BackendId` that an inner destination names, if it names one.
@@ -45,10 +54,17 @@ pub const fn is_node(mac: [u8; 6]) -> bool {
     u16::from_be_bytes([mac[0], mac[1]]) == NODE_PREFIX
 }
 
-/// Whether a node has put `mac` in as the sender of a packet that it gives a second chance.
+/// How often a packet may still be passed on, if a node has put `mac` in as the sender of one whose
+/// connection it did not know.
 #[inline(always)]
-pub const fn is_second_chance(mac: [u8; 6]) -> bool {
-    u16::from_be_bytes([mac[0], mac[1]]) == SECOND_CHANCE_PREFIX
+pub const fn chances_left(mac: [u8; 6]) -> Option<u32> {
+    let prefix = u16::from_be_bytes([mac[0], mac[1]]);
+    let left = prefix.wrapping_sub(SECOND_CHANCE_PREFIX) as u32;
+    if left < SECOND_CHANCES_MAX {
+        Some(left)
+    } else {
+        None
+    }
 }
 
 /// An address as the words it is in memory. In the programs one that is copied byte by byte, from a map
@@ -79,5 +95,17 @@ mod tests {
         assert_eq!(backend_of(of_backend(77)), Some(77));
         assert_eq!(backend_of(of_node(77)), None);
         assert!(is_node(of_node(77)) && !is_node(of_backend(77)));
+    }
+
+    #[test]
+    fn mark_says_how_often_a_packet_may_be_passed_on() {
+        assert_eq!(of_second_chance(0x0102_0304, 0), [0x02, 0xfc, 1, 2, 3, 4]);
+        for left in 0..SECOND_CHANCES_MAX {
+            assert_eq!(chances_left(of_second_chance(77, left)), Some(left));
+            assert!(!is_node(of_second_chance(77, left)));
+        }
+        for other in [of_node(77), of_backend(77), [0x02, 0xff, 0, 0, 0, 77]] {
+            assert_eq!(chances_left(other), None);
+        }
     }
 }

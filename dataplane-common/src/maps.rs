@@ -7,7 +7,7 @@
 /// meaning or the hash of frontends means raising it. An agent takes over the maps of another version
 /// that keep their name, kind, sizes and capacity: one whose elements mean something else gets another
 /// name.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident $value:literal,)*) => {

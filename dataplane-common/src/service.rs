@@ -35,8 +35,8 @@ pub const SERVICE_AFFINITY: u32 = 1 << 5;
 /// Only clients in `source_ranges` may use its VIPs.
 pub const SERVICE_SOURCE_RANGES: u32 = 1 << 6;
 /// Packets from outside are for the backends of this node alone (externalTrafficPolicy: Local). They
-/// pick from the list behind the table, whose elements have states as those of a table do; what
-/// [`ServiceEntry::base_offset`] names is then that list as it was.
+/// pick from the list behind the table, whose elements have states as those of a table do; the base
+/// is then that list as it was.
 pub const SERVICE_EXTERNAL_LOCAL: u32 = 1 << 7;
 /// Sockets of this node are for the backends of this node alone (internalTrafficPolicy: Local).
 pub const SERVICE_INTERNAL_LOCAL: u32 = 1 << 8;
@@ -86,10 +86,18 @@ pub const SCHEDULER_WEIGHTED_LEAST_CONNECTIONS: u32 = 1;
 pub const SCHEDULER_SHORTEST_EXPECTED_DELAY: u32 = 2;
 /// IPVS' `nq`: an idle one if there is one, else as `sed`.
 pub const SCHEDULER_NEVER_QUEUE: u32 = 3;
+/// Former owners that are remembered of a table slot, beside the one that the base names. A third would
+/// tell of connections whose slot moves three times while it moves at all; each costs a table that moves
+/// as many slots as it has.
+pub const FORMERS_PER_SLOT: u32 = 2;
+
 /// Elements that a table of [`SERVICE_LEAST_LOAD`] has at most.
 pub const LEAST_LOAD_BACKENDS_MAX: u32 = 256;
 
 /// One service port. `services` is an array of these, indexed by [`Self::index`].
+///
+/// Its tables stand in `lut` one behind the other: the table, this node's own list, the base, and the
+/// former owners.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ServiceEntry {
@@ -105,11 +113,14 @@ pub struct ServiceEntry {
     pub id: u32,
     /// `SERVICE_*`.
     pub flags: u32,
-    /// First slot in `lut` of the table as it was before slots began to move; with
-    /// [`SERVICE_EXTERNAL_LOCAL`] of the list of this node's own backends as it was.
-    pub base_offset: u32,
-    /// Slots of that table, 0 while no slot is moving.
+    /// Slots of the base: the table as it was before slots began to move; with
+    /// [`SERVICE_EXTERNAL_LOCAL`] the list of this node's own backends as it was. 0 while no slot is
+    /// moving.
     pub base_length: u32,
+    /// Slots of the lists of former owners: who had a slot after the base and before the table, the
+    /// newest first. Each has [`FORMERS_PER_SLOT`] elements, [`LUT_EMPTY`] where there was nobody. 0 if
+    /// there are none.
+    pub former_length: u32,
     /// Seconds for which a client keeps its backend, with [`SERVICE_AFFINITY`].
     pub affinity_seconds: u32,
 }
@@ -143,7 +154,24 @@ impl ServiceEntry {
         if self.base_length == 0 {
             return None;
         }
-        Some(self.base_offset + hash::reduce(hash, self.base_length))
+        Some(self.base_offset() + hash::reduce(hash, self.base_length))
+    }
+
+    /// The first slot in `lut` of the base.
+    #[inline(always)]
+    pub const fn base_offset(&self) -> u32 {
+        self.lut_offset + self.lut_length + self.local_length
+    }
+
+    /// The index in `lut` of who had the flow in between: the newest for `rank` 0, and so on to
+    /// [`FORMERS_PER_SLOT`]. Nothing if nobody is remembered.
+    #[inline(always)]
+    pub const fn former_index(&self, hash: u32, rank: u32) -> Option<u32> {
+        if self.former_length == 0 {
+            return None;
+        }
+        let slot = hash::reduce(hash, self.former_length);
+        Some(self.base_offset() + self.base_length + slot * FORMERS_PER_SLOT + rank)
     }
 
     /// How [`SERVICE_LEAST_LOAD`] compares backends.
@@ -172,6 +200,8 @@ mod tests {
             lut_offset: 5000,
             lut_length: 1009,
             local_length: 101,
+            base_length: 251,
+            former_length: 251,
             id: 1,
             ..ServiceEntry::default()
         };
@@ -180,6 +210,12 @@ mod tests {
             assert!((5000..6009).contains(&index), "{index}");
             let index = service.local_index(hash).unwrap();
             assert!((6009..6110).contains(&index), "{index}");
+            let index = service.base_index(hash).unwrap();
+            assert!((6110..6361).contains(&index), "{index}");
+            for rank in 0..FORMERS_PER_SLOT {
+                let index = service.former_index(hash, rank).unwrap();
+                assert!((6361..6863).contains(&index), "{index}");
+            }
         }
     }
 
@@ -188,5 +224,6 @@ mod tests {
         assert_eq!(ServiceEntry::default().lut_index(7), None);
         assert_eq!(ServiceEntry::default().local_index(7), None);
         assert_eq!(ServiceEntry::default().base_index(7), None);
+        assert_eq!(ServiceEntry::default().former_index(7, 0), None);
     }
 }

@@ -65,12 +65,13 @@ impl Label {
         }
     }
 
-    /// For the backend that may know a connection which is unknown here.
+    /// For the backend that may know a connection which is unknown here; if it does not, it may pass the
+    /// packet on `chances_left` times.
     #[inline(always)]
-    pub fn second_chance(config: &Config, id: u32) -> Self {
+    pub fn second_chance(config: &Config, id: u32, chances_left: u32) -> Self {
         Self {
             destination: mac::of_backend(id),
-            source: mac::of_second_chance(config.node_id),
+            source: mac::of_second_chance(config.node_id, chances_left),
         }
     }
 

@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_ANY, TC_ACT_OK};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_redirect_peer};
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
-    BackendEntry, Config, DropReason, EndpointEntry, FlowEntry, FlowKey, protocol,
+    BackendEntry, Config, DropReason, EndpointEntry, FlowEntry, FlowKey, mac, protocol,
 };
 
 use crate::frame::Frame;
@@ -29,17 +29,32 @@ pub struct Delivery {
     pub flow: FlowKey,
     /// Slot of the backend.
     pub backend_slot: u32,
+    /// How often the packet may still be passed on to another backend, if its connection is unknown
+    /// here.
+    pub chances_left: u32,
 }
 
 /// Notes what is to be delivered, and returns the `kind` of it.
 #[inline(always)]
 pub fn hand_in(flow: &FlowKey, backend_slot: u32, kind: i32) -> Result<i32, DropReason> {
+    hand_on(flow, backend_slot, mac::SECOND_CHANCES_MAX, kind)
+}
+
+/// The same of a packet that may be passed on `chances_left` times.
+#[inline(always)]
+pub fn hand_on(
+    flow: &FlowKey,
+    backend_slot: u32,
+    chances_left: u32,
+    kind: i32,
+) -> Result<i32, DropReason> {
     let delivery = DELIVERY.get_ptr_mut(0).ok_or(DropReason::NoEndpoint)?;
     // SAFETY: the element is this CPU's own, and programs of one CPU do not interleave here.
     unsafe {
         *delivery = Delivery {
             flow: *flow,
             backend_slot,
+            chances_left,
         };
     }
     Ok(kind)

@@ -1,20 +1,26 @@
 //! Connections that nobody here knows.
 //!
-//! While a table slot has changed hands, a packet in the middle of a connection may reach either of
-//! two backends: the one that has the slot, and the one that had it before. Who balances knows which
-//! from `flows`; a node that took over from one that died does not, and guesses. The node of the
-//! backend that was guessed sees whether the connection is known there, and passes a packet of one that
-//! is not to the other backend. The mark in the inner source address keeps it there: nobody passes
-//! a packet on twice.
+//! While a table slot has changed hands, a packet in the middle of a connection may reach any of several
+//! backends: the one that has the slot, the one that had it before slots began to move, and those that
+//! had it in between. Who balances knows which from `flows`; a node that took over from one that died
+//! does not, and guesses. The node of the backend that was guessed sees whether the connection is known
+//! there, and passes a packet of one that is not to the next backend that may have it.
+//!
+//! All nodes have these *candidates* in one order: whom a balancing node would guess, the others from
+//! the newest to the oldest, and last those on silent nodes. After the last comes the first. The mark in
+//! the inner source address says how often the packet may still be passed on; the first node sets it to
+//! one less than there are candidates, each counts it down, and at nought the packet stays. So nobody
+//! is asked twice while nodes agree on the tables, and it ends all the same where they do not.
 //!
 //! A connection is known where its answers are (`replies`). That map is pinned, so it survives the
 //! agent, and it is far larger than what is open at any time; what it has lost all the same is passed on
-//! once too often, and only while its slot is in one of those states.
+//! in vain, and only while its slot has candidates.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
-    Counter, DropReason, LUT_EMPTY, LUT_STABLE, NODE_LOCAL, NODE_SERVER, ServiceEntry, hash,
+    BACKEND_EMPTY, BACKEND_SERVER, BACKEND_SILENT, Counter, DropReason, FORMERS_PER_SLOT,
+    LUT_EMPTY, LUT_SLOT_MASK, LUT_STABLE, NODE_LOCAL, NODE_SERVER, ServiceEntry, hash,
 };
 
 use crate::encap::{self, Label};
@@ -33,9 +39,9 @@ pub fn deliver(ctx: &TcContext) -> Result<i32, DropReason> {
         UNKNOWN => {}
         action => return Ok(action),
     }
-    match other() {
-        LUT_EMPTY => {}
-        slot => match pass_on(skb, slot).unpack_skb()? {
+    match next() {
+        NOBODY => {}
+        whom => match pass_on(skb, whom).unpack_skb()? {
             DELIVER_LAST => {}
             action => return Ok(action),
         },
@@ -43,25 +49,28 @@ pub fn deliver(ctx: &TcContext) -> Result<i32, DropReason> {
     reply::deliver(skb, false).unpack_skb()
 }
 
-/// Passes the packet on to the backend in `slot`, to be delivered there whatever is known. If that is
-/// here too and knows the connection, the packet is noted to be delivered to it.
+/// No answer of [`next`]: nobody else may have the connection.
+const NOBODY: u32 = LUT_EMPTY;
+
+/// In an answer of [`next`], above the backend's slot: how often the packet may be passed on after that.
+const CHANCES_SHIFT: u32 = LUT_SLOT_MASK.trailing_ones();
+
+/// Passes the packet on to whom [`next`] has named. If that is here, the packet is noted to be delivered
+/// to it.
 #[inline(never)]
 #[unsafe(export_name = "second_chance_pass_on")]
-extern "C" fn pass_on(skb: *mut __sk_buff, slot: u32) -> Packed {
-    try_pass_on(&TcContext::new(skb), slot).pack()
+extern "C" fn pass_on(skb: *mut __sk_buff, whom: u32) -> Packed {
+    try_pass_on(&TcContext::new(skb), whom).pack()
 }
 
 #[inline(always)]
-fn try_pass_on(ctx: &TcContext, slot: u32) -> Result<i32, DropReason> {
+fn try_pass_on(ctx: &TcContext, whom: u32) -> Result<i32, DropReason> {
+    let slot = whom & LUT_SLOT_MASK;
     let config = lookup::config()?;
     let (Delivery { flow, .. }, _) = reply::delivery()?;
     let other = BACKENDS.get(slot).ok_or(DropReason::NoBackend)?;
     if other.node == NODE_LOCAL {
-        return if reply::knows(flow, other) {
-            reply::hand_in(&{ *flow }, slot, DELIVER_LAST)
-        } else {
-            Ok(DELIVER_LAST)
-        };
+        return reply::hand_in(&{ *flow }, slot, DELIVER_LAST);
     }
     let node = match lookup::node(other.node) {
         Some(node) if node.flags & NODE_SERVER == 0 => node,
@@ -69,43 +78,110 @@ fn try_pass_on(ctx: &TcContext, slot: u32) -> Result<i32, DropReason> {
     };
     stats::count(Counter::SecondChance);
     let packet = parse::of(ctx, flow.vpc)?;
-    let label = Label::second_chance(config, other.id);
+    let label = Label::second_chance(config, other.id, whom >> CHANCES_SHIFT);
     let hash = hash::flow(&config.seed, flow);
     encap::send_skb(ctx, config, node, &packet, hash, label)
 }
 
-/// Slot of the backend that may know the connection which the one noted does not; [`LUT_EMPTY`] if
-/// there is none.
+/// How many candidates there can be.
+const CANDIDATES_MAX: u32 = 2 + FORMERS_PER_SLOT;
+
+/// Where a candidate stands in the order, above its slot: behind all that are not silent, if it is.
+const PLACE_SHIFT: u32 = CHANCES_SHIFT;
+const PLACE_OF_SILENT: u32 = CANDIDATES_MAX;
+
+/// Slot of the backend that may know the connection which the one noted does not, with the chances that
+/// are left then; [`NOBODY`] if there is none.
 #[inline(never)]
-fn other() -> u32 {
-    let Ok((Delivery { flow, .. }, backend)) = reply::delivery() else {
-        return LUT_EMPTY;
-    };
-    let Ok(config) = lookup::config() else {
-        return LUT_EMPTY;
-    };
-    let Some(frontend) = lookup::external(config, flow) else {
-        return LUT_EMPTY;
-    };
+#[unsafe(export_name = "second_chance_next")]
+extern "C" fn next() -> u32 {
+    find_next().unwrap_or(NOBODY)
+}
+
+#[inline(always)]
+fn find_next() -> Option<u32> {
+    let (delivery, asked) = reply::delivery().ok()?;
+    let flow = &delivery.flow;
+    let config = lookup::config().ok()?;
+    let frontend = lookup::external(config, flow)?;
     let index = ServiceEntry::index(config.bank, frontend.service);
-    let Some(service) = SERVICES.get(index) else {
-        return LUT_EMPTY;
-    };
+    let service = SERVICES.get(index)?;
     let (source, destination) = (&flow.source, &flow.destination);
     let of_flow = hash::flow(&config.seed, flow);
     let hash = track::table_hash(config, service, flow.vpc, source, destination, of_flow);
-    let slot = match track::table_slot(service, hash) {
-        Some(slot) if slot.state != LUT_STABLE && slot.base != LUT_EMPTY => slot,
-        _ => return LUT_EMPTY,
+    let slot = track::table_slot(service, hash)?;
+    if slot.state == LUT_STABLE && service.former_length == 0 {
+        return None;
+    }
+    let first = track::presumed(&slot);
+    let second = if first == slot.current {
+        slot.base
+    } else {
+        slot.current
     };
-    let is_here = |slot| {
-        BACKENDS
-            .get(slot)
-            .is_some_and(|other| other.id == backend.id)
+    let mut places = [NOBODY; CANDIDATES_MAX as usize];
+    // Behind every place: who is not a candidate passes nothing on.
+    let mut own = u32::MAX;
+    let mut others = 0;
+    for (place, noted) in (0..CANDIDATES_MAX).zip(&mut places) {
+        let candidate = match place {
+            0 => first,
+            1 => second,
+            _ => track::former(service, hash, place - 2),
+        };
+        if place > 0 && candidate == first || place > 1 && candidate == second {
+            continue;
+        }
+        let Some(backend) = BACKENDS.get(candidate) else {
+            continue;
+        };
+        // Servers outside know no marks.
+        if backend.state == BACKEND_EMPTY || backend.flags & BACKEND_SERVER != 0 {
+            continue;
+        }
+        let place = if backend.flags & BACKEND_SILENT != 0 {
+            PLACE_OF_SILENT + place
+        } else {
+            place
+        };
+        if backend.id == asked.id {
+            own = place << PLACE_SHIFT | candidate;
+        } else if backend.node != NODE_LOCAL {
+            *noted = place << PLACE_SHIFT | candidate;
+            others += 1;
+        } else if knows(candidate) {
+            return Some(candidate);
+        }
+    }
+    let chances = if delivery.chances_left < others {
+        delivery.chances_left
+    } else {
+        others
     };
-    match (is_here(slot.current), is_here(slot.base)) {
-        (true, false) => slot.base,
-        (false, true) => slot.current,
-        _ => LUT_EMPTY,
+    if own == u32::MAX || chances == 0 {
+        return None;
+    }
+    let (mut after, mut lowest) = (u32::MAX, u32::MAX);
+    for noted in places {
+        if noted == NOBODY {
+            continue;
+        }
+        if noted > own && noted < after {
+            after = noted;
+        }
+        if noted < lowest {
+            lowest = noted;
+        }
+    }
+    let next = if after == u32::MAX { lowest } else { after };
+    Some(next & LUT_SLOT_MASK | (chances - 1) << CHANCES_SHIFT)
+}
+
+/// Whether the backend of this node in `slot` knows the connection.
+#[inline(never)]
+fn knows(slot: u32) -> bool {
+    match (reply::delivery(), BACKENDS.get(slot)) {
+        (Ok((Delivery { flow, .. }, _)), Some(backend)) => reply::knows(flow, backend),
+        _ => false,
     }
 }

@@ -17,7 +17,7 @@ pub const SEND: i32 = i32::MAX - 2;
 pub const DELIVER: i32 = i32::MAX - 3;
 /// The same of an ICMP error.
 pub const DELIVER_ERROR: i32 = i32::MAX - 4;
-/// The same of a packet that two nodes have had in their hands.
+/// The same of a packet that is not to be passed on any more.
 pub const DELIVER_LAST: i32 = i32::MAX - 5;
 /// Nothing is known here of the packet's connection, and nothing was done.
 pub const UNKNOWN: i32 = i32::MAX - 6;

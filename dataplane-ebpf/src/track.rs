@@ -19,8 +19,8 @@ use fairlead_dataplane_common::{
 use self::entry::{Followed, follow, is_handed_up, note};
 pub use self::query::{Found, QUERY_ERROR, QUERY_HANDS_UP, QUERY_PASSED_ON, QUERY_VIP, Query};
 pub use self::socket::{SocketQuery, answer_socket};
-pub use self::table::{TableSlot, table_hash, table_slot};
-use self::table::{is_here, is_silent};
+use self::table::is_here;
+pub use self::table::{TableSlot, former, presumed, table_hash, table_slot};
 use crate::maps::{BACKENDS, SERVICES};
 use crate::{affinity, lookup, noting, pick, schedule, stats};
 
@@ -87,7 +87,7 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
     let is_moving = slot.state == LUT_MOVING;
     let is_noted = query.is_noted(service) || is_moving;
     // Where the flow's packets go as long as nothing is noted of it.
-    let unnoted = if is_moving && query.flow.protocol == protocol::TCP {
+    let unnoted = if query.flow.protocol == protocol::TCP {
         presumed(slot)
     } else {
         slot.current
@@ -140,16 +140,4 @@ fn begin(query: &mut Query, service: &ServiceEntry, slot: &TableSlot, hash: u32)
         affinity::note(&query.flow.source, service, picked, backend.id);
     }
     Found::plain(picked, begins)
-}
-
-/// Slot of the backend that a connection of which nothing is noted is taken for at a moving slot. If it
-/// is old it is the base's; but where that may be dead, and the slot's owner is not, the owner is
-/// asked first, and its node passes on what is unknown there.
-#[inline(always)]
-fn presumed(slot: &TableSlot) -> u32 {
-    if slot.base == LUT_EMPTY || is_silent(slot.base) && !is_silent(slot.current) {
-        slot.current
-    } else {
-        slot.base
-    }
 }

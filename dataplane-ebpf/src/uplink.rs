@@ -375,16 +375,17 @@ fn arrive(
         if backend.node != NODE_LOCAL || backend.vpc != flow.vpc {
             return Err(DropReason::UnknownBackend);
         }
-        let kind = if mac::is_second_chance(label.source) {
+        let chances_left = mac::chances_left(label.source).unwrap_or(mac::SECOND_CHANCES_MAX);
+        let kind = if chances_left == 0 {
             DELIVER_LAST
         } else {
             DELIVER
         };
         return match packet.shape {
-            Shape::Ports | Shape::LaterFragment => reply::hand_in(flow, slot, kind),
+            Shape::Ports | Shape::LaterFragment => reply::hand_on(flow, slot, chances_left, kind),
             Shape::FirstFragment => {
                 let flow = fragment::flow(ctx, packet)?.ok_or(fragment::unknown(packet))?;
-                reply::hand_in(&flow, slot, kind)
+                reply::hand_on(&flow, slot, chances_left, kind)
             }
             Shape::Error => {
                 let flow = parse::quoted(ctx, packet)?.ok_or(DropReason::ForeignError)?;

@@ -340,8 +340,13 @@ fn named_mac(address: [u8; 6]) -> String {
         format!("{text} (backend {number})")
     } else if mac::is_node(address) {
         format!("{text} (node {number})")
-    } else if mac::is_second_chance(address) {
-        format!("{text} (node {number}, second chance)")
+    } else if let Some(left) = mac::chances_left(address) {
+        let more = if left == 0 {
+            String::new()
+        } else {
+            format!(", {left} more")
+        };
+        format!("{text} (node {number}, second chance{more})")
     } else {
         text
     }

@@ -24,13 +24,24 @@
 //!   are alive have been noted by then, and the base becomes what the table is;
 //! - a settling slot is stable again when no note of it is left.
 //!
+//! A third thing is remembered for nodes that take over from one that died, whose notes they lack: the
+//! [former owners](formers) of slots that have moved more than once, as a connection of theirs is in the
+//! table and the base of nobody. They are forgotten when they have had as long as slots have to move.
+//! Beside table and base there are [`FORMERS_PER_SLOT`] of a slot: the newest.
+//!
 //! Pure: times are given, and what lives and what is noted are asked for.
+
+mod formers;
 
 use std::ops::RangeInclusive;
 
+#[cfg(doc)]
+use fairlead_dataplane_common::FORMERS_PER_SLOT;
 use fairlead_dataplane_common::{
     LUT_EMPTY, LUT_MOVING, LUT_SETTLING, LUT_SLOT_MASK, LUT_STABLE, LUT_STATE_MASK, hash,
 };
+
+use self::formers::Formers;
 
 /// Seconds of a clock that never goes back.
 pub type Seconds = u32;
@@ -45,6 +56,8 @@ pub struct Moving {
     base: Vec<u32>,
     /// When each slot was given to the backend that it is moving to. Empty while no slot is moving.
     since: Vec<Seconds>,
+    /// Who had slots in between.
+    formers: Formers,
     /// When states and base came to be what they are.
     written: Seconds,
 }
@@ -52,7 +65,8 @@ pub struct Moving {
 impl PartialEq for Moving {
     /// Whether both are the same to a program.
     fn eq(&self, other: &Self) -> bool {
-        (&self.elements, &self.base) == (&other.elements, &other.base)
+        (&self.elements, &self.base, &self.formers)
+            == (&other.elements, &other.base, &other.formers)
     }
 }
 
@@ -67,11 +81,12 @@ impl Moving {
 
     /// What an agent before this one left: what has been moving begins to do so again, as nobody
     /// knows since when it is.
-    pub fn found(elements: Vec<u32>, base: Vec<u32>, now: Seconds) -> Self {
+    pub fn found(elements: Vec<u32>, base: Vec<u32>, formers: Vec<u32>, now: Seconds) -> Self {
         let mut found = Self {
             since: vec![now; elements.len()],
             elements,
             base,
+            formers: Formers::found(formers, now),
             written: now,
         };
         found.drop_idle_base();
@@ -86,6 +101,11 @@ impl Moving {
     /// What it is to hold of the table before.
     pub fn base(&self) -> &[u32] {
         &self.base
+    }
+
+    /// What it is to hold of those in between.
+    pub fn formers(&self) -> &[u32] {
+        self.formers.owners()
     }
 
     /// When it came to be.
@@ -109,18 +129,24 @@ impl Moving {
         self.count(LUT_STABLE) == self.elements.len()
     }
 
+    /// Whether nothing but the table itself is to be remembered.
+    pub fn is_at_rest(&self) -> bool {
+        self.is_stable() && self.formers.is_empty()
+    }
+
     /// Whether connections that end their wait at a window's end would find it due at `now`.
     pub fn is_due(&self, now: Seconds, window: Seconds) -> bool {
         let is_expired = |(element, since): (&u32, &Seconds)| {
             state_of(*element) == LUT_MOVING && now.saturating_sub(*since) >= window
         };
-        self.elements.iter().zip(&self.since).any(is_expired)
+        self.elements.iter().zip(&self.since).any(is_expired) || self.formers.is_due(now, window)
     }
 
     /// Whether the service has owners of connections, by `lives` of their slots: in the table, or
     /// before it.
     pub fn has_owner(&self, lives: impl Fn(u32) -> bool) -> bool {
-        let mut owners = self.slots().chain(self.base.iter().copied());
+        let before = self.base.iter().chain(self.formers());
+        let mut owners = self.slots().chain(before.copied());
         owners.any(|owner| owner != LUT_EMPTY && lives(owner))
     }
 
@@ -134,6 +160,22 @@ impl Moving {
             }
         }
         self
+    }
+
+    /// The same at a service that no packet has met here. There is nothing to look for; but others may
+    /// have balanced it, and their connections are asked for here when they die.
+    #[must_use]
+    pub fn without_states(mut self) -> Self {
+        let table: Vec<u32> = self.slots().collect();
+        let is_aligned = self.base.len() == table.len();
+        let (written, since) = (self.written, &self.since);
+        let lost = |index: usize| if is_aligned { since[index] } else { written };
+        self.formers.add(&self.base, &table, lost);
+        Self {
+            formers: self.formers,
+            written,
+            ..Self::stable(table)
+        }
     }
 
     /// The state after the table has become `table` (backend slots), of whose backends and those
@@ -158,6 +200,7 @@ impl Moving {
             elements: Vec::with_capacity(table.len()),
             base: Vec::new(),
             since: vec![now; table.len()],
+            formers: Formers::default(),
             written: now,
         };
         for (index, &backend) in (0..length).zip(table) {
@@ -188,10 +231,26 @@ impl Moving {
         }
         next.base = owners;
         next.drop_idle_base();
+        next.formers = self.formers_before(&next, table, lives);
         if next == *self {
             next.written = self.written;
         }
         next
+    }
+
+    /// The former owners once the table has become `table`, and its base what `next` has.
+    fn formers_before(&self, next: &Self, table: &[u32], lives: impl Fn(u32) -> bool) -> Formers {
+        let mut before: Vec<u32> = self.slots().collect();
+        let is_aligned = next.base.len() == before.len();
+        for (index, owner) in before.iter_mut().enumerate() {
+            if !lives(*owner) || is_aligned && next.base[index] == *owner {
+                *owner = LUT_EMPTY;
+            }
+        }
+        let mut formers = self.formers.clone();
+        formers.follow(table, lives);
+        formers.add(&before, table, |_| next.written);
+        formers
     }
 
     /// Ends the wait of slots that have been moving for `window`.
@@ -204,7 +263,9 @@ impl Moving {
             let mut slots = self.elements.iter().zip(&self.since);
             slots.all(|(element, since)| !is_moving(*element) || is_expired(*since))
         };
-        if self.base.is_empty() || !is_aligned && !all_expired() {
+        let waits = self.base.is_empty() || !is_aligned && !all_expired();
+        self.formers.pass_time(now, window);
+        if waits {
             return self;
         }
         for (index, element) in self.elements.iter_mut().enumerate() {
@@ -228,6 +289,13 @@ impl Moving {
                 *element = slot_of(*element) | LUT_STABLE;
             }
         }
+        self
+    }
+
+    /// The same without former owners, where there is no room for them.
+    #[must_use]
+    pub fn without_formers(mut self) -> Self {
+        self.formers = Formers::default();
         self
     }
 

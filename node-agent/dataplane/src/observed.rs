@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 
 use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, LUT_EMPTY, LUT_STABLE, NODE_SERVER, NodeEntry, RouteEntry,
-    SERVICE_EXTERNAL_LOCAL, ServiceEntry, SourceRangeKey, maps,
+    Address, BackendEntry, Config, FORMERS_PER_SLOT, LUT_EMPTY, LUT_STABLE, NODE_SERVER, NodeEntry,
+    RouteEntry, SERVICE_EXTERNAL_LOCAL, ServiceEntry, SourceRangeKey, maps,
 };
 use ipnetwork::IpNetwork;
 
@@ -117,13 +117,14 @@ impl Content {
             Self::Built(recipe, None) => Moving::stable(recipe.packet_table()),
             Self::Found(elements) => {
                 let (all, rest) = elements.split_at(elements.len().min(entry.lut_length as usize));
-                let (local, base) = rest.split_at(rest.len().min(entry.local_length as usize));
+                let (local, rest) = rest.split_at(rest.len().min(entry.local_length as usize));
+                let (base, formers) = rest.split_at(rest.len().min(entry.base_length as usize));
                 let picked = if entry.flags & SERVICE_EXTERNAL_LOCAL != 0 {
                     local
                 } else {
                     all
                 };
-                Moving::found(picked.to_vec(), base.to_vec(), now)
+                Moving::found(picked.to_vec(), base.to_vec(), formers.to_vec(), now)
             }
         }
     }
@@ -431,14 +432,16 @@ impl Observed {
     }
 }
 
-/// The range of `lut` that a service owns: its table, that of this node's own backends, and the base.
+/// The range of `lut` that a service owns: its table, that of this node's own backends, the base, and
+/// former owners.
 pub fn range_of(service: &ServiceEntry) -> lut::Range {
     lut::Range {
         offset: service.lut_offset,
         len: service
             .lut_length
             .saturating_add(service.local_length)
-            .saturating_add(service.base_length),
+            .saturating_add(service.base_length)
+            .saturating_add(service.former_length.saturating_mul(FORMERS_PER_SLOT)),
     }
 }
 

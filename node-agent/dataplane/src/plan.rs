@@ -82,7 +82,8 @@ pub struct Moment<'a> {
     pub now: Seconds,
     /// What the last sweep has seen, where tables wait for it.
     pub swept: Option<&'a Swept>,
-    /// Services that no packet has met on this node: there is nothing to remember of their tables.
+    /// Services that no packet had met on this node until their tables became what they are: the tables
+    /// before leave nothing to look for.
     pub unused: Option<&'a BTreeSet<ServiceId>>,
 }
 

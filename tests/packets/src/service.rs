@@ -1,8 +1,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use fairlead_dataplane_common::{
-    Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, DropSample, FRONTEND_EXTERNAL,
-    FlowKey, FrontendKey, NotedEntry, ServiceDropKey, ServiceEntry, TrackEntry, mac,
+    Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, DropSample, FORMERS_PER_SLOT,
+    FRONTEND_EXTERNAL, FlowKey, FrontendKey, NotedEntry, ServiceDropKey, ServiceEntry, TrackEntry,
+    mac,
 };
 
 use crate::frame::SYN;
@@ -21,6 +22,8 @@ pub struct Service<'a> {
     pub local: &'a [u32],
     /// Backend slots of the table as it was.
     pub base: &'a [u32],
+    /// Backend slots of the former owners of each slot, [`FORMERS_PER_SLOT`] of each.
+    pub formers: &'a [u32],
     /// `SERVICE_*`.
     pub flags: u32,
     /// With `SERVICE_AFFINITY`.
@@ -46,21 +49,21 @@ impl World {
     /// old ones first.
     pub fn change(&mut self, slot: u32, service: &Service<'_>) {
         let offset = self.lut_used;
-        let elements = [service.table, service.local, service.base].concat();
+        let (table, local) = (service.table, service.local);
+        let elements = [table, local, service.base, service.formers].concat();
         self.lut_used += elements.len() as u32;
         self.tables
             .lut
             .write(offset, &elements)
             .expect("write the tables");
-        let (length, local_length) = (service.table.len() as u32, service.local.len() as u32);
         let entry = ServiceEntry {
             lut_offset: offset,
-            lut_length: length,
-            local_length,
+            lut_length: table.len() as u32,
+            local_length: local.len() as u32,
             id: slot + 1,
             flags: service.flags,
-            base_offset: offset + length + local_length,
             base_length: service.base.len() as u32,
+            former_length: service.formers.len() as u32 / FORMERS_PER_SLOT,
             affinity_seconds: service.affinity_seconds,
         };
         self.tables

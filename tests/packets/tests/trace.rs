@@ -553,18 +553,13 @@ fn trace_at_a_moving_slot_tells_new_connections_from_old_ones() {
     let Some((mut world, pins)) = world() else {
         return;
     };
-    /// Where no service of this world has its table.
-    const BASE: u32 = 1 << 20;
-    let slot = world.add_service(protocol::TCP, 93, &[2 | LUT_MOVING]);
-    let index = ServiceEntry::index(0, slot);
-    let mut entry = world.tables.services.get(index).expect("the service");
-    (entry.base_offset, entry.base_length) = (BASE, 1);
-    world
-        .tables
-        .lut
-        .write(BASE, &[3])
-        .expect("the table before");
-    world.tables.services.set(index, entry).expect("its base");
+    world.add(&Service {
+        protocol: protocol::TCP,
+        port: 93,
+        table: &[2 | LUT_MOVING],
+        base: &[3],
+        ..Service::default()
+    });
     for (flags, backend, reason) in [
         ("syn", 102, "this is who has it now"),
         ("ack", 103, "belongs to who had it before"),

@@ -237,8 +237,9 @@ fn stale_entries_vanish_with_the_first_state_after_a_restart() {
         assert_eq!(rows(&dataplane, "nodes").len(), 1);
         let read = dataplane.state().loaded.tables.observe().unwrap();
         let mut held = dataplane.state().observed.clone();
-        // What is read back cannot know whom a table was built for.
+        // What is read back cannot know whom a table was built for, nor what waits in it.
         held.tables.clone_from(&read.tables);
+        held.moving.clone_from(&read.moving);
         assert_eq!(held, read, "what is recorded is what the maps hold");
     });
 }

@@ -180,15 +180,154 @@ fn slots_move_settle_and_come_to_rest() {
     }
 }
 
+/// A table, what follows, and the former owners of each slot that this makes.
+type FormersCase = (&'static str, fn(Moving) -> Moving, &'static [[u32; 2]]);
+
+#[test]
+fn slots_remember_who_had_them_since_the_base() {
+    let cases: &[FormersCase] = &[
+        ("a slot moves", |t| t.replace(&[3, 2], any, 0), &[]),
+        (
+            "it moves on",
+            |t| t.replace(&[3, 2], any, 0).replace(&[4, 2], any, 9),
+            &[[3, 0], [0, 0]],
+        ),
+        (
+            "and on: the newest are first",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[4, 2], any, 9);
+                t.replace(&[5, 2], any, 10)
+            },
+            &[[4, 3], [0, 0]],
+        ),
+        (
+            "and on: the oldest is forgotten",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[4, 2], any, 9);
+                t.replace(&[5, 2], any, 10).replace(&[6, 2], any, 11)
+            },
+            &[[5, 4], [0, 0]],
+        ),
+        (
+            "it moves back",
+            |t| t.replace(&[3, 2], any, 0).replace(&[1, 2], any, 9),
+            &[[3, 0], [0, 0]],
+        ),
+        (
+            "and forth: who has it is no former owner",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[1, 2], any, 9);
+                t.replace(&[3, 2], any, 10)
+            },
+            &[],
+        ),
+        (
+            "who is gone is forgotten",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[4, 2], any, 9);
+                t.replace(&[4, 2], without(3), 10)
+            },
+            &[],
+        ),
+        (
+            "who is gone with the change is not remembered",
+            |t| t.replace(&[3, 2], any, 0).replace(&[4, 2], without(3), 9),
+            &[],
+        ),
+        (
+            "the window has not ended",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[4, 2], any, 9);
+                t.pass_time(8 + WINDOW, WINDOW)
+            },
+            &[[3, 0], [0, 0]],
+        ),
+        (
+            "it ends",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[4, 2], any, 9);
+                t.pass_time(9 + WINDOW, WINDOW)
+            },
+            &[],
+        ),
+        (
+            "it ends though nothing moves",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[1, 2], any, 9);
+                t.pass_time(9 + WINDOW, WINDOW)
+            },
+            &[],
+        ),
+        (
+            "the table has grown, and the base is as long as the table before",
+            |t| t.replace(&[3, 2], any, 0).replace(&[4, 4, 2, 2], any, 9),
+            &[[3, 0], [0, 0]],
+        ),
+        (
+            "it moves on after that",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[4, 4, 2, 2], any, 9);
+                t.replace(&[5, 4, 2, 2], any, 10)
+            },
+            &[[4, 3], [3, 0], [0, 0], [0, 0]],
+        ),
+        (
+            "no packet has met it: the base is a former owner",
+            |t| t.replace(&[3, 2], any, 0).without_states(),
+            &[[1, 0], [0, 0]],
+        ),
+        (
+            "and again",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).without_states();
+                t.replace(&[4, 2], any, 9).without_states()
+            },
+            &[[3, 1], [0, 0]],
+        ),
+        (
+            "no room",
+            |t| {
+                let t = t.replace(&[3, 2], any, 0).replace(&[4, 2], any, 9);
+                t.without_formers()
+            },
+            &[],
+        ),
+    ];
+    for (name, follows, formers) in cases {
+        let moved = follows(Moving::stable(vec![1, 2]));
+        assert_eq!(moved.formers(), formers.as_flattened(), "{name}");
+        assert_eq!(
+            moved.is_at_rest(),
+            moved.is_stable() && formers.is_empty(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn table_that_no_packet_has_met_has_no_slot_that_moves() {
+    let moved = Moving::stable(vec![1, 2]).replace(&[3, 2], any, 0);
+    let at_rest = moved.without_states();
+    assert_eq!((at_rest.elements(), at_rest.base()), (&[3, 2][..], &[][..]));
+    assert!(at_rest.is_stable() && !at_rest.is_at_rest());
+    assert!(!at_rest.is_due(WINDOW - 1, WINDOW) && at_rest.is_due(WINDOW, WINDOW));
+}
+
 #[test]
 fn restarted_agent_lets_slots_move_for_a_whole_window() {
     let before = Moving::stable(vec![1, 1]).replace(&[1, 2], any, 100);
-    let found = Moving::found(before.elements().to_vec(), before.base().to_vec(), 7);
+    let found = Moving::found(
+        before.elements().to_vec(),
+        before.base().to_vec(),
+        vec![],
+        7,
+    );
     assert_eq!(found, before);
     assert!(!found.is_due(7 + WINDOW - 1, WINDOW));
     assert!(found.is_due(7 + WINDOW, WINDOW));
     let moved = found.pass_time(7 + WINDOW, WINDOW);
     assert_eq!(moved.elements(), [1, 2 | S]);
+    assert!(moved.formers().is_empty());
 }
 
 #[test]
@@ -233,11 +372,29 @@ struct Connection {
     hash: u32,
     backend: u32,
     last_packet: Seconds,
+    /// The table that it began with, in the past.
+    began: usize,
+}
+
+/// A table by its owners, and since when it is in force.
+struct Past {
+    since: Seconds,
+    /// The backends of its slots.
+    owners: Vec<Option<u32>>,
+}
+
+impl Past {
+    fn owner(&self, hash: u32) -> Option<u32> {
+        let length = self.owners.len() as u32;
+        *self.owners.get(hash::reduce(hash, length) as usize)?
+    }
 }
 
 /// A service, its connections, and what is noted of them.
 struct Model {
     table: Moving,
+    /// All tables there have been.
+    past: Vec<Past>,
     backends: BTreeMap<u32, Backend>,
     connections: Vec<Connection>,
     /// By the connection's hash: here each hash has one connection at most. Backend and slot.
@@ -250,6 +407,7 @@ impl Model {
     fn new(seed: u64) -> Self {
         Self {
             table: Moving::default(),
+            past: Vec::new(),
             backends: BTreeMap::new(),
             connections: Vec::new(),
             notes: BTreeMap::new(),
@@ -325,9 +483,79 @@ impl Model {
         self.table = self
             .table
             .replace(&table, |slot| lives.contains(&slot), self.now);
+        let owners = self.table.slots().map(|slot| self.backend_in(slot));
+        let owners = owners.collect();
+        self.past.push(Past {
+            since: self.now,
+            owners,
+        });
         let backends = &self.backends;
         self.connections
             .retain(|one| backends.contains_key(&one.backend));
+    }
+
+    /// The backends that may have a connection, in the order in which a node that knows nothing of it
+    /// asks them.
+    fn candidates(&self, hash: u32) -> Vec<u32> {
+        let at = |table: &[u32]| {
+            let length = table.len() as u32;
+            table.get(hash::reduce(hash, length) as usize).copied()
+        };
+        let element = at(self.table.elements()).unwrap_or(LUT_EMPTY);
+        let base = at(self.table.base()).filter(|_| state_of(element) != LUT_STABLE);
+        let mut slots = vec![Some(slot_of(element)), base];
+        if state_of(element) == LUT_MOVING {
+            slots.reverse();
+        }
+        let formers: Vec<&[u32]> = self.table.formers().chunks(2).collect();
+        let slot = hash::reduce(hash, formers.len() as u32) as usize;
+        let formers = formers.get(slot).copied().unwrap_or_default();
+        slots.extend(formers.iter().copied().map(Some));
+        let mut candidates = Vec::new();
+        for slot in slots.into_iter().flatten() {
+            let backend = self.backend_in(slot);
+            candidates.extend(backend.filter(|backend| !candidates.contains(backend)));
+        }
+        candidates
+    }
+
+    /// Whether a connection is one that a node which knows nothing of it finds for certain: its backend
+    /// has the slot, or lost it less than a window ago and to two others at most who have lost it since.
+    /// Where the table's length has changed, a slot's former owners are those of several.
+    fn is_findable(&self, one: &Connection) -> bool {
+        let past = &self.past[one.began..];
+        let length = past[0].owners.len();
+        if past.iter().any(|table| table.owners.len() != length) {
+            return false;
+        }
+        let owned = |table: &Past| table.owner(one.hash) == Some(one.backend);
+        let last = past.iter().rposition(owned).expect("it had one at first");
+        let since = past[last + 1..].iter();
+        let mut others: BTreeSet<u32> = since.filter_map(|table| table.owner(one.hash)).collect();
+        if let Some(current) = past[past.len() - 1].owner(one.hash) {
+            others.remove(&current);
+        }
+        match past.get(last + 1) {
+            Some(lost) => self.now - lost.since < WINDOW && others.len() < 2,
+            None => true,
+        }
+    }
+
+    /// A node that has no notes takes over: how many connections it finds that are neither with the
+    /// table's backend nor with the base's.
+    fn take_over(&self, at: &str) -> usize {
+        let mut in_between = 0;
+        for one in &self.connections {
+            let candidates = self.candidates(one.hash);
+            assert!(candidates.len() <= 4, "{at}: {candidates:?}");
+            let place = candidates.iter().position(|id| *id == one.backend);
+            assert!(
+                place.is_some() || !self.is_findable(one),
+                "{at}: {one:?} is not among {candidates:?}"
+            );
+            in_between += usize::from(place.is_some_and(|place| place > 1));
+        }
+        in_between
     }
 
     /// What a program makes of a packet: whom it goes to. Nobody if there is no backend.
@@ -369,6 +597,7 @@ impl Model {
                     hash,
                     backend,
                     last_packet: self.now,
+                    began: self.past.len() - 1,
                 });
             }
         }
@@ -422,6 +651,7 @@ fn connection_keeps_its_backend_through_any_history() {
         .ok()
         .and_then(|seed| seed.parse().ok());
     let mut states = [0_usize; 3];
+    let mut in_between = 0;
     for seed in first_seed.map_or(1..40, |seed: u64| seed..seed + 1) {
         let mut model = Model::new(seed);
         for step in 0..150 {
@@ -433,6 +663,9 @@ fn connection_keeps_its_backend_through_any_history() {
                 _ => model.pass_time(),
             }
             model.use_connections(&at);
+            if step % 10 == 9 {
+                in_between += model.take_over(&at);
+            }
             for (count, state) in states
                 .iter_mut()
                 .zip([LUT_STABLE, LUT_MOVING, LUT_SETTLING])
@@ -442,6 +675,7 @@ fn connection_keeps_its_backend_through_any_history() {
         }
     }
     assert!(states.iter().all(|count| *count > 10_000), "{states:?}");
+    assert!(in_between > 1_000, "{in_between}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::mem;
 
 use fairlead_api::{BackendId, ServiceId};
 use fairlead_dataplane_common::{
-    LUT_EMPTY, SCHEDULER_LEAST_CONNECTIONS, SCHEDULER_NEVER_QUEUE,
+    FORMERS_PER_SLOT, LUT_EMPTY, SCHEDULER_LEAST_CONNECTIONS, SCHEDULER_NEVER_QUEUE,
     SCHEDULER_SHORTEST_EXPECTED_DELAY, SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY,
     SERVICE_DESTINATION_HASH, SERVICE_DR, SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN,
     SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_NOTED,
@@ -51,6 +51,7 @@ struct Placed {
     all_length: u32,
     local_length: u32,
     base_length: u32,
+    former_length: u32,
 }
 
 impl Placed {
@@ -60,6 +61,7 @@ impl Placed {
             all_length: entry.lut_length,
             local_length: entry.local_length,
             base_length: entry.base_length,
+            former_length: entry.former_length,
         }
     }
 
@@ -70,12 +72,8 @@ impl Placed {
             local_length: self.local_length,
             id: id.0,
             flags,
-            base_offset: if self.base_length > 0 {
-                self.offset + self.all_length + self.local_length
-            } else {
-                0
-            },
             base_length: self.base_length,
+            former_length: self.former_length,
             affinity_seconds: service
                 .affinity
                 .map_or(0, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX)),
@@ -149,32 +147,22 @@ impl Planner<'_> {
             LocalList::Full => &mut tables.local,
             LocalList::Absent | LocalList::Each => &mut tables.all,
         };
-        let is_unused = self
-            .moment
-            .unused
-            .is_some_and(|unused| unused.contains(&id));
-        let next = if is_unused {
-            Moving::stable(mem::take(packet_table))
-        } else {
-            self.next_table(packet_table, &recipe, held.as_ref(), service, flags)
-        };
-        let mut next = self.after_time(next, id, service, flags);
-        let wanted = tables.all.len() + tables.local.len() + next.base().len();
-        if !next.base().is_empty() && self.lut.free_slots() < wanted as u32 + RESERVED_SLOTS {
-            next = next.without_base();
-        }
+        let next = self.next_table(packet_table, &recipe, held.as_ref(), id, service, flags);
+        let next = self.after_time(next, id, service, flags);
+        let next = self.with_room(next, tables.all.len() + tables.local.len());
         let (all, local) = match recipe.local {
             LocalList::Full => (tables.all.as_slice(), next.elements()),
             LocalList::Absent | LocalList::Each => (next.elements(), tables.local.as_slice()),
         };
-        let elements = [all, local, next.base()].concat();
+        let elements = [all, local, next.base(), next.formers()].concat();
         let mut placed = Placed {
             offset: 0,
             all_length: all.len() as u32,
             local_length: local.len() as u32,
             base_length: next.base().len() as u32,
+            former_length: next.formers().len() as u32 / FORMERS_PER_SLOT,
         };
-        let moving = (!next.is_stable()).then_some(next);
+        let moving = (!next.is_at_rest()).then_some(next);
         if let Some(Held { range, content, .. }) = held {
             let stays = Placed {
                 offset: range.offset,
@@ -234,6 +222,7 @@ impl Planner<'_> {
         table: &mut Vec<u32>,
         recipe: &Recipe,
         held: Option<&Held<'_>>,
+        id: ServiceId,
         service: &Service,
         flags: u32,
     ) -> Moving {
@@ -241,7 +230,14 @@ impl Planner<'_> {
             return Moving::stable(mem::take(table));
         };
         let lives = self.live_slots(service);
-        let previous = held.content.packet_table(held.entry, self.moment.now);
+        let mut previous = held.content.packet_table(held.entry, self.moment.now);
+        if self
+            .moment
+            .unused
+            .is_some_and(|unused| unused.contains(&id))
+        {
+            previous = previous.without_states();
+        }
         if table.is_empty() && !lives.is_empty() {
             // Nobody takes new connections, and somebody still has old ones: they need slots that
             // can say so.
@@ -279,11 +275,29 @@ impl Planner<'_> {
             return table.settle(|_| false);
         }
         let table = self.settle(table, id);
-        if table.is_stable() && table.slots().all(|slot| slot == LUT_EMPTY) {
+        if table.is_at_rest() && table.slots().all(|slot| slot == LUT_EMPTY) {
             // Nobody takes connections, and nobody has old ones any more.
             return Moving::default();
         }
         table
+    }
+
+    /// A table with what there is room for of the tables before it, where `others` slots go to the
+    /// service's other tables.
+    fn with_room(&self, table: Moving, others: usize) -> Moving {
+        let has_room = |table: &Moving| {
+            let wanted = others + table.base().len() + table.formers().len();
+            self.lut.free_slots() >= wanted as u32 + RESERVED_SLOTS
+        };
+        let is_alone = |table: &Moving| table.base().is_empty() && table.formers().is_empty();
+        if is_alone(&table) || has_room(&table) {
+            return table;
+        }
+        let table = table.without_formers();
+        if is_alone(&table) || has_room(&table) {
+            return table;
+        }
+        table.without_base()
     }
 
     /// Makes those slots stable of which the last sweep has seen no note.

@@ -12,8 +12,8 @@ mod states;
 use std::net::IpAddr;
 
 use fairlead_dataplane_common::{
-    Address, FRONTEND_ANNOUNCED, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT, FRONTEND_USED, LUT_EMPTY,
-    NODE_RESOLVED, NodeEntry, SERVICE_DR,
+    Address, FORMERS_PER_SLOT, FRONTEND_ANNOUNCED, FRONTEND_EXTERNAL, FRONTEND_NODE_PORT,
+    FRONTEND_USED, LUT_EMPTY, NODE_RESOLVED, NodeEntry, SERVICE_DR,
 };
 use fairlead_proto::node::{self as proto, BackendState, DataplaneState};
 
@@ -102,7 +102,12 @@ impl Maps {
     }
 
     fn base(&self, entry: &ServiceEntry) -> Vec<u32> {
-        self.elements(entry.base_offset, entry.base_length)
+        self.elements(entry.base_offset(), entry.base_length)
+    }
+
+    fn formers(&self, entry: &ServiceEntry) -> Vec<u32> {
+        let offset = entry.base_offset() + entry.base_length;
+        self.elements(offset, entry.former_length * FORMERS_PER_SLOT)
     }
 
     fn slot(&self, backend: u32) -> u32 {

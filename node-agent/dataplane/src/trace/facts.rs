@@ -14,6 +14,7 @@ use fairlead_dataplane_common::{
 
 use super::{Error, absent};
 use crate::loader::Tables;
+use crate::observed::range_of;
 
 /// What the tables say of one flow.
 #[derive(Clone, Debug)]
@@ -197,18 +198,13 @@ impl Facts {
         let Some(service) = self.service else {
             return Ok(BTreeSet::new());
         };
-        let mut slots = BTreeSet::new();
-        let own = service.lut_length.saturating_add(service.local_length);
-        for (offset, length) in [
-            (service.lut_offset, own),
-            (service.base_offset, service.base_length),
-        ] {
-            let elements = live
-                .lut
-                .read_mapped(offset, length as usize)
-                .map_err(Error::map("read", maps::LUT))?;
-            slots.extend(elements.iter().map(|element| element & LUT_SLOT_MASK));
-        }
+        let range = range_of(&service);
+        let elements = live
+            .lut
+            .read_mapped(range.offset, range.len as usize)
+            .map_err(Error::map("read", maps::LUT))?;
+        let slots = elements.iter().map(|element| element & LUT_SLOT_MASK);
+        let mut slots: BTreeSet<u32> = slots.collect();
         slots.extend(self.flow.map(|flow| flow.backend_slot));
         slots.extend(self.affinity.map(|affinity| affinity.backend_slot));
         Ok(slots)

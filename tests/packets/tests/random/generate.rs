@@ -238,7 +238,7 @@ impl Generator {
                 let source = if self.rng.one_in(2) {
                     mac::of_node(id)
                 } else {
-                    mac::of_second_chance(id)
+                    mac::of_second_chance(id, self.chances())
                 };
                 frame[6..12].copy_from_slice(&source);
             }
@@ -345,6 +345,11 @@ impl Generator {
         frame[ip.start + 4..ip.start + 6].copy_from_slice(&length.to_be_bytes());
     }
 
+    /// How often a packet may be passed on by the mark in it.
+    fn chances(&mut self) -> u32 {
+        self.rng.below(mac::SECOND_CHANCES_MAX as usize) as u32
+    }
+
     /// As another node, or somebody who claims to be one, encapsulates it.
     fn wrap_vxlan(&mut self, frame: &mut Vec<u8>) {
         let inner_destination = match self.rng.below(4) {
@@ -358,7 +363,7 @@ impl Generator {
         *frame = frame::vxlan(source, destination, vni, inner_destination, frame);
         if self.rng.one_in(2) {
             let id = 1 + self.rng.below(3) as u32;
-            frame[56..62].copy_from_slice(&mac::of_second_chance(id));
+            frame[56..62].copy_from_slice(&mac::of_second_chance(id, self.chances()));
         }
         // RFC 7348 §4.1.
         frame[40..42].fill(0);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fairlead_dataplane_common::{
-    Config, LUT_MOVING, LUT_SETTLING, LoadEntry, SCHEDULER_NEVER_QUEUE,
+    Config, FORMERS_PER_SLOT, LUT_MOVING, LUT_SETTLING, LoadEntry, SCHEDULER_NEVER_QUEUE,
     SCHEDULER_SHORTEST_EXPECTED_DELAY, SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY,
     SERVICE_DESTINATION_HASH, SERVICE_DR, SERVICE_EXTERNAL_LOCAL, SERVICE_GUE, SERVICE_IN_TURN,
     SERVICE_LEAST_LOAD, SERVICE_NAT, SERVICE_SCHEDULER_SHIFT, SERVICE_SOURCE_HASH,
@@ -243,31 +243,36 @@ impl Services {
                 .map(|(index, slot)| slot | states[index % 2])
                 .collect()
         };
-        // The table, this node's own of it, and what it was before.
+        // The table, this node's own of it, what it was before, and who had its slots in between.
         let turned: Vec<u32> = backends.iter().rev().copied().collect();
-        let tables = [
-            list(backends, state),
-            list(&backends[..1], 0),
-            list(&turned, 0),
-        ]
-        .concat();
+        let local = if [1, 11].contains(&backends[0]) {
+            list(&backends[..1], 0)
+        } else {
+            Vec::new()
+        };
+        let (base, formers) = if state == 0 {
+            (Vec::new(), Vec::new())
+        } else {
+            let formers = [list(&turned, 0), list(backends, 0)].concat();
+            (list(&turned, 0), formers)
+        };
+        let entry = ServiceEntry {
+            lut_offset: *lut,
+            lut_length: TABLE,
+            local_length: local.len() as u32,
+            id: slot + 1,
+            flags,
+            base_length: base.len() as u32,
+            former_length: formers.len() as u32 / FORMERS_PER_SLOT,
+            affinity_seconds: 1,
+        };
+        let tables = [list(backends, state), local, base, formers].concat();
         world
             .tables
             .lut
             .write(*lut, &tables)
             .expect("write the tables");
-        let is_local = [1, 11].contains(&backends[0]);
-        let entry = ServiceEntry {
-            lut_offset: *lut,
-            lut_length: TABLE,
-            local_length: if is_local { TABLE } else { 0 },
-            id: slot + 1,
-            flags,
-            base_offset: *lut + 2 * TABLE,
-            base_length: if state == 0 { 0 } else { TABLE },
-            affinity_seconds: 1,
-        };
-        *lut += 3 * TABLE;
+        *lut += tables.len() as u32;
         let index = ServiceEntry::index(0, slot);
         world
             .tables

@@ -155,28 +155,44 @@ fn added_backends_slots_move_and_the_base_stands_behind_the_table() {
 
 #[test]
 fn table_that_no_packet_has_met_leaves_no_base() {
-    for (is_unused, moves) in [(true, false), (false, true)] {
-        let mut maps = Maps::default();
-        let mut state = state();
-        let others = state.services[0].backends.split_off(1);
-        apply(&mut maps, &state, 1);
-        state.services[0].backends.extend(others);
-        let unused = BTreeSet::from([ServiceId(1)]);
-        let moment = Moment {
-            unused: is_unused.then_some(&unused),
-            ..Moment::default()
-        };
-        let (scope, observed) = (Scope::Everything, &maps.observed);
-        let desired = desired(&state);
-        let plan = plan(&desired, &scope, &local(), observed, Generation(2), moment).unwrap();
-        for action in plan.enter.iter().chain(&plan.leave) {
-            maps.execute(action);
-        }
-        let entry = maps.hello();
-        assert_eq!(maps.reachable(HELLO_VIP).unwrap().len(), 3);
-        assert_eq!(entry.base_length > 0, moves);
-        assert_eq!(count(&maps.table(&entry), LUT_MOVING) > 0, moves);
+    let mut maps = Maps::default();
+    let mut state = state();
+    let others = state.services[0].backends.split_off(1);
+    apply(&mut maps, &state, 1);
+    let first = maps.slot(11);
+    state.services[0].backends.extend(others);
+    apply(&mut maps, &state, 2);
+    assert!(maps.hello().base_length > 0);
+    // By now it is known.
+    let unused = BTreeSet::from([ServiceId(1)]);
+    let moment = Moment {
+        unused: Some(&unused),
+        ..Moment::default()
+    };
+    let desired = desired(&state);
+    let scope = Scope::Services(desired.touching(unused.clone()));
+    let (local, observed) = (local(), &maps.observed);
+    let plan = plan(&desired, &scope, &local, observed, Generation(2), moment).unwrap();
+    for action in plan.enter.iter().chain(&plan.leave) {
+        maps.execute(action);
     }
+    for action in maps.observed.level() {
+        maps.execute(&action);
+    }
+    let entry = maps.hello();
+    assert_eq!(maps.reachable(HELLO_VIP).unwrap().len(), 3);
+    assert_eq!(entry.base_length, 0);
+    assert_eq!(count(&maps.table(&entry), LUT_MOVING), 0);
+    // Other nodes may have balanced: who had all of it is remembered where somebody else has it now.
+    let formers = maps.formers(&entry);
+    assert_eq!(formers.len(), 2 * 251);
+    assert!(
+        formers
+            .iter()
+            .all(|former| [first, LUT_EMPTY].contains(former))
+    );
+    assert!(formers.contains(&first));
+    assert_eq!(planned(&state, &maps, 2), [], "and stays so");
 }
 
 #[test]
