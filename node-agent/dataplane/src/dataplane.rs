@@ -264,7 +264,12 @@ impl Dataplane {
     /// Waits until nothing is left in the maps of the states before the one in force. That happens
     /// by itself soon after each [`Self::apply`].
     pub async fn settle(&self) -> Result<(), Error> {
-        self.with_state(State::settle).await
+        self.with_state(|state| {
+            state.settle()?;
+            state.rest()?;
+            state.settle()
+        })
+        .await
     }
 
     /// Reads the maps anew, and puts right what is not as it should be: how many changes that
@@ -396,8 +401,7 @@ impl Dataplane {
         };
         let state = Arc::clone(&self.state);
         tokio::task::spawn_blocking(move || {
-            sys::wait_for_programs();
-            if let Err(error) = lock(&state).clear_away(left) {
+            if let Err(error) = clear_away(&state, left) {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "the state before could not be cleared away");
             }
@@ -436,6 +440,22 @@ async fn keep_in_sync(state: Arc<Mutex<State>>) {
     }
 }
 
+/// Clears away the state before, which is named `left`, and what was kept of it in vain, while others may
+/// use the lock.
+fn clear_away(state: &Mutex<State>, left: u64) -> Result<(), Error> {
+    let mut left = Some(left);
+    while let Some(named) = left {
+        sys::wait_for_programs();
+        let mut state = lock(state);
+        state.clear_away(named)?;
+        if state.unsettled().is_none() {
+            state.rest()?;
+        }
+        left = state.unsettled();
+    }
+    Ok(())
+}
+
 async fn sweep_once(state: Arc<Mutex<State>>, jiffies: Arc<Jiffies>) -> Result<Swept, Error> {
     let sweeping = tokio::task::spawn_blocking(move || {
         let (maps, rules) = {
@@ -452,8 +472,7 @@ async fn sweep_once(state: Arc<Mutex<State>>, jiffies: Arc<Jiffies>) -> Result<S
             state.unsettled()
         };
         if let Some(left) = left {
-            sys::wait_for_programs();
-            lock(&state).clear_away(left)?;
+            clear_away(&state, left)?;
         }
         Ok(swept)
     });

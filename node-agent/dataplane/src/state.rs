@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use crate::Error;
 use crate::action::Action;
 use crate::changes::Changes;
-use crate::desired::{Desired, Scope};
+use crate::desired::{Desired, Scope, Touched};
 use crate::drains::Drains;
 use crate::loader::Loaded;
 use crate::local::{Local, Way};
@@ -40,6 +40,9 @@ pub(crate) struct State {
     pub(crate) local: Local,
     /// What is left to do of the last plan once no program reads the state before it.
     leaving: Option<Vec<Action>>,
+    /// Services whose tables the last plans have changed, and of which it is not known yet whether any
+    /// packet has met the table before.
+    changed: BTreeSet<ServiceId>,
     /// Counts the states that were left, and so names the last one.
     serial: u64,
     /// Whether a plan was cut short, so that the next one has to look at everything.
@@ -69,6 +72,7 @@ impl State {
             desired: None,
             local,
             leaving: None,
+            changed: BTreeSet::new(),
             serial: 0,
             is_unsure: true,
             started: Instant::now(),
@@ -317,7 +321,10 @@ impl State {
         } else {
             scope
         };
-        let unused = self.unused(&scope)?;
+        let unused = match &scope {
+            Scope::Services(touched) => self.unused(touched)?,
+            Scope::Everything => BTreeSet::new(),
+        };
         let moment = Moment {
             now,
             swept,
@@ -328,6 +335,8 @@ impl State {
             .map_err(Error::Full)?;
         self.execute(&plan.enter)?;
         self.is_unsure = false;
+        self.changed
+            .extend(changed_tables(&plan.enter, &self.observed));
         let is_noted_only = |action: &&Action| {
             matches!(
                 action,
@@ -343,13 +352,31 @@ impl State {
         Ok(count)
     }
 
-    /// Services of `scope` that no packet has met here. Most are when their first backends come up, one
-    /// after the other: a base of the very first would be in the way of what they need one for later.
-    fn unused(&self, scope: &Scope) -> Result<BTreeSet<ServiceId>, Error> {
-        let mut unused = BTreeMap::new();
-        let Scope::Services(touched) = scope else {
-            return Ok(BTreeSet::new());
+    /// Takes back what was kept for connections of the tables before, at services that no packet had met
+    /// here when their tables changed: most services' first backends come up one after the other, and
+    /// a base of the very first would be in the way of what they need one for later. To be called when
+    /// nothing is [unsettled](Self::unsettled): no program picks by the table before any more, so what
+    /// is not counted by now was never picked. How many actions that took.
+    pub(crate) fn rest(&mut self) -> Result<usize, Error> {
+        let changed = std::mem::take(&mut self.changed);
+        let Some(desired) = self.desired.clone().filter(|_| !changed.is_empty()) else {
+            return Ok(0);
         };
+        let unused = self.unused(&desired.touching(changed))?;
+        if unused.is_empty() {
+            return Ok(0);
+        }
+        let scope = Scope::Services(desired.touching(unused));
+        let actions = self.enter(&desired, scope, self.observed.generation, None)?;
+        // They are at rest now.
+        self.changed.clear();
+        Ok(actions)
+    }
+
+    /// Those of the services that no packet has met here. To be asked when nothing is
+    /// [unsettled](Self::unsettled).
+    fn unused(&self, touched: &Touched) -> Result<BTreeSet<ServiceId>, Error> {
+        let mut unused = BTreeMap::new();
         let tables = &self.loaded.tables;
         for &id in &touched.services {
             let Some((slot, _)) = self.observed.service(id) else {
@@ -489,4 +516,17 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// The services whose tables `actions` have made others, with something to remember of those before.
+fn changed_tables(actions: &[Action], observed: &Observed) -> impl Iterator<Item = ServiceId> {
+    let active = observed.services(observed.active());
+    actions.iter().filter_map(move |action| match action {
+        Action::WriteTable {
+            service,
+            moving: Some(_),
+            ..
+        } => Some(ServiceId(active.get(*service)?.id)),
+        _ => None,
+    })
 }

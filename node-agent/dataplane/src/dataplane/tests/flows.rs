@@ -37,6 +37,20 @@ fn restless(dataplane: &Dataplane) -> usize {
     elements.iter().filter(is_restless).count()
 }
 
+/// Counts `times` packets of as many connections on each CPU for a backend, as programs would.
+fn count_packets(state: &mut State, backend: u32, times: u64) {
+    let slot = state.observed.backend_ids[&backend];
+    let counted = BackendStats {
+        packets: 10 * times,
+        bytes: 1_000 * times,
+        connections: times,
+    };
+    let cpus = aya::util::nr_cpus().unwrap();
+    let counted = PerCpuValues::try_from(vec![counted; cpus]).unwrap();
+    let stats = &mut state.loaded.tables.backend_stats;
+    stats.set(slot, counted, 0).unwrap();
+}
+
 /// Sweeps until `done`.
 async fn sweep_until(dataplane: &Dataplane, what: &str, done: impl Fn(&Dataplane) -> bool) {
     let is_done = async || {
@@ -44,6 +58,40 @@ async fn sweep_until(dataplane: &Dataplane, what: &str, done: impl Fn(&Dataplane
         done(dataplane)
     };
     until(what, is_done).await;
+}
+
+#[test]
+fn base_stays_if_any_packet_met_the_table_before_programs_left_it() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    fixture.open(async |dataplane| {
+        let mut state = state();
+        let others = state.services[0].backends.split_off(1);
+        dataplane.apply(whole(&state), Generation(1)).await.unwrap();
+        dataplane.settle().await.unwrap();
+        // The second backend comes, and the first packet at the very moment; then the third.
+        let mut generation = 1;
+        for (id, has_met) in [(12, false), (13, true)] {
+            let new = others.iter().find(|other| other.id == id).unwrap();
+            state.services[0].backends.push(new.clone());
+            generation += 1;
+            let changes = whole(&state);
+            let applied = move |held: &mut State| {
+                held.apply(&changes, &own(), Generation(generation))?;
+                if has_met {
+                    count_packets(held, 11, 1);
+                }
+                Ok(())
+            };
+            dataplane.with_state(applied).await.unwrap();
+            assert!(hello(&dataplane).base_length > 0, "until it is known");
+            dataplane.settle().await.unwrap();
+            assert_eq!(hello(&dataplane).base_length > 0, has_met);
+            assert_eq!(restless(&dataplane) > 0, has_met);
+            assert!(hello(&dataplane).former_length > 0, "others may have");
+        }
+    });
 }
 
 #[test]
@@ -55,6 +103,7 @@ fn slots_that_moved_come_to_rest_when_their_flows_have_ended() {
         let mut state = hasty_state();
         dataplane.apply(whole(&state), Generation(1)).await.unwrap();
         assert_eq!(restless(&dataplane), 0);
+        count_packets(&mut dataplane.state(), 11, 1);
         state.services[0].backends[0].state = BackendState::Draining.into();
         dataplane.apply(whole(&state), Generation(2)).await.unwrap();
         let moving = restless(&dataplane);
@@ -244,16 +293,7 @@ fn figures_of_a_service_keep_what_its_gone_backends_had_seen() {
         {
             let mut state = dataplane.state();
             for (number, id) in (1..).zip([11, 12, 13]) {
-                let slot = state.observed.backend_ids[&id];
-                let counted = BackendStats {
-                    packets: 10 * number,
-                    bytes: 1_000 * number,
-                    connections: number,
-                };
-                let cpus = aya::util::nr_cpus().unwrap();
-                let counted = PerCpuValues::try_from(vec![counted; cpus]).unwrap();
-                let stats = &mut state.loaded.tables.backend_stats;
-                stats.set(slot, counted, 0).unwrap();
+                count_packets(&mut state, id, number);
             }
         }
         let figures = || {
