@@ -1,5 +1,9 @@
 //! Full NAT: both ends translated on the way to a backend, and back in its answers, in both families.
 
+mod errors;
+mod places;
+mod ports;
+
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -231,61 +235,6 @@ fn server_may_be_a_client_of_its_own_service() {
 }
 
 #[test]
-fn flows_get_ports_of_their_own_until_none_is_left() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        let mut ports = HashSet::new();
-        for client_port in 20_000..20_200 {
-            assert!(ports.insert(site.leaves_by(&mut world, client_port)));
-        }
-        let taken = NatEntry {
-            client: site.node.into(),
-            ..NatEntry::default()
-        };
-        for port in NAT_PORT_MIN..=NAT_PORT_MAX {
-            // Those of the flows above stay theirs.
-            let _ = world.tables.nat.insert(site.key(port), taken, 1);
-        }
-        let one_more = dual::tcp(site.client(30_000), site.vip(), SYN, b"");
-        for program in [XDP, IN] {
-            let outcome = world.run(program, &one_more);
-            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NatExhausted));
-        }
-        assert!(ports.contains(&site.leaves_by(&mut world, 20_000)));
-    }
-}
-
-#[test]
-fn flow_that_is_noted_keeps_its_port_when_another_becomes_free() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        let first = site.leaves_by(&mut world, 40_000);
-        let entry = world.tables.nat.get(&site.key(first), 0).expect("entered");
-        assert_eq!(entry.vip_port_be, PORT.to_be());
-        let other = NatEntry {
-            client: site.node.into(),
-            ..entry
-        };
-        let tables = &mut world.tables;
-        tables
-            .nat
-            .insert(site.key(first), other, 0)
-            .expect("taken by another");
-        let second = site.leaves_by(&mut world, 40_000);
-        assert_ne!(first, second);
-        let noted = world.flow(&site.flow(40_000)).expect("noted");
-        assert_eq!(noted.nat_port_be, second.to_be());
-        let removed = world.tables.nat.remove(&site.key(first));
-        removed.expect("the other goes");
-        assert_eq!(site.leaves_by(&mut world, 40_000), second);
-    }
-}
-
-#[test]
 fn what_xdp_cannot_send_is_translated_by_tc() {
     let Some(mut world) = world(None) else { return };
     for site in SITES {
@@ -310,52 +259,6 @@ fn what_xdp_cannot_send_is_translated_by_tc() {
         );
         assert_eq!(outcome.frame[..6], ROUTER_MAC);
         dual::assert_checksums(&outcome.frame);
-    }
-}
-
-#[test]
-fn client_on_another_interface_is_answered_by_tc() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        let port = site.leaves_by(&mut world, 40_000);
-        let key = site.key(port);
-        let entry = world.tables.nat.get(&key, 0).expect("entered");
-        assert_eq!(entry.client_ifindex, UPLINK);
-        let elsewhere = NatEntry {
-            client_ifindex: UPLINK + 1,
-            ..entry
-        };
-        let written = world.tables.nat.insert(key, elsewhere, 0);
-        written.expect("write the entry");
-        let answer = site.answer(port);
-        let outcome = world.run(XDP, &answer);
-        assert_eq!(outcome.verdict, Verdict::Pass);
-        assert_eq!(outcome.frame, answer);
-        let outcome = world.run(IN, &answer);
-        assert_eq!(outcome.verdict, Verdict::Redirect);
-        let ends = dual::ends(&outcome.frame);
-        assert_eq!(ends, (site.vip(), site.client(40_000)));
-        dual::assert_checksums(&outcome.frame);
-    }
-}
-
-#[test]
-fn server_on_another_interface_is_left_to_tc_and_counted_once() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        world.set_interface(site.slot, UPLINK + 1);
-        let question = site.question();
-        assert_eq!(world.run(XDP, &question).verdict, Verdict::Pass);
-        assert_eq!(world.run(IN, &question).verdict, Verdict::Redirect);
-        assert_eq!(world.backend_stats(site.slot).packets, 1);
-        assert_eq!(world.flow(&site.flow(40_000)).expect("noted").packets, 1);
-
-        world.set_interface(site.slot, UPLINK);
-        assert_eq!(world.run(XDP, &question).verdict, Verdict::Transmit);
     }
 }
 
@@ -412,113 +315,6 @@ fn pod_here_is_delivered_to_without_nat() {
         let outcome = world.run(IN, &question);
         assert_eq!(outcome.verdict, Verdict::Redirect);
         let ends = (site.client(40_000), (site.pod, 8080).into());
-        assert_eq!(dual::ends(&outcome.frame), ends);
-    }
-}
-
-/// Errors of every kind in both directions, by one program.
-fn check_errors(world: &mut World, program: &'static str, site: Site) {
-    let sent = match program {
-        XDP => Verdict::Transmit,
-        _ => Verdict::Redirect,
-    };
-    let outcome = world.run(program, &site.question());
-    assert_eq!(outcome.verdict, sent);
-    let (node, server) = dual::ends(&outcome.frame);
-    let (client, vip) = (site.client(40_000), site.vip());
-    let before = world.tables.nat.get(&site.key(node.port()), 0);
-    for kind in dual::Kind::ALL {
-        // Somebody before the client, and the client itself, about an answer.
-        let about = dual::tcp(vip, client, ACK, b"answer");
-        for (reporter, seen_as) in [(site.hop(), site.hop), (client, site.node)] {
-            let error = dual::error(kind, reporter, vip, &about);
-            let outcome = world.run(program, &error);
-            assert_eq!(outcome.verdict, sent, "{kind:?} to {server}");
-            let (from, to) = dual::ends(&outcome.frame);
-            assert_eq!((from.ip(), to.ip()), (seen_as, site.server), "{kind:?}");
-            assert_eq!(dual::quoted_ends(&outcome.frame), (server, node));
-            assert_eq!(dual::hops(&outcome.frame), dual::hops(&error) - 1);
-            dual::assert_checksums(&outcome.frame);
-        }
-        // Somebody before the server, and the server itself, about a question.
-        let about = dual::tcp(node, server, ACK, b"question");
-        for (reporter, seen_as) in [(site.hop(), site.hop), (server, site.vip)] {
-            let error = dual::error(kind, reporter, node, &about);
-            let outcome = world.run(program, &error);
-            assert_eq!(outcome.verdict, sent, "{kind:?} to {client}");
-            assert_eq!(outcome.frame[..6], ROUTER_MAC);
-            let (from, to) = dual::ends(&outcome.frame);
-            assert_eq!((from.ip(), to.ip()), (seen_as, site.client), "{kind:?}");
-            assert_eq!(dual::quoted_ends(&outcome.frame), (client, vip));
-            dual::assert_checksums(&outcome.frame);
-        }
-    }
-    let after = world.tables.nat.get(&site.key(node.port()), 0);
-    assert_eq!(
-        after.expect("entered"),
-        before.expect("entered"),
-        "an error leaves no trace"
-    );
-    // About what the node itself has sent.
-    let about = dual::tcp(site.node(50_000), server, ACK, b"question");
-    let error = dual::error(dual::Kind::Unreachable, site.hop(), node, &about);
-    let outcome = world.run(program, &error);
-    assert_eq!((outcome.verdict, outcome.frame), (Verdict::Pass, error));
-}
-
-#[test]
-fn errors_are_translated_inside_and_out_in_xdp() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        check_errors(&mut world, XDP, site);
-    }
-}
-
-#[test]
-fn errors_are_translated_inside_and_out_in_tc() {
-    let Some(mut world) = world(None) else { return };
-    for site in SITES {
-        check_errors(&mut world, IN, site);
-    }
-}
-
-#[test]
-fn error_or_reset_of_a_flow_that_is_not_translated_begins_nothing() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        let (client, vip) = (site.client(40_000), site.vip());
-        let about = dual::tcp(vip, client, ACK, b"answer");
-        for (frame, reason) in [
-            (
-                dual::error(dual::Kind::TooBig, site.hop(), vip, &about),
-                DropReason::ForeignError,
-            ),
-            (dual::tcp(client, vip, RST, b""), DropReason::NotTranslated),
-        ] {
-            for program in [XDP, IN] {
-                let outcome = world.run(program, &frame);
-                assert_eq!(outcome.verdict, Verdict::Drop(reason), "{program}");
-            }
-        }
-    }
-    assert_eq!((entries(&world), world.flows()), (0, 0));
-}
-
-#[test]
-fn reset_of_a_translated_flow_reaches_its_server() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        let port = site.leaves_by(&mut world, 40_000);
-        let reset = dual::tcp(site.client(40_000), site.vip(), RST, b"");
-        let outcome = world.run(XDP, &reset);
-        assert_eq!(outcome.verdict, Verdict::Transmit);
-        let ends = (site.node(port), site.server());
         assert_eq!(dual::ends(&outcome.frame), ends);
     }
 }
@@ -598,29 +394,6 @@ fn packet_at_the_end_of_its_hops_is_dropped() {
 }
 
 #[test]
-fn ports_that_answer_nothing_are_the_nodes_own() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        let port = site.leaves_by(&mut world, 40_000);
-        let cases = [
-            dual::tcp((site.server, 9001).into(), site.node(port), ACK, b""),
-            dual::udp(site.server(), site.node(port), b""),
-            dual::tcp((site.client, 9000).into(), site.node(port), ACK, b""),
-            dual::tcp(site.server(), site.node(port ^ 1), ACK, b""),
-        ];
-        for frame in cases {
-            for program in [XDP, IN] {
-                let outcome = world.run(program, &frame);
-                assert_eq!(outcome.verdict, Verdict::Pass);
-                assert_eq!(outcome.frame, frame);
-            }
-        }
-    }
-}
-
-#[test]
 fn node_without_an_address_of_the_family_translates_nothing_of_it() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;
@@ -632,76 +405,5 @@ fn node_without_an_address_of_the_family_translates_nothing_of_it() {
     for program in [XDP, IN] {
         let outcome = world.run(program, &V6.question());
         assert_eq!(outcome.verdict, Verdict::Drop(DropReason::FamilyMismatch));
-    }
-}
-
-/// VLAN 100, and VLAN 100 in service VLAN 7 with a priority.
-const TAGS: [&[u8]; 2] = [&[0x81, 0, 0, 100], &[0x88, 0xa8, 0xe0, 7, 0x81, 0, 0, 100]];
-
-fn tagged(frame: &[u8], tags: &[u8]) -> Vec<u8> {
-    [&frame[..12], tags, &frame[12..]].concat()
-}
-
-#[test]
-fn client_and_server_may_be_in_different_vlans() {
-    let Some(mut world) = world(Some(SERVER_MAC)) else {
-        return;
-    };
-    for site in SITES {
-        for (port, tags) in (40_000..).zip(TAGS) {
-            let question = dual::tcp(site.client(port), site.vip(), ACK, b"data");
-            let plain = world.run(XDP, &question);
-            let outcome = world.run(XDP, &tagged(&question, tags));
-            assert_eq!(outcome, plain, "the server is in none");
-            let (node, _) = dual::ends(&plain.frame);
-            let answer = site.answer(node.port());
-            for (description, answer) in [
-                ("the server in none", answer.clone()),
-                ("the server in another", tagged(&answer, &[0x81, 0, 0, 9])),
-            ] {
-                let out = world.run(XDP, &answer);
-                assert_eq!(out.verdict, Verdict::Transmit, "{description}");
-                assert_eq!(out.frame[12..12 + tags.len()], *tags, "{description}");
-                let out = [&out.frame[..12], &out.frame[12 + tags.len()..]].concat();
-                assert_eq!(dual::ends(&out), (site.vip(), site.client(port)));
-                dual::assert_checksums(&out);
-            }
-            // The client's next packet comes without, and so do answers go.
-            world.run(XDP, &question);
-            let out = world.run(XDP, &tagged(&answer, tags));
-            let ends = (site.vip(), site.client(port));
-            assert_eq!(dual::ends(&out.frame), ends);
-        }
-    }
-}
-
-#[test]
-fn client_in_a_vlan_is_answered_there_by_tc() {
-    let Some(mut world) = world(None) else { return };
-    for site in SITES {
-        // The kernel takes the outer tag off before TC sees a packet, and `BPF_PROG_TEST_RUN` does not:
-        // the outer of the two that a client's packet has is the one before, and what TC puts on goes
-        // out beside the packet, but for an inner one.
-        let [one, two] = TAGS;
-        for tags in [one, two] {
-            let outcome = world.run(IN, &tagged(&site.question(), tags));
-            assert_eq!(outcome.verdict, Verdict::Redirect);
-            let (node, server) = dual::ends(&outcome.frame);
-            assert_eq!((node.ip(), server), (site.node, site.server()));
-            let key = site.key(node.port());
-            let entry = world.tables.nat.get(&key, 0).expect("entered");
-            let outer = u32::from_ne_bytes(tags[..4].try_into().expect("four bytes"));
-            assert_eq!(entry.client_tag, outer);
-            let inner = if tags.len() == 8 { 100_u16.to_be() } else { 0 };
-            assert_eq!(entry.client_inner_tag, inner);
-
-            let out = world.run(IN, &site.answer(node.port()));
-            assert_eq!(out.verdict, Verdict::Redirect);
-            let inner = &tags[4..];
-            assert_eq!(out.frame[12..12 + inner.len()], *inner);
-            let out = [&out.frame[..12], &out.frame[12 + inner.len()..]].concat();
-            assert_eq!(dual::ends(&out), (site.vip(), site.client(40_000)));
-            dual::assert_checksums(&out);
-        }
     }
 }
