@@ -62,6 +62,11 @@ impl<K: Pod, V: Pod> Entries<K, V> {
         sys::look_up(self.fd.as_fd(), key)
     }
 
+    /// Adds an entry, unless its key has one already.
+    pub fn add(&self, key: &K, value: &V) -> io::Result<()> {
+        sys::add(self.fd.as_fd(), key, value)
+    }
+
     /// Removes an entry. Doing it again is no error.
     pub fn remove(&self, key: &K) -> io::Result<()> {
         sys::remove(self.fd.as_fd(), key)

@@ -239,19 +239,34 @@ impl Translations {
     /// later.
     fn sweep(&self, maps: &Maps, jiffies: &Jiffies) -> io::Result<()> {
         let now = jiffies.now()?;
-        let mut removals = Removals::default();
+        let mut removed = 0;
         for (flow, (key, seen)) in &self.by_flow {
             let age = Duration::from_secs(jiffies.age(*seen, now).into());
-            if removals.keys.len() < REMOVALS_MAX
-                && age >= Timeouts::OPENING
-                && maps.flows.get(flow)?.is_none()
+            if removed < REMOVALS_MAX && age >= Timeouts::OPENING && maps.flows.get(flow)?.is_none()
             {
-                removals.keys.push((*key, *seen));
+                remove_unless_noted(maps, flow, key, *seen)?;
+                removed += 1;
             }
         }
-        removals.execute(&maps.nat, |entry| entry.seen_jiffies)?;
         Ok(())
     }
+}
+
+/// Removes the entry for what answers `flow`, unless the flow is noted by the time that it is gone: it may
+/// have begun anew and found the entry, and programs do not look for that again.
+fn remove_unless_noted(maps: &Maps, flow: &FlowKey, key: &FlowKey, seen: u64) -> io::Result<()> {
+    let Some(entry) = maps
+        .nat
+        .get(key)?
+        .filter(|entry| entry.seen_jiffies == seen)
+    else {
+        return Ok(());
+    };
+    maps.nat.remove(key)?;
+    if maps.flows.get(flow)?.is_some() {
+        maps.nat.add(key, &entry)?;
+    }
+    Ok(())
 }
 
 /// The flow, client → VIP, whose answers meet an entry of `nat`.

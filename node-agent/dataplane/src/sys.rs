@@ -21,7 +21,7 @@ use std::time::Duration;
 use aya::Pod;
 
 pub(crate) use clock::{coarse_now, coarse_resolution, load_jiffies_program, run_jiffies_program};
-pub(crate) use hash_map::{look_up, read_hash, remove};
+pub(crate) use hash_map::{add, look_up, read_hash, remove};
 
 /// `BPF_CGROUP_INET4_CONNECT` of linux/bpf.h.
 pub(crate) const CGROUP_INET4_CONNECT: u32 = 10;

@@ -222,6 +222,33 @@ fn translated_flow_lives_while_either_side_sends() {
 }
 
 #[test]
+fn translation_of_a_flow_that_is_noted_meanwhile_is_put_back() {
+    let Some(mut fixture) = Fixture::new(state()) else {
+        return;
+    };
+    fixture.note(1, 1, 11, FLOW_ESTABLISHED, 1);
+    let entry = NatEntry {
+        seen_jiffies: 7,
+        ..NatEntry::default()
+    };
+    let key = |port: u16| FlowKey {
+        destination_port_be: port.to_be(),
+        ..FlowKey::default()
+    };
+    for (client_port, seen, stays) in [(1, 7, true), (2, 6, true), (2, 7, false)] {
+        let key = key(10_000 + client_port);
+        fixture.tables.nat.insert(key, entry, 0).unwrap();
+        let maps = &fixture.tables.swept;
+        remove_unless_noted(maps, &flow(client_port), &key, seen).unwrap();
+        assert_eq!(
+            maps.nat.get(&key).unwrap(),
+            stays.then_some(entry),
+            "{client_port}, {seen}"
+        );
+    }
+}
+
+#[test]
 fn client_is_forgotten_when_its_affinity_ends() {
     let mut state = state();
     state.services[0].affinity_seconds = 60;

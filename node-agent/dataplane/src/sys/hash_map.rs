@@ -8,7 +8,11 @@ use aya::Pod;
 use super::{Batch, MAP_LOOKUP_BATCH, bpf, bpf_mut};
 
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
+const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
+
+/// `BPF_NOEXIST` of linux/bpf.h: what is there already stays.
+const NO_EXIST: u64 = 1;
 
 #[repr(C)]
 struct Element {
@@ -93,6 +97,23 @@ pub(crate) fn look_up<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Resul
         // SAFETY: the kernel has written the value, and any bytes are a valid `Pod`.
         Ok(_) => Ok(Some(unsafe { value.assume_init() })),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds an entry, unless its key has one.
+pub(crate) fn add<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let attributes = Element {
+        map: map.as_raw_fd() as u32,
+        padding: 0,
+        key: (&raw const *key) as u64,
+        value: (&raw const *value) as u64,
+        flags: NO_EXIST,
+    };
+    // SAFETY: as above; the kernel only reads both.
+    match unsafe { bpf(MAP_UPDATE_ELEM, &attributes) } {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
 }
