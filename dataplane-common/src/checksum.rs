@@ -20,6 +20,49 @@ pub const fn update(check: u16, old: u64, new: u64) -> u16 {
     !fold((!check) as u64 + (!fold(old)) as u64 + new)
 }
 
+/// What the words that are changed in a packet add to the sums that cover them: for several checksums of
+/// one packet, each of which covers what another does and more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change(u64);
+
+impl Change {
+    /// Nothing is changed.
+    pub const NONE: Self = Self(0);
+
+    /// A word is changed as well.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self, old: u32, new: u32) -> Self {
+        // The complement of a sum of halves is the sum of their complements.
+        Self(self.0 + (!old) as u64 + new as u64)
+    }
+
+    /// Half a word is changed as well.
+    #[inline(always)]
+    #[must_use]
+    pub const fn half(self, old: u16, new: u16) -> Self {
+        Self(self.0 + (!old) as u64 + new as u64)
+    }
+
+    /// What becomes of a checksum that covers all of it.
+    #[inline(always)]
+    pub const fn apply(self, check: u16) -> u16 {
+        !fold((!check) as u64 + self.0)
+    }
+
+    /// The same for a UDP checksum, see [`update_udp`].
+    #[inline(always)]
+    pub const fn apply_udp(self, check: u16) -> u16 {
+        if check == 0 {
+            return 0;
+        }
+        match self.apply(check) {
+            0 => 0xffff,
+            check => check,
+        }
+    }
+}
+
 /// What changing words `old` (summed) into `new` (summed) adds to a sum: the difference that the
 /// kernel's `bpf_l4_csum_replace` takes for changes of any size.
 #[inline(always)]
@@ -90,6 +133,30 @@ mod tests {
         let rest = 0x4321_u64;
         let moved = u64::from(fold(rest + all(old))) + u64::from(difference(all(old), all(new)));
         assert_eq!(fold(moved), fold(rest + all(new)));
+    }
+
+    #[test]
+    fn changes_applied_one_by_one_or_together_equal_summing_anew() {
+        let old = *b"Fairlead guides a line without chafing it.";
+        let mut new = old;
+        new[4..8].copy_from_slice(&[0xff, 0xff, 0, 1]);
+        new[20..22].copy_from_slice(&[0xfe, 0x01]);
+        let word = |bytes: &[u8]| u32::from_ne_bytes(bytes[4..8].try_into().unwrap());
+        let half = |bytes: &[u8]| u16::from_ne_bytes(bytes[20..22].try_into().unwrap());
+        let words = Change::NONE.word(word(&old), word(&new));
+        let change = words.half(half(&old), half(&new));
+        assert_eq!(change.apply(!sum(&old)), !sum(&new));
+        assert_eq!(change.apply_udp(!sum(&old)), !sum(&new));
+        let halves = Change::NONE.half(half(&old), half(&new));
+        assert_eq!(halves.apply(words.apply(!sum(&old))), !sum(&new));
+        assert_eq!(Change::NONE.apply(0x1234), 0x1234);
+    }
+
+    #[test]
+    fn changed_udp_checksum_of_none_stays_none_and_zero_becomes_ones() {
+        let change = Change::NONE.half(0x5555, 0x3285);
+        assert_eq!(change.apply_udp(0), 0);
+        assert_eq!(change.apply_udp(0xdd2f), 0xffff);
     }
 
     #[test]

@@ -96,7 +96,7 @@ pub use service::{
 pub use socket::{SocketKey, SocketOrigin};
 pub use stats::{BackendStats, DropSample, DropStats, SAMPLE_BYTES, ServiceDropKey, ServiceStats};
 pub use track::{
-    AffinityEntry, AffinityKey, ConflictEntry, FLOW_CLOSING, FLOW_DATAGRAMS, FLOW_ESTABLISHED,
-    FLOW_GUESSED, FLOW_OPENING, FragmentKey, FragmentPorts, LoadEntry, NatEntry, NotedEntry,
-    SourceRangeKey, TrackEntry, UplinkEntry,
+    AffinityEntry, AffinityKey, ClientPlace, ConflictEntry, FLOW_CLOSING, FLOW_DATAGRAMS,
+    FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING, FragmentKey, FragmentPorts, LoadEntry, NatEntry,
+    NotedEntry, SourceRangeKey, TrackEntry, UplinkEntry,
 };

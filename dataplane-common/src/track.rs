@@ -38,8 +38,27 @@ pub struct TrackEntry {
     pub packets: u64,
     /// Their bytes, with the Ethernet header.
     pub bytes: u64,
+    /// Where the entry in `nat` says that the client is; zero with [`Self::nat_port_be`].
+    pub place: ClientPlace,
 }
-map_struct!(TrackEntry, 40);
+map_struct!(TrackEntry, 56);
+
+/// Where the client of a translated flow is: where its last packet came from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ClientPlace {
+    /// Its own address or a router's.
+    pub mac: [u8; 6],
+    /// The inner of two VLAN tags the packet had: the control information behind EtherType 0x8100,
+    /// network order; 0 if there were not two.
+    pub inner_tag: u16,
+    /// The interface it came in by.
+    pub ifindex: u32,
+    /// The outermost VLAN tag it had, EtherType and control information as they are in a frame; 0 if
+    /// none.
+    pub tag: u32,
+}
+map_struct!(ClientPlace, 16);
 
 /// What becomes of a real server's answer to a translated flow; `nat` finds it by the
 /// [`FlowKey`](crate::FlowKey) of the answer, real server → node.
@@ -56,22 +75,14 @@ pub struct NatEntry {
     pub vip_port_be: u16,
     /// `BackendId`.
     pub backend: u32,
-    /// `bpf_jiffies64` of the last packet that met this entry.
+    /// `bpf_jiffies64` of the last answer, or of the last question that the flow's note did not settle.
     pub seen_jiffies: u64,
-    /// Packets that met it, in both directions.
+    /// Answers.
     pub packets: u64,
     /// Their bytes, with the Ethernet header.
     pub bytes: u64,
-    /// Where the client's last packet came from: its own address or a router's.
-    pub client_mac: [u8; 6],
-    /// The inner of two VLAN tags it had: the control information behind EtherType 0x8100, network
-    /// order; 0 if there were not two.
-    pub client_inner_tag: u16,
-    /// The interface it came in by.
-    pub client_ifindex: u32,
-    /// The outermost VLAN tag it had, EtherType and control information as they are in a frame; 0 if
-    /// none.
-    pub client_tag: u32,
+    /// Where they go.
+    pub place: ClientPlace,
 }
 map_struct!(NatEntry, 80);
 

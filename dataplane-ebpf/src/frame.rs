@@ -101,6 +101,31 @@ pub unsafe fn word<const OFFSET: usize, T: OnWire>(header: *const T) -> u32 {
     }
 }
 
+/// Writes the word at byte `OFFSET` of a header, as it is in memory: [`word`]'s counterpart.
+///
+/// # Safety
+/// `header` points into a packet, in bounds.
+#[inline(always)]
+pub unsafe fn set_word<const OFFSET: usize, T: OnWire>(header: *mut T, word: u32) {
+    const { assert!(OFFSET + mem::size_of::<u32>() <= mem::size_of::<T>()) };
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's promise, and in bounds, as just asserted.
+    unsafe {
+        header.byte_add(OFFSET).cast::<u32>().write_unaligned(word);
+    }
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "*(u32 *)({header} + {offset}) = {word}",
+            word = in(wreg) word,
+            header = in(reg) header,
+            offset = const OFFSET,
+            options(nostack),
+        );
+    }
+}
+
 impl Frame for XdpContext {
     const HANDS_UP: bool = true;
 

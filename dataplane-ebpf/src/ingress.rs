@@ -83,9 +83,19 @@ fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
     };
     let config = lookup::config()?;
     let Some(frontend) = lookup::external(config, &flow) else {
-        return Ok(for_node(ctx, config, &flow)?);
+        return Ok(for_node(ctx, config, packet, &flow)?);
     };
-    match pick::choose(ctx, config, frontend, packet, &flow)? {
+    let glance = pick::glance(config, frontend, &flow)?;
+    if glance.is_open(frontend) {
+        pick::ask(ctx, frontend, packet, &flow, &glance)?;
+        if nat::may_follow(glance.service, frontend, packet) {
+            match nat::follow_xdp(ctx)? {
+                nat::UNSETTLED => {}
+                action => return Ok(action),
+            }
+        }
+    }
+    match pick::choose(frontend, packet, &glance)? {
         Choice::Send(pick) => forward::send_xdp(ctx, config, packet, &flow, &pick)
             .map_err(|reason| Refusal::of_service(reason, frontend.service)),
         Choice::Refuse => {
@@ -98,13 +108,24 @@ fn dispatch(ctx: &XdpContext, packet: &Packet) -> Result<u32, Refusal> {
 /// What is for no service: passed, unless it is for the node itself and an answer to what was
 /// translated, or a tunnel.
 #[inline(always)]
-fn for_node(ctx: &XdpContext, config: &Config, flow: &FlowKey) -> Result<u32, DropReason> {
+fn for_node(
+    ctx: &XdpContext,
+    config: &Config,
+    packet: &Packet,
+    flow: &FlowKey,
+) -> Result<u32, DropReason> {
     let is_answer = nat::is_port(flow.destination_port_be);
     if !is_answer && !decap::is_gue(flow) || !config.is_own(&flow.destination) {
         return Ok(XDP_PASS);
     }
     if is_answer {
         nat::begin_answer(flow)?;
+        if nat::is_plain(packet) {
+            match nat::answer_plain_xdp(ctx)? {
+                nat::UNSETTLED => {}
+                action => return Ok(action),
+            }
+        }
         nat::answer_xdp(ctx)
     } else {
         decap::strip(ctx.ctx).unpack()

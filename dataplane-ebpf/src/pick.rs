@@ -38,38 +38,88 @@ pub enum Choice {
     Refuse,
 }
 
-/// Chooses for a packet of `flow`, its own or the one that an ICMP error is about.
+/// What a packet's flow and one read of the table say: all there is to it for most.
+pub struct Glance {
+    /// The service that the packet is for.
+    pub service: &'static ServiceEntry,
+    /// Its index in `services`.
+    index: u32,
+    /// Of the packet's flow.
+    hash: u32,
+    /// The element of the table.
+    element: u32,
+}
+
+/// Looks where the table sends a packet of `flow`, its own or the one that an ICMP error is about.
 #[inline(always)]
-pub fn choose<F: Frame>(
-    frame: &F,
+pub fn glance(
     config: &Config,
+    frontend: &FrontendEntry,
+    flow: &FlowKey,
+) -> Result<Glance, Refusal> {
+    let hash = hash::flow(&config.seed, flow);
+    let index = ServiceEntry::index(config.bank, frontend.service);
+    let service = SERVICES
+        .get(index)
+        .ok_or(Refusal::of_service(DropReason::NoBackend, frontend.service))?;
+    Ok(Glance {
+        service,
+        index,
+        hash,
+        element: element(service.lut_index(hash)).unwrap_or(LUT_EMPTY),
+    })
+}
+
+impl Glance {
+    /// Whether the table alone does not say where the packet goes: then a [`Query`](track::Query) has to be
+    /// put together by [`ask`].
+    #[inline(always)]
+    pub fn is_open(&self, frontend: &FrontendEntry) -> bool {
+        self.service.flags & looked_at(frontend) | self.element & LUT_STATE_MASK != 0
+    }
+}
+
+/// Puts together the query of a packet whose glance is open.
+#[inline(always)]
+pub fn ask<F: Frame>(
+    frame: &F,
     frontend: &FrontendEntry,
     packet: &Packet,
     flow: &FlowKey,
+    glance: &Glance,
+) -> Result<(), DropReason> {
+    let query = query()?;
+    query.ask(flow, glance.hash, glance.index);
+    query.bytes = frame.length();
+    query.traits = traits(frame, frontend, packet)?;
+    query.tcp_flags = packet.tcp_flags.into();
+    query.ifindex = frame.ifindex();
+    Ok(())
+}
+
+/// Chooses for a packet by its glance and, if that is open, the answer to its query.
+#[inline(always)]
+pub fn choose(
+    frontend: &FrontendEntry,
+    packet: &Packet,
+    glance: &Glance,
 ) -> Result<Choice, Refusal> {
-    let refused = |reason| Refusal::of_service(reason, frontend.service);
-    let hash = hash::flow(&config.seed, flow);
-    let index = ServiceEntry::index(config.bank, frontend.service);
-    let service = SERVICES.get(index).ok_or(refused(DropReason::NoBackend))?;
-    let element = element(service.lut_index(hash)).unwrap_or(LUT_EMPTY);
-    let mut found = Found::plain(element, packet.opens);
-    if service.flags & looked_at(frontend) | element & LUT_STATE_MASK != 0 {
-        let query = query()?;
-        query.ask(flow, hash, index);
-        query.bytes = frame.length();
-        query.traits = traits(frame, frontend, packet)?;
-        query.tcp_flags = packet.tcp_flags.into();
-        query.ifindex = frame.ifindex();
-        found = Found::of(track::answer());
-        found.refusal().map_err(refused)?;
-    }
+    let found = if glance.is_open(frontend) {
+        let found = Found::of(track::answer());
+        found
+            .refusal()
+            .map_err(|reason| Refusal::of_service(reason, frontend.service))?;
+        found
+    } else {
+        Found::plain(glance.element, packet.opens)
+    };
     let Some(backend) = backend(found.backend_slot()) else {
         return Ok(Choice::Refuse);
     };
     Ok(Choice::Send(Pick {
-        service,
+        service: glance.service,
         backend,
-        hash,
+        hash: glance.hash,
         found: found.asked_at(frontend.flags),
     }))
 }
@@ -106,7 +156,7 @@ pub fn kept() -> Result<(u32, Pick), DropReason> {
     Ok((ServiceEntry::slot(query.service_index), pick))
 }
 
-/// Room for a packet's flow, where [`choose`] puts it as well: the stack has none.
+/// Room for a packet's flow, where [`ask`] puts it as well: the stack has none.
 #[inline(always)]
 pub fn flow() -> Result<&'static mut FlowKey, DropReason> {
     Ok(&mut query()?.flow)

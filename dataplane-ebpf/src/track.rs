@@ -16,6 +16,7 @@ use fairlead_dataplane_common::{
     ServiceEntry, protocol,
 };
 
+pub use self::entry::met;
 use self::entry::{Followed, follow, is_handed_up, note};
 pub use self::query::{Found, QUERY_ERROR, QUERY_HANDS_UP, QUERY_PASSED_ON, QUERY_VIP, Query};
 pub use self::socket::{SocketQuery, answer_socket};

@@ -120,7 +120,11 @@ fn try_accept(ctx: &TcContext, packet: &Packet) -> Result<i32, Refusal> {
     let Some(frontend) = lookup::external(config, &flow) else {
         return Ok(NO_SERVICE);
     };
-    match pick::choose(ctx, config, frontend, packet, &flow)? {
+    let glance = pick::glance(config, frontend, &flow)?;
+    if glance.is_open(frontend) {
+        pick::ask(ctx, frontend, packet, &flow, &glance)?;
+    }
+    match pick::choose(frontend, packet, &glance)? {
         Choice::Send(pick) => {
             pick::keep(config, frontend, &pick)?;
             Ok(SEND)

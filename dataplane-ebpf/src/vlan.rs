@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, xdp_md};
 use aya_ebpf::helpers::{bpf_skb_vlan_pop, bpf_skb_vlan_push, bpf_xdp_adjust_head};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::mem;
-use fairlead_dataplane_common::{DropReason, NatEntry};
+use fairlead_dataplane_common::{ClientPlace, DropReason};
 
 use crate::frame::{Frame, OnWire};
 use crate::header::{ETHERTYPE_SERVICE_VLAN_BE, ETHERTYPE_VLAN_BE, NETWORK};
@@ -68,17 +68,17 @@ impl Tags {
         Self(beside << 32 | u64::from(word((outer.0 >> 16) as u16, outer.0 as u16)))
     }
 
-    /// Those that an entry of `nat` says.
+    /// Those that a note says.
     #[inline(always)]
-    pub fn of_note(entry: &NatEntry) -> Self {
-        let inner = match entry.client_inner_tag {
+    pub fn of_note(place: &ClientPlace) -> Self {
+        let inner = match place.inner_tag {
             0 => 0,
             tag => u64::from(word(ETHERTYPE_VLAN_BE, u16::from_be(tag))),
         };
-        Self(inner << 32 | u64::from(entry.client_tag))
+        Self(inner << 32 | u64::from(place.tag))
     }
 
-    /// As [`NatEntry::client_tag`] and [`NatEntry::client_inner_tag`].
+    /// As [`ClientPlace::tag`] and [`ClientPlace::inner_tag`].
     #[inline(always)]
     pub fn noted(self) -> (u32, u16) {
         (self.0 as u32, (self.0 >> 48) as u16)

@@ -27,7 +27,7 @@ pub fn answer_xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
     }
     change::translate(ctx.ctx).unpack()?;
     let entry = &translation()?.entry;
-    let (mac, tags) = (entry.client_mac, Tags::of_note(entry));
+    let (mac, tags) = (entry.place.mac, Tags::of_note(&entry.place));
     let ethernet: *mut Ethernet = ctx.header(0)?;
     // SAFETY: in bounds, as `header` has checked.
     unsafe { Ethernet::readdress(ethernet, mac, (*ethernet).destination) };
@@ -53,7 +53,7 @@ fn try_find(ctx: &XdpContext) -> Result<u32, DropReason> {
     // SAFETY: the kernel keeps a removed element readable until the program has ended; the counts of
     // two CPUs that meet here may lose one, which is all they lose.
     unsafe {
-        if (*entry).client_ifindex != ctx.ifindex() {
+        if (*entry).place.ifindex != ctx.ifindex() {
             return Ok(0);
         }
         translation.become_clients(&*entry);
@@ -133,7 +133,7 @@ fn try_depart_skb(ctx: &TcContext) -> Result<i32, DropReason> {
 fn return_to_client(ctx: &TcContext, config: &Config, entry: &NatEntry) -> Result<i32, DropReason> {
     // SAFETY: the agent never changes an entry in place, and the kernel keeps a removed one readable
     // until the program has ended.
-    let Some(uplink) = (unsafe { UPLINKS.get(&entry.client_ifindex) }) else {
+    let Some(uplink) = (unsafe { UPLINKS.get(&entry.place.ifindex) }) else {
         // The interface has gone.
         // SAFETY: no parameters: the stack routes by the destination just written.
         return Ok(
@@ -141,14 +141,14 @@ fn return_to_client(ctx: &TcContext, config: &Config, entry: &NatEntry) -> Resul
         );
     };
     const { assert!(mem::offset_of!(Ethernet, source) == 6) };
-    ctx.store(0, &entry.client_mac, 0)
+    ctx.store(0, &entry.place.mac, 0)
         .and_then(|()| ctx.store(6, &uplink.mac, 0))
         .map_err(|_| DropReason::RewriteFailed)?;
-    if !Tags::of_note(entry).put_on(ctx) {
+    if !Tags::of_note(&entry.place).put_on(ctx) {
         return Err(DropReason::RewriteFailed);
     }
     // SAFETY: takes numbers only.
-    Ok(unsafe { bpf_redirect(entry.client_ifindex, 0) } as i32)
+    Ok(unsafe { bpf_redirect(entry.place.ifindex, 0) } as i32)
 }
 
 impl Translation {
@@ -163,10 +163,6 @@ impl Translation {
         new.destination_port_be = entry.client_port_be;
         new.protocol = old.protocol;
         new.padding = [0; 3];
-        let own = &mut self.entry;
-        own.client_mac = entry.client_mac;
-        own.client_ifindex = entry.client_ifindex;
-        own.client_tag = entry.client_tag;
-        own.client_inner_tag = entry.client_inner_tag;
+        self.entry.place = entry.place;
     }
 }

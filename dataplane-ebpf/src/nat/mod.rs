@@ -3,13 +3,15 @@
 //! client in the VIP's name. For networks that refuse answers by another way than the questions went.
 //!
 //! [`question`] sends what clients send, [`answer`] what comes back; [`port`] gives flows their ports;
-//! [`change`] rewrites packets, and [`error`] the ICMP errors about them. Both directions are
+//! [`change`] rewrites packets, and [`error`] the ICMP errors about them; [`established`] does all of it at
+//! once where nothing is left to find out, which is what most packets meet. Both directions are
 //! translated in XDP where the next hop is known: the backend's by its node, and the client's by the
 //! frame that its last packet came in. All else is TC's.
 
 mod answer;
 mod change;
 mod error;
+mod established;
 mod port;
 mod question;
 
@@ -17,6 +19,7 @@ use fairlead_dataplane_common::maps::{NAT_PORT_MAX, NAT_PORT_MIN};
 use fairlead_dataplane_common::{BackendEntry, DropReason, FlowKey, NatEntry};
 
 pub use self::answer::{answer_skb, answer_xdp};
+pub use self::established::{UNSETTLED, answer_plain_xdp, follow_xdp, is_plain, may_follow};
 pub use self::question::{send_skb, send_xdp};
 use crate::maps::TRANSLATION;
 use crate::pick::Pick;

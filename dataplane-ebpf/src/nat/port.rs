@@ -23,16 +23,19 @@ const PORTS: u32 = (NAT_PORT_MAX - NAT_PORT_MIN) as u32 + 1;
 ///
 /// An ICMP error or a reset of a flow that has no port is dropped: nothing begins with it.
 #[inline(always)]
-pub fn find(translation: &mut Translation, packet: &Packet, bytes: u32) -> Result<(), DropReason> {
+pub fn find(translation: &mut Translation, packet: &Packet) -> Result<(), DropReason> {
     let config = lookup::config()?;
     let own = server::own_address(config, packet.family)?;
     if !packet.family.has(&translation.backend.address) {
         return Err(DropReason::FamilyMismatch);
     }
-    translation.prepare(own, bytes);
+    translation.prepare(own);
     let is_error = packet.shape == Shape::Error;
     translation.answer.destination_port_be = translation.port_be;
-    if translation.port_be != 0 && translation.is_entered(is_error, bytes) {
+    if translation.port_be != 0 && translation.is_entered(is_error) {
+        if !is_error {
+            translation.note(translation.port_be);
+        }
         translation.become_nodes();
         return Ok(());
     }
@@ -54,7 +57,7 @@ pub fn find(translation: &mut Translation, packet: &Packet, bytes: u32) -> Resul
         };
         let port_be = (NAT_PORT_MIN + offset as u16).to_be();
         translation.answer.destination_port_be = port_be;
-        if translation.is_entered(is_error, bytes) || may_begin && translation.enter() {
+        if translation.is_entered(is_error) || may_begin && translation.enter() {
             if may_begin {
                 translation.note(port_be);
             }
@@ -65,7 +68,7 @@ pub fn find(translation: &mut Translation, packet: &Packet, bytes: u32) -> Resul
     Err(refusal)
 }
 
-/// Notes on an entry that a packet has met it.
+/// Notes on an entry that an answer has met it.
 ///
 /// # Safety
 /// `entry` points at a live map element.
@@ -82,7 +85,7 @@ pub unsafe fn met(entry: *mut NatEntry, bytes: u32) {
 impl Translation {
     /// What answers from the backend are like, but for the port, and what is to become of them.
     #[inline(always)]
-    fn prepare(&mut self, node: &Address, bytes: u32) {
+    fn prepare(&mut self, node: &Address) {
         let (old, backend) = (&self.old, &self.backend);
         self.answer = FlowKey {
             source: backend.address,
@@ -101,8 +104,8 @@ impl Translation {
         entry.backend = backend.id;
         // SAFETY: takes nothing.
         entry.seen_jiffies = unsafe { bpf_jiffies64() };
-        entry.packets = 1;
-        entry.bytes = u64::from(bytes);
+        entry.packets = 0;
+        entry.bytes = 0;
     }
 
     /// Enters the answer; false if its port is taken, or there is no room.
@@ -112,38 +115,39 @@ impl Translation {
             .is_ok()
     }
 
-    /// Whether `nat` has the answer for this flow. If so, counts the packet and notes where it came
-    /// from, unless it is an error: that may come from anywhere.
+    /// Whether `nat` has the answer for this flow. If so, notes where the packet came from, unless it is
+    /// an error: that may come from anywhere.
     #[inline(always)]
-    fn is_entered(&self, is_error: bool, bytes: u32) -> bool {
+    fn is_entered(&self, is_error: bool) -> bool {
         let Some(entry) = NAT.get_ptr_mut(&self.answer) else {
             return false;
         };
         let own = &self.entry;
-        // SAFETY: the kernel keeps a removed element readable until the program has ended; the counts
-        // of two CPUs that meet here may lose one, which is all they lose.
+        // SAFETY: the kernel keeps a removed element readable until the program has ended. Where packets
+        // from two places meet here, answers may take the way of either.
         unsafe {
             let is_own = (*entry).client == own.client
                 && (*entry).vip == own.vip
                 && (*entry).client_port_be == own.client_port_be
                 && (*entry).vip_port_be == own.vip_port_be;
             if is_own && !is_error {
-                met(entry, bytes);
-                (*entry).client_mac = own.client_mac;
-                (*entry).client_ifindex = own.client_ifindex;
-                (*entry).client_tag = own.client_tag;
-                (*entry).client_inner_tag = own.client_inner_tag;
+                (*entry).seen_jiffies = own.seen_jiffies;
+                (*entry).place = own.place;
             }
             is_own
         }
     }
 
-    /// Puts the port that was found into the flow's note, if there is one.
+    /// Puts the port that was found, and where the client is, into the flow's note, if there is one: by
+    /// that alone its next packets are translated, see [`established`](super::established).
     #[inline(always)]
     fn note(&self, port_be: u16) {
         if let Some(noted) = FLOWS.get_ptr_mut(&self.old) {
-            // SAFETY: as above; two bytes are written whole.
-            unsafe { (*noted).nat_port_be = port_be };
+            // SAFETY: as above.
+            unsafe {
+                (*noted).place = self.entry.place;
+                (*noted).nat_port_be = port_be;
+            }
         }
     }
 

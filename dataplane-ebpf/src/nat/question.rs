@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::bpf_redirect_neigh;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::ptr;
-use fairlead_dataplane_common::{DropReason, NODE_SERVER};
+use fairlead_dataplane_common::{ClientPlace, DropReason, NODE_SERVER};
 
 use super::{Translation, change, port, translation};
 use crate::encap::{self, Label};
@@ -27,6 +27,12 @@ pub fn send_xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
         return Ok(too_big);
     }
     change::translate(ctx.ctx).unpack()?;
+    depart_xdp(ctx)
+}
+
+/// The last part of [`send_xdp`]: to the backend's node, or to the server.
+#[inline(always)]
+pub fn depart_xdp(ctx: &XdpContext) -> Result<u32, DropReason> {
     depart(ctx.ctx).unpack()
 }
 
@@ -49,11 +55,10 @@ fn try_enter(ctx: &XdpContext) -> Result<u32, DropReason> {
     }
     let tags = translation.tags;
     note_client(translation, ctx, tags)?;
-    port::find(translation, &packet, ctx.length())?;
+    port::find(translation, &packet)?;
     Ok(0)
 }
 
-/// The last part of [`send_xdp`].
 #[inline(never)]
 #[unsafe(export_name = "nat_depart")]
 extern "C" fn depart(ctx: *mut xdp_md) -> Packed {
@@ -99,7 +104,7 @@ fn try_enter_skb(ctx: &TcContext, outer: Outer) -> Result<u32, DropReason> {
     translation.overhead = overhead(translation)?;
     note_client(translation, ctx, Tags::of_skb(ctx, outer))?;
     let packet = parse::of(ctx, 0)?;
-    port::find(translation, &packet, ctx.length())?;
+    port::find(translation, &packet)?;
     Ok(0)
 }
 
@@ -145,9 +150,13 @@ fn note_client<F: Frame>(
 ) -> Result<(), DropReason> {
     let ethernet: *mut Ethernet = frame.header(0)?;
     let entry = &mut translation.entry;
-    // SAFETY: in bounds, as `header` has checked.
-    entry.client_mac = unsafe { (*ethernet).source };
-    entry.client_ifindex = frame.ifindex();
-    (entry.client_tag, entry.client_inner_tag) = tags.noted();
+    let (tag, inner_tag) = tags.noted();
+    entry.place = ClientPlace {
+        // SAFETY: in bounds, as `header` has checked.
+        mac: unsafe { (*ethernet).source },
+        inner_tag,
+        ifindex: frame.ifindex(),
+        tag,
+    };
     Ok(())
 }

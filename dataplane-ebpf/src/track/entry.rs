@@ -3,9 +3,9 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_jiffies64;
 use fairlead_dataplane_common::{
-    BACKEND_ACTIVE, BACKEND_EMPTY, BACKEND_SILENT, BackendEntry, FLOW_CLOSING, FLOW_DATAGRAMS,
-    FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING, LUT_SLOT_MASK, NODE_LOCAL, ServiceEntry,
-    TrackEntry, protocol,
+    BACKEND_ACTIVE, BACKEND_EMPTY, BACKEND_SILENT, BackendEntry, ClientPlace, FLOW_CLOSING,
+    FLOW_DATAGRAMS, FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING, LUT_SLOT_MASK, NODE_LOCAL,
+    ServiceEntry, TrackEntry, protocol,
 };
 
 use super::query::{Found, QUERY_ERROR, QUERY_HANDS_UP, Query};
@@ -83,7 +83,7 @@ fn forget(query: &Query) -> Followed {
 
 /// Notes on an entry that a packet has met it.
 #[inline(always)]
-fn met(entry: &mut TrackEntry, query: &Query) {
+pub fn met(entry: &mut TrackEntry, query: &Query) {
     let flags = query.tcp_flags as u8;
     if flags & (Tcp::FIN | Tcp::RST) != 0 {
         entry.state = FLOW_CLOSING;
@@ -125,6 +125,7 @@ pub(super) fn note(
         seen_jiffies: unsafe { bpf_jiffies64() },
         packets: is_counted.into(),
         bytes: if is_counted { query.bytes.into() } else { 0 },
+        place: ClientPlace::default(),
     };
     FLOWS
         .insert(&query.flow, &query.entry, u64::from(BPF_ANY))

@@ -70,9 +70,18 @@ impl World {
 
     /// Adds to the flags of the service in `slot`.
     pub fn set_flags(&mut self, slot: u32, flags: u32) {
+        self.change_flags(slot, |held| held | flags);
+    }
+
+    /// Takes from the flags of the service in `slot`.
+    pub fn clear_flags(&mut self, slot: u32, flags: u32) {
+        self.change_flags(slot, |held| held & !flags);
+    }
+
+    fn change_flags(&mut self, slot: u32, change: impl FnOnce(u32) -> u32) {
         let index = ServiceEntry::index(0, slot);
         let mut entry: ServiceEntry = self.tables.services.get(index).expect("read the service");
-        entry.flags |= flags;
+        entry.flags = change(entry.flags);
         self.tables
             .services
             .set(index, entry)

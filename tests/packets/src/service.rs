@@ -123,6 +123,14 @@ impl World {
         self.tables.flows.get(flow, 0).ok()
     }
 
+    /// Forgets what is noted of a flow.
+    ///
+    /// # Panics
+    /// If nothing is.
+    pub fn forget(&mut self, flow: &FlowKey) {
+        self.tables.flows.remove(flow).expect("it was noted");
+    }
+
     /// How many flows are noted.
     pub fn flows(&self) -> usize {
         self.tables.flows.keys().count()

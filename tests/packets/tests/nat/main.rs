@@ -1,6 +1,7 @@
 //! Full NAT: both ends translated on the way to a backend, and back in its answers, in both families.
 
 mod errors;
+mod established;
 mod places;
 mod ports;
 

@@ -11,11 +11,9 @@ fn client_on_another_interface_is_answered_by_tc() {
         let port = site.leaves_by(&mut world, 40_000);
         let key = site.key(port);
         let entry = world.tables.nat.get(&key, 0).expect("entered");
-        assert_eq!(entry.client_ifindex, UPLINK);
-        let elsewhere = NatEntry {
-            client_ifindex: UPLINK + 1,
-            ..entry
-        };
+        assert_eq!(entry.place.ifindex, UPLINK);
+        let mut elsewhere = entry;
+        elsewhere.place.ifindex = UPLINK + 1;
         let written = world.tables.nat.insert(key, elsewhere, 0);
         written.expect("write the entry");
         let answer = site.answer(port);
@@ -104,9 +102,9 @@ fn client_in_a_vlan_is_answered_there_by_tc() {
             let key = site.key(node.port());
             let entry = world.tables.nat.get(&key, 0).expect("entered");
             let outer = u32::from_ne_bytes(tags[..4].try_into().expect("four bytes"));
-            assert_eq!(entry.client_tag, outer);
+            assert_eq!(entry.place.tag, outer);
             let inner = if tags.len() == 8 { 100_u16.to_be() } else { 0 };
-            assert_eq!(entry.client_inner_tag, inner);
+            assert_eq!(entry.place.inner_tag, inner);
 
             let out = world.run(IN, &site.answer(node.port()));
             assert_eq!(out.verdict, Verdict::Redirect);

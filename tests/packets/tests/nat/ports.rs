@@ -42,6 +42,7 @@ fn flow_that_is_noted_keeps_its_port_when_another_becomes_free() {
             client: site.node.into(),
             ..entry
         };
+        world.forget(&site.flow(40_000));
         let tables = &mut world.tables;
         tables
             .nat
