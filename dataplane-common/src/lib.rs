@@ -94,7 +94,9 @@ pub use service::{
     SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, SERVICE_TRACK, ServiceEntry,
 };
 pub use socket::{SocketKey, SocketOrigin};
-pub use stats::{BackendStats, DropSample, DropStats, SAMPLE_BYTES, ServiceDropKey, ServiceStats};
+pub use stats::{
+    BackendStats, DropSample, DropSampleKey, DropStats, SAMPLE_BYTES, ServiceDropKey, ServiceStats,
+};
 pub use track::{
     AffinityEntry, AffinityKey, ClientPlace, ConflictEntry, FLOW_CLOSING, FLOW_DATAGRAMS,
     FLOW_ESTABLISHED, FLOW_GUESSED, FLOW_OPENING, FragmentKey, FragmentPorts, LoadEntry, NatEntry,

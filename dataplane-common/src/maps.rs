@@ -84,7 +84,7 @@ names! {
     BACKEND_STATS "backend_stats",
     /// Per-CPU hash: [`ServiceDropKey`](crate::ServiceDropKey) → `u64`.
     SERVICE_DROPS "service_drops",
-    /// Array of [`DropSample`](crate::DropSample) by [`DropReason`](crate::DropReason).
+    /// LRU hash: [`DropSampleKey`](crate::DropSampleKey) → [`DropSample`](crate::DropSample).
     DROP_SAMPLES "drop_samples",
     /// Per-CPU array of `u64` by [`Counter`](crate::Counter).
     COUNTERS "counters",
@@ -140,6 +140,8 @@ pub const CONFLICTS_MAX: u32 = 1 << 10;
 /// Pairs of a service and a reason that are counted apart; what finds no room is counted by reason
 /// only.
 pub const SERVICE_DROPS_MAX: u32 = 1 << 13;
+/// Pairs of a service and a reason whose last packet is kept. About 200 bytes each, 200 KiB.
+pub const DROP_SAMPLES_MAX: u32 = 1 << 10;
 /// Room for counters to come.
 pub const COUNTERS_MAX: u32 = 64;
 /// Room for reasons to come. 1 KiB a CPU.

@@ -55,12 +55,22 @@ map_struct!(ServiceDropKey, 8);
 /// Bytes of a dropped packet that are kept.
 pub const SAMPLE_BYTES: usize = 104;
 
-/// The last packet that was dropped for a reason, at most one a jiffy. `drop_samples` is an array of
-/// these, indexed by [`DropReason`](crate::DropReason).
+/// Whose packets, and for what dropped; the key of `drop_samples`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct DropSampleKey {
+    /// Service slot and one, 0 of packets whose service was not known yet.
+    pub service: u32,
+    /// [`DropReason`](crate::DropReason) as a number.
+    pub reason: u32,
+}
+map_struct!(DropSampleKey, 8);
+
+/// The last packet that was dropped for a reason, at most one a jiffy.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropSample {
-    /// `bpf_jiffies64` when it was dropped, 0 if none ever was.
+    /// `bpf_jiffies64` when it was dropped.
     pub seen_jiffies: u64,
     /// Of the whole packet.
     pub length: u32,
@@ -68,9 +78,21 @@ pub struct DropSample {
     pub captured: u32,
     /// The interface it came in by.
     pub ifindex: u32,
-    /// Service slot and one, 0 if the service was not known yet.
-    pub service: u32,
+    /// Zero.
+    pub padding: u32,
     /// Its beginning, from the Ethernet header on.
     pub bytes: [u8; SAMPLE_BYTES],
 }
 map_struct!(DropSample, 128);
+
+impl DropSample {
+    /// Of no packet yet.
+    pub const NONE: Self = Self {
+        seen_jiffies: 0,
+        length: 0,
+        captured: 0,
+        ifindex: 0,
+        padding: 0,
+        bytes: [0; SAMPLE_BYTES],
+    };
+}

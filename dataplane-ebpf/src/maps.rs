@@ -4,17 +4,17 @@ use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use fairlead_dataplane_common::maps::{
-    AFFINITY_MAX, BACKENDS_MAX, CONFLICTS_MAX, COUNTERS_MAX, DROP_REASONS_MAX, FLOWS_MAX,
-    FRAGMENTS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NODES_MAX, NOTED_MAX, PODS_MAX,
+    AFFINITY_MAX, BACKENDS_MAX, CONFLICTS_MAX, COUNTERS_MAX, DROP_REASONS_MAX, DROP_SAMPLES_MAX,
+    FLOWS_MAX, FRAGMENTS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NODES_MAX, NOTED_MAX, PODS_MAX,
     REPLIES_MAX, ROUTES_MAX, SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX,
     SOURCE_RANGES_MAX, UPLINKS_MAX, VPCS_MAX,
 };
 use fairlead_dataplane_common::{
     Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
-    DropSample, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey,
-    FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry, PodEntry,
-    ProbeEntry, RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey,
-    SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
+    DropSample, DropSampleKey, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey,
+    FragmentKey, FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry,
+    PodEntry, ProbeEntry, RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats,
+    SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
 };
 
 use crate::nat::Translation;
@@ -162,7 +162,8 @@ pub static SERVICE_DROPS: PerCpuHashMap<ServiceDropKey, u64> =
 
 /// Drop reason to the last packet that was dropped for it.
 #[map(name = "drop_samples")]
-pub static DROP_SAMPLES: Array<DropSample> = Array::with_max_entries(DROP_REASONS_MAX, 0);
+pub static DROP_SAMPLES: LruHashMap<DropSampleKey, DropSample> =
+    LruHashMap::with_max_entries(DROP_SAMPLES_MAX, 0);
 
 /// What is counted and is no drop.
 #[map(name = "counters")]

@@ -1,11 +1,11 @@
 //! How programs end: the one exit that counts what is dropped, and keeps a sample of it.
 
 use aya_ebpf::bindings::xdp_action::XDP_DROP;
-use aya_ebpf::bindings::{__sk_buff, BPF_ANY, TC_ACT_SHOT, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST, TC_ACT_SHOT, xdp_md};
 use aya_ebpf::helpers::bpf_jiffies64;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::mem;
-use fairlead_dataplane_common::{DropReason, ServiceDropKey};
+use fairlead_dataplane_common::{DropReason, DropSample, DropSampleKey, ServiceDropKey};
 
 use crate::atomic;
 use crate::frame::Frame;
@@ -205,10 +205,11 @@ fn count(reason: u32, service: u32, bytes: u32) {
     }
 }
 
-/// Keeps the beginning of a frame, at most once a jiffy for a reason.
+/// Keeps the beginning of a frame, at most once a jiffy for a service and a reason.
 #[inline(always)]
 fn sample<F: Frame>(frame: &F, ifindex: u32, reason: u32, service: u32) {
-    let Some(sample) = DROP_SAMPLES.get_ptr_mut(reason) else {
+    let key = DropSampleKey { service, reason };
+    let Some(sample) = sample_of(&key) else {
         return;
     };
     // SAFETY: takes nothing.
@@ -221,6 +222,15 @@ fn sample<F: Frame>(frame: &F, ifindex: u32, reason: u32, service: u32) {
     let sample = unsafe { &mut *sample };
     sample.length = frame.length();
     sample.ifindex = ifindex;
-    sample.service = service;
     sample.captured = frame.load(&mut sample.bytes);
+}
+
+/// Where the sample of a service and a reason is kept.
+#[inline(always)]
+fn sample_of(key: &DropSampleKey) -> Option<*mut DropSample> {
+    DROP_SAMPLES.get_ptr_mut(key).or_else(|| {
+        // An LRU map makes room; should it not, or another CPU be faster, the lookup tells.
+        let _ = DROP_SAMPLES.insert(key, &DropSample::NONE, u64::from(BPF_NOEXIST));
+        DROP_SAMPLES.get_ptr_mut(key)
+    })
 }

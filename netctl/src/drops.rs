@@ -1,12 +1,13 @@
 //! `netctl drop` and `netctl counter`.
 
 use anyhow::bail;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     hex,
     merge::number,
     output::{self, Output},
+    services::{endpoint, qualified},
     source::{Answer, Source},
     table::{Column, Rows, column, wide},
 };
@@ -17,6 +18,7 @@ const DROPS: &[Column] = &[
     column("SERVICE", "service"),
     column("PACKETS", "packets"),
     wide("BYTES", "bytes"),
+    column("LAST PACKET", "lastPacket"),
     column("MEANING", "description"),
 ];
 
@@ -57,11 +59,14 @@ fn by_service(answer: &Answer, all: bool) -> Vec<Value> {
             row["packets"] = packets.into();
             // Bytes are counted by reason only.
             row["bytes"] = Value::Null;
+            row["last"] = service["last"].clone();
+            row["lastPacket"] = ends(&service["last"]);
             rows.push(row);
         }
         if rest > 0 || (all && is_whole) {
             row["service"] = Value::Null;
             row["packets"] = rest.into();
+            row["lastPacket"] = ends(&row["last"]);
             if !is_whole {
                 row["bytes"] = Value::Null;
             }
@@ -71,10 +76,48 @@ fn by_service(answer: &Answer, all: bool) -> Vec<Value> {
     rows
 }
 
-/// The last packet that each node dropped for a reason.
-pub(crate) async fn show(source: &Source, reason: &str, output: Output) -> anyhow::Result<()> {
+/// Who a packet was from and for, by the innermost of the headers that its sample holds.
+fn ends(packet: &Value) -> Value {
+    let mut ends = Value::Null;
+    let layers = packet["frame"]["layers"].as_array();
+    for layer in layers.into_iter().flatten() {
+        let fields = &layer["fields"];
+        let text = |name: &str| fields[name].as_str();
+        if let Some((source, destination)) = text("source").zip(text("destination")) {
+            ends = json!({ "source": source, "destination": destination });
+        }
+        for name in ["sourcePort", "destinationPort"] {
+            if let Some(port) = text(name).and_then(|port| port.parse::<u16>().ok()) {
+                ends[name] = port.into();
+            }
+        }
+    }
+    let end = |address: &str, port: &str| match (&ends[address], &ends[port]) {
+        (address, Value::Null) => address.as_str().map(str::to_owned),
+        (address, port) => Some(endpoint(address, port)),
+    };
+    let source = end("source", "sourcePort");
+    let destination = end("destination", "destinationPort");
+    source
+        .zip(destination)
+        .map_or(Value::Null, |(source, destination)| {
+            format!("{source} > {destination}").into()
+        })
+}
+
+/// The last packet that each node dropped for a reason, of each service or of one.
+pub(crate) async fn show(
+    source: &Source,
+    reason: &str,
+    service: Option<&str>,
+    output: Output,
+) -> anyhow::Result<()> {
+    let mut query = format!("reason={reason}");
+    if let Some(service) = service {
+        query.push_str(&format!("&service={}", qualified(service)));
+    }
     let mut samples = Vec::new();
-    for answer in source.view("samples", &format!("reason={reason}")).await? {
+    for answer in source.view("samples", &query).await? {
         for mut sample in answer.body.as_array().cloned().unwrap_or_default() {
             sample["node"] = answer.node.as_str().into();
             samples.push(sample);
@@ -136,17 +179,25 @@ pub(crate) async fn counters(source: &Source, all: bool) -> anyhow::Result<Rows>
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    /// A packet by a tunnel, as agents show it.
+    fn packet() -> Value {
+        json!({"frame": {"layers": [
+            {"name": "Ethernet", "fields": {"source": "02:00:00:00:00:01", "destination": "02:00:00:00:00:02"}},
+            {"name": "IPv4", "fields": {"source": "198.18.0.1", "destination": "198.18.0.2"}},
+            {"name": "IPv6", "fields": {"source": "2001:db8::1", "destination": "2001:db8::2"}},
+            {"name": "TCP", "fields": {"sourcePort": "4000", "destinationPort": "80"}},
+        ]}})
+    }
 
     #[test]
     fn drops_are_told_by_service_and_the_rest_without_one() {
         let answer = Answer {
             node: "node-1".into(),
             body: json!([
-                {"reason": "NoBackend", "packets": 5, "bytes": 300,
-                 "services": [{"service": "a/b", "packets": 3}]},
+                {"reason": "NoBackend", "packets": 5, "bytes": 300, "last": null,
+                 "services": [{"service": "a/b", "packets": 3, "last": packet()}]},
                 {"reason": "Malformed", "packets": 2, "bytes": 80, "services": []},
                 {"reason": "Spoofed", "packets": 0, "bytes": 0, "services": []},
             ]),
@@ -156,8 +207,12 @@ mod tests {
                 .iter()
                 .map(|row| {
                     format!(
-                        "{} {} {} {}",
-                        row["reason"], row["service"], row["packets"], row["bytes"]
+                        "{} {} {} {} {}",
+                        row["reason"],
+                        row["service"],
+                        row["packets"],
+                        row["bytes"],
+                        row["lastPacket"]
                     )
                 })
                 .collect()
@@ -165,9 +220,9 @@ mod tests {
         assert_eq!(
             seen(false),
             [
-                "\"NoBackend\" \"a/b\" 3 null",
-                "\"NoBackend\" null 2 null",
-                "\"Malformed\" null 2 80",
+                "\"NoBackend\" \"a/b\" 3 null \"[2001:db8::1]:4000 > [2001:db8::2]:80\"",
+                "\"NoBackend\" null 2 null null",
+                "\"Malformed\" null 2 80 null",
             ]
         );
         assert_eq!(seen(true).len(), 4);

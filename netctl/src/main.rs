@@ -138,10 +138,13 @@ enum DropCommand {
         #[arg(long)]
         all: bool,
     },
-    /// The last packet that was dropped for a reason.
+    /// The last packet that was dropped for a reason, of each service.
     Show {
         /// The reason, as `netctl drop ls` calls it.
         reason: String,
+        /// Only of this Service, NAMESPACE/NAME; the namespace is `default` unless given.
+        #[arg(long, value_name = "SERVICE")]
+        service: Option<String>,
     },
 }
 
@@ -180,7 +183,9 @@ async fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
         Command::Status => nodes::status(&source).await?,
         Command::Drop { command } => match command.unwrap_or(DropCommand::Ls { all: false }) {
             DropCommand::Ls { all } => drops::list(&source, all).await?,
-            DropCommand::Show { reason } => return drops::show(&source, &reason, output).await,
+            DropCommand::Show { reason, service } => {
+                return drops::show(&source, &reason, service.as_deref(), output).await;
+            }
         },
         Command::Counter { all } => drops::counters(&source, all).await?,
     };

@@ -11,9 +11,9 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap as HashTable, MapData, MapError, PerCpuArray, PerCpuValues};
 use fairlead_api::{Generation, ServiceId};
 use fairlead_dataplane_common::{
-    Address, BackendEntry, BackendStats, ConflictEntry, DropReason, EndpointEntry, EndpointKey,
-    FrontendKey, LoadEntry, Meta, NotedEntry, PodEntry, RouteKey, ServiceDropKey, ServiceEntry,
-    ServiceStats, SourceRangeKey, UplinkEntry, maps as names,
+    Address, BackendEntry, BackendStats, ConflictEntry, DropReason, DropSampleKey, EndpointEntry,
+    EndpointKey, FrontendKey, LoadEntry, Meta, NotedEntry, PodEntry, RouteKey, ServiceDropKey,
+    ServiceEntry, ServiceStats, SourceRangeKey, UplinkEntry, maps as names,
 };
 
 use crate::action::Action;
@@ -415,6 +415,11 @@ impl Tables {
                 reason: *reason as u32,
             };
             absent_is_fine(self.service_drops.remove(&key), names::SERVICE_DROPS)?;
+            let key = DropSampleKey {
+                service: slot + 1,
+                reason: *reason as u32,
+            };
+            absent_is_fine(self.drop_samples.remove(&key), names::DROP_SAMPLES)?;
         }
         Ok(())
     }

@@ -18,10 +18,10 @@ use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use fairlead_dataplane_common::maps;
 use fairlead_dataplane_common::{
     Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
-    DropSample, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey, FragmentKey,
-    FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry, PodEntry,
-    ProbeEntry, RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats, SocketKey,
-    SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
+    DropSample, DropSampleKey, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey,
+    FragmentKey, FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry,
+    PodEntry, ProbeEntry, RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats,
+    SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
 };
 
 use crate::entries::Entries;
@@ -416,7 +416,7 @@ pub struct Tables {
     pub probes: HashMap<MapData, u32, ProbeEntry>,
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
     pub service_drops: PerCpuHashMap<MapData, ServiceDropKey, u64>,
-    pub drop_samples: Array<MapData, DropSample>,
+    pub drop_samples: HashMap<MapData, DropSampleKey, DropSample>,
     pub counters: PerCpuArray<MapData, u64>,
     pub service_stats: PerCpuArray<MapData, ServiceStats>,
     pub drops: PerCpuArray<MapData, DropStats>,
@@ -482,7 +482,7 @@ impl Tables {
             probes: open(ebpf, maps::PROBES, maps::NODES_MAX)?,
             backend_stats: open(ebpf, maps::BACKEND_STATS, maps::BACKENDS_MAX)?,
             service_drops: open(ebpf, maps::SERVICE_DROPS, maps::SERVICE_DROPS_MAX)?,
-            drop_samples: open(ebpf, maps::DROP_SAMPLES, maps::DROP_REASONS_MAX)?,
+            drop_samples: open(ebpf, maps::DROP_SAMPLES, maps::DROP_SAMPLES_MAX)?,
             counters: open(ebpf, maps::COUNTERS, maps::COUNTERS_MAX)?,
             service_stats: open(ebpf, maps::SERVICE_STATS, maps::SERVICES_MAX)?,
             drops: open(ebpf, maps::DROPS, maps::DROP_REASONS_MAX)?,

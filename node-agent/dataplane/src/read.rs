@@ -110,13 +110,17 @@ impl Tables {
         Ok(drops)
     }
 
-    /// The last packet that was dropped for a reason, if any was.
-    pub fn drop_sample(&self, reason: DropReason) -> Result<Option<DropSample>, Error> {
-        let sample = self
-            .drop_samples
-            .get(&(reason as u32), 0)
-            .map_err(Error::of("read", names::DROP_SAMPLES))?;
-        Ok((sample.seen_jiffies != 0).then_some(sample))
+    /// The last packet that was dropped for each reason of each service, by its slot; of none where the
+    /// service was not known yet.
+    pub fn drop_samples(&self) -> Result<BTreeMap<(DropReason, Option<u32>), DropSample>, Error> {
+        let mut samples = BTreeMap::new();
+        for entry in self.drop_samples.iter() {
+            let (key, sample) = entry.map_err(Error::of("read", names::DROP_SAMPLES))?;
+            if let Some(reason) = DropReason::from_number(key.reason) {
+                samples.insert((reason, key.service.checked_sub(1)), sample);
+            }
+        }
+        Ok(samples)
     }
 
     /// What is counted and is no drop, all CPUs together.

@@ -130,7 +130,11 @@ fn source_ranges_are_kept(cluster: &mut Cluster) -> Result<()> {
     })?;
     let drops = netctl_json(cluster, "drop ls")?;
     let is_named = |drop: &Value| {
-        drop["reason"] == "SourceNotAllowed" && drop["service"] == "hello/hello:http"
+        drop["reason"] == "SourceNotAllowed"
+            && drop["service"] == "hello/hello:http"
+            && drop["lastPacket"]
+                .as_str()
+                .is_some_and(|ends| ends.ends_with(&format!(" > {vip}:80")))
     };
     ensure!(
         drops
@@ -139,7 +143,7 @@ fn source_ranges_are_kept(cluster: &mut Cluster) -> Result<()> {
         "no drop is the service's: {drops:#}"
     );
     check_contains(
-        &netctl(cluster, "drop show SourceNotAllowed")?,
+        &netctl(cluster, "drop show SourceNotAllowed --service hello/hello")?,
         &[
             ", for hello/hello:http",
             &format!("source {CLIENT}"),

@@ -1,9 +1,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use fairlead_dataplane_common::{
-    Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, DropSample, FORMERS_PER_SLOT,
-    FRONTEND_EXTERNAL, FlowKey, FrontendKey, NotedEntry, ServiceDropKey, ServiceEntry, TrackEntry,
-    mac,
+    Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, DropSample, DropSampleKey,
+    FORMERS_PER_SLOT, FRONTEND_EXTERNAL, FlowKey, FrontendKey, NotedEntry, ServiceDropKey,
+    ServiceEntry, TrackEntry, mac,
 };
 
 use crate::frame::SYN;
@@ -172,12 +172,14 @@ impl World {
         }
     }
 
-    /// The last packet that was dropped for `reason`.
-    pub fn sample(&self, reason: DropReason) -> DropSample {
-        self.tables
-            .drop_samples
-            .get(&(reason as u32), 0)
-            .expect("a sample of each reason")
+    /// The last packet of the service in a slot that was dropped for `reason`; of `None`, the last
+    /// whose service was not known.
+    pub fn sample(&self, service: Option<u32>, reason: DropReason) -> Option<DropSample> {
+        let key = DropSampleKey {
+            service: service.map_or(0, |slot| slot + 1),
+            reason: reason as u32,
+        };
+        self.tables.drop_samples.get(&key, 0).ok()
     }
 }
 

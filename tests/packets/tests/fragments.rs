@@ -263,10 +263,8 @@ fn more_packets_than_are_noted_cost_the_oldest_their_later_fragments_and_nobody_
         let verdict = Verdict::Drop(DropReason::FragmentUnknown);
         assert_eq!(world.run(program, &oldest).verdict, verdict);
     }
-    assert_eq!(
-        world.sample(DropReason::FragmentUnknown).bytes[..62],
-        oldest[..62]
-    );
+    let sample = world.sample(None, DropReason::FragmentUnknown);
+    assert_eq!(sample.expect("a sample").bytes[..62], oldest[..62]);
     for number in maps::FRAGMENTS_MAX / 2..=maps::FRAGMENTS_MAX {
         run(&mut world, XDP, &of_packet(number)[1..], Verdict::Transmit);
     }

@@ -3,7 +3,7 @@
 use aya::maps::lpm_trie::Key;
 use fairlead_dataplane_common::{
     Address, DropReason, FRONTEND_NODE_PORT, SERVICE_EXTERNAL_LOCAL, SERVICE_SOURCE_RANGES,
-    SourceRangeKey, protocol,
+    SourceRangeKey, maps, protocol,
 };
 use packet_tests::frame::{ACK, RST, SYN};
 use packet_tests::{Client, Service, Verdict, World};
@@ -119,30 +119,69 @@ fn external_traffic_stays_on_this_node_where_the_policy_says_so() {
 }
 
 #[test]
-fn sample_of_a_drop_shows_the_packet_and_its_service() {
+fn sample_of_a_drop_shows_the_packet_of_each_service() {
+    const PORTS: [u16; 2] = [90, 91];
     let Some(mut world) = World::open() else {
         return;
     };
-    let slot = world.add(&Service {
-        protocol: protocol::TCP,
-        port: 90,
-        ..Service::default()
+    let services = PORTS.map(|port| {
+        world.add(&Service {
+            protocol: protocol::TCP,
+            port,
+            ..Service::default()
+        })
     });
-    for (hook, port) in HOOKS.into_iter().zip([1000, 1001]) {
-        let frame = Client::V4.tcp(port, 90, RST);
-        let before = world.sample(DropReason::NoBackend).seen_jiffies;
-        // One a jiffy: the next may have to wait for the clock.
-        let sample = loop {
-            let outcome = world.run(hook, &frame);
-            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NoBackend));
-            let sample = world.sample(DropReason::NoBackend);
-            if sample.seen_jiffies != before {
-                break sample;
-            }
-        };
-        assert_eq!(sample.length as usize, frame.len());
-        assert_eq!(sample.captured as usize, frame.len());
-        assert_eq!(sample.bytes[..frame.len()], frame, "{hook}");
-        assert_eq!(sample.service, slot + 1);
+    let reason = DropReason::NoBackend;
+    let seen = |world: &World, slot| world.sample(Some(slot), reason);
+    for (hook, client_port) in HOOKS.into_iter().zip([1000, 1001]) {
+        for (slot, port) in services.into_iter().zip(PORTS) {
+            let frame = Client::V4.tcp(client_port, port, RST);
+            let before = seen(&world, slot).map(|sample| sample.seen_jiffies);
+            // One a jiffy: the next may have to wait for the clock.
+            let sample = loop {
+                let outcome = world.run(hook, &frame);
+                assert_eq!(outcome.verdict, Verdict::Drop(reason));
+                let sample = seen(&world, slot).expect("a sample of the service");
+                if Some(sample.seen_jiffies) != before {
+                    break sample;
+                }
+            };
+            assert_eq!(sample.length as usize, frame.len());
+            assert_eq!(sample.captured as usize, frame.len());
+            assert_eq!(sample.bytes[..frame.len()], frame, "{hook}, {port}");
+        }
+        for (slot, port) in services.into_iter().zip(PORTS) {
+            let sample = seen(&world, slot).expect("a sample of the service");
+            assert_eq!(sample.bytes[36..38], port.to_be_bytes(), "its own packet");
+        }
     }
+    assert_eq!(world.sample(None, reason), None, "all were for a service");
+}
+
+#[test]
+fn samples_beyond_their_number_take_the_place_of_older_ones() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    let services = 1000..1000 + (maps::DROP_SAMPLES_MAX as u16);
+    let mut last = None;
+    for port in services.clone() {
+        let service = Service {
+            protocol: protocol::TCP,
+            port,
+            ..Service::default()
+        };
+        let slot = world.add(&service);
+        for hook in HOOKS {
+            let outcome = world.run(hook, &Client::V6.tcp(1, port, RST));
+            assert_eq!(outcome.verdict, Verdict::Drop(DropReason::NoBackend));
+        }
+        // Of no service, and never the oldest.
+        world.run("tc_uplink_in", &Client::V4.tcp(1, 4444, SYN));
+        last = Some(slot);
+    }
+    assert!(world.sample(last, DropReason::NoBackend).is_some());
+    assert!(world.sample(None, DropReason::UnknownPort).is_some());
+    let kept = world.tables.drop_samples.keys().count();
+    assert!(kept <= maps::DROP_SAMPLES_MAX as usize, "{kept}");
 }

@@ -333,10 +333,7 @@ fn contents(tables: &Tables) -> Vec<(&'static str, u64)> {
             "counters",
             of_counters(&tables.counters, maps::COUNTERS_MAX),
         ),
-        (
-            "drop_samples",
-            of(&tables.drop_samples.iter().collect::<Vec<_>>()),
-        ),
+        ("drop_samples", of_entries(&tables.drop_samples)),
         ("service_drops", {
             let entries = tables.service_drops.iter();
             of(&entries

@@ -74,7 +74,7 @@ impl Gathered {
 }
 
 /// The view called `name`. `params` narrows it: `service` ("namespace/name" or an id) for services,
-/// backends and flows, `backend`, `client`, `kind` and `limit` for flows, `reason` for samples; with
+/// backends, flows and samples, `backend`, `client`, `kind` and `limit` for flows, `reason` for samples; with
 /// `connections`, services and backends tell how many are noted.
 pub(crate) fn render(
     state: &State,
@@ -88,7 +88,7 @@ pub(crate) fn render(
         "services" => services::services(state, node, connections, params),
         "backends" => services::backends(state, node, connections, params),
         "flows" => flows::flows(state, node, gathered.flows, params),
-        "drops" => drops::drops(state),
+        "drops" => drops::drops(state, node),
         "samples" => drops::samples(state, node, params),
         "counters" => drops::counters(state),
         "routes" => Ok(network::routes(state)),

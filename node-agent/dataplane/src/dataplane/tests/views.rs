@@ -1,8 +1,10 @@
 //! What netctl is told.
 
+use aya::maps::PerCpuValues;
 use fairlead_api::ServiceId;
 use fairlead_dataplane_common::{
-    Address, DropReason, DropSample, FLOW_ESTABLISHED, FlowKey, SAMPLE_BYTES, TrackEntry, protocol,
+    Address, DropReason, DropSample, DropSampleKey, FLOW_ESTABLISHED, FlowKey, SAMPLE_BYTES,
+    ServiceDropKey, TrackEntry, protocol,
 };
 
 use super::*;
@@ -131,21 +133,39 @@ fn sample_of_a_dropped_packet_comes_decoded_with_its_service() {
             length: frame.len() as u32,
             captured: frame.len() as u32,
             ifindex: 1,
-            service: slot + 1,
+            padding: 0,
             bytes,
         };
-        let reason = DropReason::NoBackend;
-        let number = reason as u32;
+        let reason = DropReason::NoBackend as u32;
         let mut locked = dataplane.state();
-        locked
-            .loaded
-            .tables
-            .drop_samples
-            .set(number, sample, 0)
-            .unwrap();
+        let tables = &mut locked.loaded.tables;
+        for service in [slot + 1, 0] {
+            let key = DropSampleKey { service, reason };
+            tables.drop_samples.insert(key, sample, 0).unwrap();
+        }
+        let key = ServiceDropKey {
+            service: slot,
+            reason,
+        };
+        let counts = vec![1; aya::util::nr_cpus().unwrap()];
+        let counts = PerCpuValues::try_from(counts).unwrap();
+        tables.service_drops.insert(key, counts, 0).unwrap();
         drop(locked);
+
+        let drops = dataplane.view("drops", &json!({})).unwrap();
+        let is_ours = |row: &&Value| row["reason"] == "NoBackend";
+        let row = drops.as_array().unwrap().iter().find(is_ours).unwrap();
+        assert_eq!(row["last"]["interface"], "lo");
+        assert_eq!(row["services"][0]["service"], "demo/hello:http");
+        assert_eq!(
+            row["services"][0]["last"]["frame"]["layers"][1]["name"],
+            "IPv4"
+        );
+
         let shown = dataplane.view("samples", &json!({"reason": "NoBackend"}));
-        let shown = &shown.unwrap()[0];
+        let shown = shown.unwrap();
+        assert_eq!(shown[0]["service"], Value::Null, "before it was known");
+        let shown = &shown[1];
         assert_eq!(shown["service"], "demo/hello:http");
         assert_eq!(shown["interface"], "lo");
         assert_eq!(shown["ageSeconds"], 0);
@@ -155,7 +175,7 @@ fn sample_of_a_dropped_packet_comes_decoded_with_its_service() {
         );
         assert_eq!(
             dataplane
-                .view("samples", &json!({}))
+                .view("samples", &json!({"service": "demo/hello"}))
                 .unwrap()
                 .as_array()
                 .unwrap()
