@@ -1,6 +1,6 @@
 use crate::Address;
 
-/// One direction of a flow, exactly as its packets are; the key of `replies`, `snat_out` and
+/// One direction of a flow, exactly as its packets are; the key of `replies`, `newcomers`, `snat_out` and
 /// `snat_in`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -26,7 +26,7 @@ map_struct!(FlowKey, 44);
 ///
 /// | map | key: the packet as | replaced | by |
 /// |---|---|---|---|
-/// | `replies` | a pod answers a client | source | the VIP and its port |
+/// | `replies`, `newcomers` | a pod answers a client | source | the VIP and its port |
 /// | `snat_out` | a pod sends it to the outside | source | the node's address and a port of ours |
 /// | `snat_in` | the outside answers | destination | the pod's address and port |
 #[repr(C)]
@@ -38,7 +38,7 @@ pub struct FlowEntry {
     pub port_be: u16,
     /// Zero.
     pub padding: u16,
-    /// `BackendId` the flow belongs to in `replies`, else 0.
+    /// `BackendId` the flow belongs to in `replies` and `newcomers`, else 0.
     pub backend: u32,
     /// `bpf_jiffies64` of the last packet that met this entry.
     pub seen_jiffies: u64,

@@ -51,6 +51,8 @@ names! {
     VPCS "vpcs",
     /// LRU hash: [`FlowKey`](crate::FlowKey) pod → client, to [`FlowEntry`](crate::FlowEntry) VIP.
     REPLIES "replies",
+    /// LRU hash: the same of flows that no pod is known to have taken yet.
+    NEWCOMERS "newcomers",
     /// LRU hash: [`FlowKey`](crate::FlowKey) pod → outside, to [`FlowEntry`](crate::FlowEntry).
     SNAT_OUT "snat_out",
     /// LRU hash: [`FlowKey`](crate::FlowKey) outside → node, to [`FlowEntry`](crate::FlowEntry).
@@ -116,6 +118,9 @@ pub const ROUTES_MAX: u32 = 1 << 14;
 pub const VPCS_MAX: u32 = 1 << 12;
 /// Flows from clients to pods of this node. About 150 bytes each, 38 MiB.
 pub const REPLIES_MAX: u32 = 1 << 18;
+/// Flows from clients that no pod has taken yet: more than there are in a round trip to a client, but for
+/// floods. About 150 bytes each, 10 MiB.
+pub const NEWCOMERS_MAX: u32 = 1 << 16;
 /// Masqueraded flows of this node's pods, in each direction. About 150 bytes each, 2 × 19 MiB.
 pub const SNAT_MAX: u32 = 1 << 17;
 /// Translated sockets of this node. About 110 bytes each, 7 MiB.

@@ -5,9 +5,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap};
 use fairlead_dataplane_common::maps::{
     AFFINITY_MAX, BACKENDS_MAX, CONFLICTS_MAX, COUNTERS_MAX, DROP_REASONS_MAX, DROP_SAMPLES_MAX,
-    FLOWS_MAX, FRAGMENTS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NODES_MAX, NOTED_MAX, PODS_MAX,
-    REPLIES_MAX, ROUTES_MAX, SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX, SOCKETS_MAX,
-    SOURCE_RANGES_MAX, UPLINKS_MAX, VPCS_MAX,
+    FLOWS_MAX, FRAGMENTS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NEWCOMERS_MAX, NODES_MAX,
+    NOTED_MAX, PODS_MAX, REPLIES_MAX, ROUTES_MAX, SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX,
+    SOCKETS_MAX, SOURCE_RANGES_MAX, UPLINKS_MAX, VPCS_MAX,
 };
 use fairlead_dataplane_common::{
     Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
@@ -80,6 +80,11 @@ pub static VPCS: HashMap<u32, u32> = HashMap::with_max_entries(VPCS_MAX, BPF_F_N
 /// What pods answer to clients of a VIP, and as whom.
 #[map(name = "replies")]
 pub static REPLIES: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(REPLIES_MAX, 0);
+
+/// What pods may answer to clients whose flows they have not taken yet.
+#[map(name = "newcomers")]
+pub static NEWCOMERS: LruHashMap<FlowKey, FlowEntry> =
+    LruHashMap::with_max_entries(NEWCOMERS_MAX, 0);
 
 /// What pods send to the outside, and as whom.
 #[map(name = "snat_out")]

@@ -1,5 +1,11 @@
 //! Direct server return at the pod's node: the client's packet is translated to the pod here, and
 //! the pod's answer goes straight to the client in the VIP's name.
+//!
+//! As whom it answers is noted when the client's first packet is delivered, among the `newcomers`. When
+//! the pod shows that it has taken the flow, by a segment that neither begins nor resets a connection, or
+//! by datagrams beyond one question and its answer, the note goes to `replies`. Both maps make room by
+//! forgetting what was unused longest: a flood whose senders do not exist pushes out newcomers only, and
+//! connections that are open stay, however long they say nothing.
 
 use aya_ebpf::bindings::{__sk_buff, BPF_ANY, TC_ACT_OK};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_redirect_peer};
@@ -10,7 +16,7 @@ use fairlead_dataplane_common::{
 
 use crate::frame::Frame;
 use crate::header::Tcp;
-use crate::maps::{BACKENDS, DELIVERY, REPLIES};
+use crate::maps::{BACKENDS, DELIVERY, NEWCOMERS, REPLIES};
 use crate::parse::{self, Packet, Shape};
 use crate::rewrite::{self, End, Peer};
 use crate::stage::UNKNOWN;
@@ -112,18 +118,40 @@ fn try_deliver(ctx: &TcContext, asks: bool) -> Result<i32, DropReason> {
     hand_over(ctx, endpoint)
 }
 
-/// As whom a pod answers in `flow`, if it answers a client of a VIP. Counts the packet.
+/// Packets of a question and its answer. Who sends a datagram may not be who it says: only the pod's
+/// next one is another's.
+const QUESTION_AND_ANSWER: u64 = 2;
+
+/// As whom a pod answers in `flow`, if it answers a client of a VIP. Counts the packet, which `takes` the
+/// flow if it is no question of TCP that is refused or still open.
 #[inline(always)]
-fn vip_of(ctx: &TcContext, flow: &FlowKey) -> Option<Peer> {
-    let entry = REPLIES.get_ptr_mut(flow)?;
-    // SAFETY: the kernel keeps a removed element readable until the program has ended; the counts
-    // of two CPUs that meet here may lose one, which is all they lose.
-    unsafe {
+fn vip_of(ctx: &TcContext, flow: &FlowKey, takes: bool) -> Option<Peer> {
+    if let Some(entry) = REPLIES.get_ptr_mut(flow) {
+        // SAFETY: the kernel keeps a removed element readable until the program has ended; the counts
+        // of two CPUs that meet here may lose one, which is all they lose.
+        unsafe {
+            met(entry, ctx.length());
+            return Some(peer(&*entry));
+        }
+    }
+    let entry = NEWCOMERS.get_ptr_mut(flow)?;
+    // SAFETY: as above.
+    let entry = unsafe {
         met(entry, ctx.length());
-        Some(Peer {
-            address: (*entry).address,
-            port_be: (*entry).port_be,
-        })
+        &*entry
+    };
+    if takes && (flow.protocol == protocol::TCP || entry.packets > QUESTION_AND_ANSWER) {
+        // The newcomer's own entry is left to be forgotten.
+        let _ = REPLIES.insert(flow, entry, u64::from(BPF_ANY));
+    }
+    Some(peer(entry))
+}
+
+#[inline(always)]
+fn peer(entry: &FlowEntry) -> Peer {
+    Peer {
+        address: entry.address,
+        port_be: entry.port_be,
     }
 }
 
@@ -166,7 +194,8 @@ pub fn hand_over(ctx: &TcContext, endpoint: &EndpointEntry) -> Result<i32, DropR
 #[inline(always)]
 pub fn translate(ctx: &TcContext, config: &Config, packet: &mut Packet) -> Result<(), DropReason> {
     let key = packet.flow;
-    let Some(vip) = vip_of(ctx, &key) else {
+    let takes = packet.tcp_flags & (Tcp::SYN | Tcp::RST) == 0;
+    let Some(vip) = vip_of(ctx, &key, takes) else {
         return Ok(());
     };
     let pod = Peer::of_flow(&key, End::Source);
@@ -197,7 +226,7 @@ fn try_translate_fragment(ctx: &TcContext, packet: &Packet) -> Result<i32, DropR
     let Some(flow) = fragment::flow(ctx, packet)? else {
         return Ok(TC_ACT_OK);
     };
-    let Some(vip) = vip_of(ctx, &flow) else {
+    let Some(vip) = vip_of(ctx, &flow, true) else {
         return Ok(TC_ACT_OK);
     };
     fragment::note(ctx, packet, &flow)?;
@@ -222,7 +251,7 @@ fn try_translate_error(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReas
     let Some(flow) = parse::quoted(ctx, packet)? else {
         return Ok(TC_ACT_OK);
     };
-    let Some(vip) = vip_of(ctx, &flow) else {
+    let Some(vip) = vip_of(ctx, &flow, false) else {
         return Ok(TC_ACT_OK);
     };
     let pod = Peer::of_flow(&flow, End::Source);
@@ -264,24 +293,31 @@ fn answer(flow: &FlowKey, backend: &BackendEntry) -> FlowKey {
 /// Whether `backend` has answered `flow` before, or was to.
 #[inline(always)]
 pub fn knows(flow: &FlowKey, backend: &BackendEntry) -> bool {
-    let Some(entry) = REPLIES.get_ptr(answer(flow, backend)) else {
-        return false;
-    };
+    let answer = answer(flow, backend);
+    let entry = REPLIES
+        .get_ptr(answer)
+        .or_else(|| NEWCOMERS.get_ptr(answer));
     // SAFETY: as in `vip_of`.
-    unsafe { is_for(&*entry, flow) }
+    entry.is_some_and(|entry| unsafe { is_for(&*entry, flow) })
 }
 
 /// The same by the answer, and the packet is counted.
 #[inline(always)]
 fn is_known(ctx: &TcContext, answer: &FlowKey, flow: &FlowKey) -> bool {
-    let Some(entry) = REPLIES.get_ptr_mut(answer) else {
+    let replies = REPLIES.get_ptr_mut(answer);
+    let Some(entry) = replies.or_else(|| NEWCOMERS.get_ptr_mut(answer)) else {
         return false;
     };
     // SAFETY: as in `vip_of`.
-    unsafe {
+    let is_known = unsafe {
         met(entry, ctx.length());
         is_for(&*entry, flow)
+    };
+    if !is_known {
+        // The client has turned to another VIP of the same pod, from the same port.
+        let _ = REPLIES.remove(answer);
     }
+    is_known
 }
 
 #[inline(always)]
@@ -303,5 +339,5 @@ fn remember(ctx: &TcContext, answer: &FlowKey, flow: &FlowKey, backend: &Backend
     };
     // An LRU map makes room; if it cannot, the pod's answer leaves in its own name and the client
     // resets it, as with any lost state.
-    let _ = REPLIES.insert(answer, &entry, u64::from(BPF_ANY));
+    let _ = NEWCOMERS.insert(answer, &entry, u64::from(BPF_ANY));
 }

@@ -12,7 +12,7 @@
 //! one less than there are candidates, each counts it down, and at nought the packet stays. So nobody
 //! is asked twice while nodes agree on the tables, and it ends all the same where they do not.
 //!
-//! A connection is known where its answers are (`replies`). That map is pinned, so it survives the
+//! A connection is known where its answers are (`replies`, `newcomers`). Those maps are pinned, so they survive the
 //! agent, and it is far larger than what is open at any time; what it has lost all the same is passed on
 //! in vain, and only while its slot has candidates.
 

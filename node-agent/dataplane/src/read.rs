@@ -1,6 +1,6 @@
 //! Reading what the maps hold, for plans and for people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use aya::Pod;
 use aya::maps::{HashMap as HashTable, MapData, PerCpuArray};
@@ -36,7 +36,12 @@ impl Tables {
 
     /// Flows from clients to pods of this node, keyed as the pods' answers; `limit` of them.
     pub fn service_flows(&self, limit: usize) -> Result<Vec<(FlowKey, FlowEntry)>, Error> {
-        flows(&self.replies, names::REPLIES, limit)
+        let taken = flows(&self.replies, names::REPLIES, limit)?;
+        let newcomers = flows(&self.newcomers, names::NEWCOMERS, limit)?;
+        // Of a flow that a pod has taken, its entry as a newcomer is left over.
+        let mut all: HashMap<FlowKey, FlowEntry> = newcomers.into_iter().collect();
+        all.extend(taken);
+        Ok(all.into_iter().take(limit).collect())
     }
 
     /// Masqueraded flows, keyed as the pods send them; `limit` of them.

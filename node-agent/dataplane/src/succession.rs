@@ -120,8 +120,9 @@ enum Needs {
 use Needs::{BackendSlots, Nothing, ServiceSlots};
 
 /// Maps that programs write, and those of pods and uplinks, which are as they are in any version.
-const SHARED: [(&str, Needs); 22] = [
+const SHARED: [(&str, Needs); 23] = [
     (maps::REPLIES, Nothing),
+    (maps::NEWCOMERS, Nothing),
     (maps::SNAT_OUT, Nothing),
     (maps::SNAT_IN, Nothing),
     (maps::SOCKET_ORIGINS, Nothing),

@@ -192,6 +192,19 @@ impl World {
         }
     }
 
+    /// Runs a program for skbs on a packet, and asks for nothing but that it runs: for floods.
+    pub fn run_blindly(&mut self, program: &'static str, frame: &[u8]) {
+        let program = self.programs.get_mut(program);
+        let Ok(Program::SchedClassifier(program)) = program else {
+            panic!("no program for skbs is called so");
+        };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ..TestRunOptions::default()
+        };
+        program.test_run(options).expect("the program runs");
+    }
+
     /// The programs, to be attached.
     pub fn programs_mut(&mut self) -> &mut Programs {
         &mut self.programs

@@ -312,6 +312,7 @@ fn contents(tables: &Tables) -> Vec<(&'static str, u64)> {
         ("conflicts", of_entries(&tables.conflicts)),
         ("vpcs", of_entries(&tables.vpcs)),
         ("replies", of_entries(&tables.replies)),
+        ("newcomers", of_entries(&tables.newcomers)),
         ("snat_out", of_entries(&tables.snat_out)),
         ("snat_in", of_entries(&tables.snat_in)),
         ("socket_origins", of_entries(&tables.socket_origins)),

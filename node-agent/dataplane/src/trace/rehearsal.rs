@@ -40,6 +40,7 @@ const SHARED: &[&str] = &[
 /// The maps of its own that need no more room than one packet's flow: the live ones take megabytes.
 const SMALL: &[&str] = &[
     maps::REPLIES,
+    maps::NEWCOMERS,
     maps::SNAT_OUT,
     maps::SNAT_IN,
     maps::SOCKET_ORIGINS,
@@ -114,7 +115,7 @@ pub struct Outcome {
     pub flow: Option<TrackEntry>,
     /// An entry in `nat` that was not there before.
     pub nat: Option<(FlowKey, NatEntry)>,
-    /// An entry in `replies` that was not there before, or that the packet has met.
+    /// An entry in `replies` or `newcomers` that was not there before, or that the packet has met.
     pub reply: Option<(FlowKey, FlowEntry)>,
     /// Counters that moved.
     pub counters: Vec<Counter>,
@@ -131,6 +132,7 @@ impl Outcome {
 pub struct Rehearsal {
     ebpf: Ebpf,
     replies: HashMap<MapData, FlowKey, FlowEntry>,
+    newcomers: HashMap<MapData, FlowKey, FlowEntry>,
     snat_out: HashMap<MapData, FlowKey, FlowEntry>,
     snat_in: HashMap<MapData, FlowKey, FlowEntry>,
     flows: HashMap<MapData, FlowKey, TrackEntry>,
@@ -191,6 +193,7 @@ impl Rehearsal {
         }
         Ok(Self {
             replies: take(&mut ebpf, maps::REPLIES)?,
+            newcomers: take(&mut ebpf, maps::NEWCOMERS)?,
             snat_out: take(&mut ebpf, maps::SNAT_OUT)?,
             snat_in: take(&mut ebpf, maps::SNAT_IN)?,
             flows: take(&mut ebpf, maps::FLOWS)?,
@@ -264,7 +267,8 @@ impl Rehearsal {
         outcome.flow = absent(self.flows.get(&facts.key, 0), maps::FLOWS)?;
         let nat = entries(&self.nat, maps::NAT)?;
         outcome.nat = nat.into_iter().find(|(key, _)| !copied.nat.contains(key));
-        let replies = entries(&self.replies, maps::REPLIES)?;
+        let mut replies = entries(&self.replies, maps::REPLIES)?;
+        replies.extend(entries(&self.newcomers, maps::NEWCOMERS)?);
         outcome.reply = replies
             .into_iter()
             .find(|reply| !copied.replies.contains(reply));
@@ -336,6 +340,8 @@ impl Rehearsal {
                     ..key
                 };
                 let found = copy(&live.replies, &mut self.replies, maps::REPLIES, reply)?;
+                copied.replies.extend(found.map(|entry| (reply, entry)));
+                let found = copy(&live.newcomers, &mut self.newcomers, maps::NEWCOMERS, reply)?;
                 copied.replies.extend(found.map(|entry| (reply, entry)));
             }
         }
