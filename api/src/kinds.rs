@@ -61,6 +61,7 @@ const PLAIN: Resource = Resource {
     normalize: |value| Ok(value.clone()),
     default: |_| (),
     validate: |_, _| Vec::new(),
+    warnings: |_| Vec::new(),
 };
 
 /// `/scale` of everything that keeps replicas of a pod template.

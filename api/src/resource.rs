@@ -128,6 +128,8 @@ pub struct Resource {
     pub default: fn(&mut Value),
     /// Checks an object; on update `old` is what it replaces (immutable fields).
     pub validate: fn(new: &Value, old: Option<&Value>) -> Vec<FieldError>,
+    /// What whoever writes a valid object should know all the same, for `Warning: 299` headers.
+    pub warnings: fn(new: &Value) -> Vec<String>,
 }
 
 impl Resource {

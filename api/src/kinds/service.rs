@@ -26,6 +26,7 @@ pub static SERVICE: Resource = Resource {
     normalize: through::<Service>,
     default,
     validate: validation::service,
+    warnings: validation::warnings,
     ..PLAIN
 };
 

@@ -190,7 +190,7 @@ pub(crate) async fn modify(
         let Proposal {
             value,
             seen,
-            warnings,
+            mut warnings,
         } = propose(&current)?;
         if seen
             .as_ref()
@@ -200,6 +200,9 @@ pub(crate) async fn modify(
         }
         check_uid(subject, &current, &value)?;
         let mut next = admit_change(subject, part, &current, value)?;
+        if part == Part::Whole {
+            warnings.extend((subject.resource.warnings)(&next));
+        }
         let mut ops = if subject.is_core("Service") {
             let range = &api.service_addresses;
             services::allocate(&snapshot, range, subject, Some(&current), &mut next)?

@@ -25,7 +25,7 @@ pub(super) fn service(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = metadata(new, old, names::dns_1035_label);
     let spec = &new["spec"];
     let kind = text(spec, "/type");
-    let headless = text(spec, "/clusterIPs/0") == "None" || text(spec, "/clusterIP") == "None";
+    let headless = is_headless(spec);
 
     if list(spec, "/ports").is_empty() && !headless && kind != "ExternalName" {
         errors.push(FieldError::required("spec.ports", ""));
@@ -67,6 +67,27 @@ pub(super) fn service(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
         errors.extend(health_check_update(spec, &old["spec"]));
     }
     errors
+}
+
+/// What is valid, and not done.
+pub(super) fn warnings(new: &Value) -> Vec<String> {
+    let spec = &new["spec"];
+    if is_headless(spec) || text(spec, "/type") == "ExternalName" {
+        return Vec::new();
+    }
+    let ports = list(spec, "/ports").iter().enumerate();
+    let unbalanced = ports.filter(|(_, declared)| text(declared, "/protocol") == "SCTP");
+    unbalanced
+        .map(|(position, _)| {
+            format!(
+                "spec.ports[{position}].protocol: SCTP is not balanced: nobody answers at this port"
+            )
+        })
+        .collect()
+}
+
+fn is_headless(spec: &Value) -> bool {
+    text(spec, "/clusterIPs/0") == "None" || text(spec, "/clusterIP") == "None"
 }
 
 /// Whether clients outside the cluster reach it.
@@ -335,6 +356,31 @@ mod tests {
                 r#"spec.ports[1]: Duplicate value: {"protocol":"TCP","port":80}"#,
             ],
         );
+    }
+
+    #[test]
+    fn sctp_is_taken_and_warned_of_where_it_would_be_balanced() {
+        let ports = json!([
+            { "name": "web", "port": 80, "protocol": "TCP" },
+            { "name": "ss7", "port": 2905, "protocol": "SCTP" },
+        ]);
+        check(json!({ "ports": ports }), None, &[]);
+        let told = |more: Value| {
+            let mut spec = json!({ "ports": ports });
+            for (field, value) in more.as_object().unwrap() {
+                spec[field] = value.clone();
+            }
+            warnings(&json!({ "spec": spec }))
+        };
+        let warned = ["spec.ports[1].protocol: SCTP is not balanced: nobody answers at this port"];
+        assert_eq!(told(json!({})), warned);
+        assert_eq!(told(json!({ "type": "LoadBalancer" })), warned);
+        for unbalanced in [
+            json!({ "clusterIP": "None" }),
+            json!({ "type": "ExternalName" }),
+        ] {
+            assert!(told(unbalanced.clone()).is_empty(), "{unbalanced}");
+        }
     }
 
     #[test]

@@ -19,10 +19,9 @@ pub(crate) async fn create(
     let presentation = Presentation::of(request)?;
     let dry_run = write::is_dry_run(request)?;
     let decoded = body::object(request, resource)?;
+    let mut warnings = decoded.warnings;
+    warnings.extend((resource.warnings)(&decoded.value));
     let outcome = write::create(api, resource, namespace, decoded.value, dry_run).await?;
-    let written = Written {
-        outcome,
-        warnings: decoded.warnings,
-    };
+    let written = Written { outcome, warnings };
     written.respond(presentation, StatusCode::CREATED, resource)
 }

@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use crate::fixture::{Client, Server, Setting};
+use crate::fixture::{Answer, Client, Server, Setting};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
@@ -32,6 +32,33 @@ async fn created(client: &Client, name: &str, spec: Value) -> Value {
 
 fn cause(status: &Value) -> &str {
     status["details"]["causes"][0]["message"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn service_of_a_protocol_that_is_not_balanced_is_taken_with_a_warning() {
+    let server = Server::start().await;
+    let client = server.admin();
+    let port = |protocol: &str| json!([{"port": 2905, "protocol": protocol}]);
+    let warning = |answer: &Answer| answer.header(http::header::WARNING).to_owned();
+    let expected =
+        r#"299 - "spec.ports[0].protocol: SCTP is not balanced: nobody answers at this port""#;
+
+    let object = service("ss7", json!({"ports": port("SCTP")}));
+    let taken = client.post(SERVICES, &object).await;
+    assert_eq!(warning(&taken), expected);
+    taken.expect(201);
+    let path = format!("{SERVICES}/ss7");
+    let spec = |protocol| json!({"spec": {"ports": port(protocol)}});
+    let tcp = client.patch(&path, "merge", &spec("TCP")).await;
+    assert_eq!(warning(&tcp), "");
+    let sctp = client.patch(&path, "merge", &spec("SCTP")).await;
+    assert_eq!(warning(&sctp), expected);
+    // Who writes a status has not said what the ports are.
+    let status = json!({"status": {"loadBalancer": {}}});
+    let told = client
+        .patch(&format!("{path}/status"), "merge", &status)
+        .await;
+    assert_eq!(warning(&told), "");
 }
 
 #[tokio::test]
