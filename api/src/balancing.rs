@@ -6,7 +6,7 @@ mod text;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-pub use health_check::{CheckKind, HealthCheck};
+pub use health_check::{BrokenRule, CheckKind, HealthCheck};
 
 use crate::status::FieldError;
 

@@ -1,10 +1,19 @@
 use super::text;
 
-/// Of one check, at most.
+/// Between two checks, at most: an hour.
 const MILLISECONDS_MAX: u32 = 3_600_000;
-/// Agents' timers are no finer.
+/// More often is an attack on servers.
 const MILLISECONDS_MIN: u32 = 50;
 const IN_A_ROW_MAX: u32 = 100;
+
+/// Why a check cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenRule {
+    /// `port`, `path`, `interval`, `timeout`, `rise` or `fall`.
+    pub field: &'static str,
+    /// What is wrong with it, for people.
+    pub rule: String,
+}
 
 /// What a check does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +57,39 @@ pub struct HealthCheck {
 }
 
 impl HealthCheck {
+    /// Whether it can be, wherever it was written.
+    ///
+    /// # Errors
+    /// The first field that cannot be, or not together with another.
+    pub fn check(&self) -> Result<(), BrokenRule> {
+        let is_http = self.kind == CheckKind::Http;
+        let times = MILLISECONDS_MIN..=MILLISECONDS_MAX;
+        let time = || format!("must be from {MILLISECONDS_MIN}ms to 1h");
+        let count = || format!("must be a whole number from 1 to {IN_A_ROW_MAX}");
+        let in_a_row = 1..=IN_A_ROW_MAX;
+        let (field, rule) = if self.kind == CheckKind::Ping && self.port != 0 {
+            ("port", "ping has no port".to_owned())
+        } else if !is_http && !self.path.is_empty() {
+            ("path", format!("{} has no path", self.kind.as_str()))
+        } else if is_http && !is_path(&self.path) {
+            let rule = format!("{:?} is not a slash and printable ASCII", self.path);
+            ("path", rule)
+        } else if !times.contains(&self.interval_milliseconds) {
+            ("interval", time())
+        } else if !times.contains(&self.timeout_milliseconds) {
+            ("timeout", time())
+        } else if self.timeout_milliseconds > self.interval_milliseconds {
+            ("timeout", "must not be longer than the interval".to_owned())
+        } else if !in_a_row.contains(&self.rise) {
+            ("rise", count())
+        } else if !in_a_row.contains(&self.fall) {
+            ("fall", count())
+        } else {
+            return Ok(());
+        };
+        Err(BrokenRule { field, rule })
+    }
+
     /// Reads `none`, or what to ask and then how often:
     /// `tcp`, `tcp:8080`, `ping`, `http:8080/healthz interval=5s timeout=2s rise=2 fall=3`.
     pub(super) fn parse(text: &str) -> Result<Option<Self>, String> {
@@ -74,20 +116,14 @@ impl HealthCheck {
         };
         let port = match port {
             None => 0,
-            Some(_) if kind == CheckKind::Ping => return Err("ping has no port".to_owned()),
             Some(port) => match port.parse() {
                 Ok(port) if port != 0 => port,
                 _ => return Err(format!("port {port:?} is none from 1 to 65535")),
             },
         };
         let path = match path {
-            Some(_) if kind != CheckKind::Http => {
-                return Err(format!("{} has no path", kind.as_str()));
-            }
-            Some(path) if path.bytes().all(|byte| byte.is_ascii_graphic()) => path,
-            Some(path) => return Err(format!("path {path:?} is not printable ASCII")),
             None if kind == CheckKind::Http => "/".to_owned(),
-            None => String::new(),
+            path => path.unwrap_or_default(),
         };
         let mut check = Self {
             kind,
@@ -99,7 +135,10 @@ impl HealthCheck {
             fall: 3,
         };
         check.options(options)?;
-        Ok(Some(check))
+        match check.check() {
+            Ok(()) => Ok(Some(check)),
+            Err(BrokenRule { field, rule }) => Err(format!("{field}: {rule}")),
+        }
     }
 
     fn options(&mut self, text: &str) -> Result<(), String> {
@@ -107,41 +146,34 @@ impl HealthCheck {
         for (name, value) in text::pairs(text)? {
             let told = |rule: String| format!("{name}: {rule}");
             match name {
-                "interval" => self.interval_milliseconds = duration(value).map_err(told)?,
+                "interval" => {
+                    self.interval_milliseconds = text::milliseconds(value).map_err(told)?;
+                }
                 "timeout" => {
                     says_timeout = true;
-                    self.timeout_milliseconds = duration(value).map_err(told)?;
+                    self.timeout_milliseconds = text::milliseconds(value).map_err(told)?;
                 }
-                "rise" => self.rise = in_a_row(value).map_err(told)?,
-                "fall" => self.fall = in_a_row(value).map_err(told)?,
+                "rise" => self.rise = number(value).map_err(told)?,
+                "fall" => self.fall = number(value).map_err(told)?,
                 _ => {
                     return Err(format!("{name:?} is none of interval, timeout, rise, fall"));
                 }
             }
         }
-        if self.timeout_milliseconds > self.interval_milliseconds {
-            if says_timeout {
-                return Err("timeout: must not be longer than the interval".to_owned());
-            }
-            self.timeout_milliseconds = self.interval_milliseconds;
+        if !says_timeout {
+            self.timeout_milliseconds = self.timeout_milliseconds.min(self.interval_milliseconds);
         }
         Ok(())
     }
 }
 
-fn duration(text: &str) -> Result<u32, String> {
-    match text::milliseconds(text)? {
-        duration if (MILLISECONDS_MIN..=MILLISECONDS_MAX).contains(&duration) => Ok(duration),
-        _ => Err(format!("must be from {MILLISECONDS_MIN}ms to 1h")),
-    }
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn in_a_row(text: &str) -> Result<u32, String> {
-    let number = text
-        .parse()
-        .ok()
-        .filter(|number| (1..=IN_A_ROW_MAX).contains(number));
-    number.ok_or_else(|| format!("must be a whole number from 1 to {IN_A_ROW_MAX}"))
+fn number(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is no whole number"))
 }
 
 #[cfg(test)]
@@ -186,9 +218,14 @@ mod tests {
             ("", r#""" is none of tcp, http, ping, none"#),
             ("smtp:25", r#""smtp" is none of tcp, http, ping, none"#),
             ("tcp:0", r#"port "0" is none from 1 to 65535"#),
-            ("ping:7", "ping has no port"),
-            ("tcp:80/healthz", "tcp has no path"),
+            ("ping:7", "port: ping has no port"),
+            ("tcp:80/healthz", "path: tcp has no path"),
+            (
+                "http:80/h\u{e4}lth",
+                "path: \"/h\u{e4}lth\" is not a slash and printable ASCII",
+            ),
             ("tcp rise=0", "rise: must be a whole number from 1 to 100"),
+            ("tcp fall=x", r#"fall: "x" is no whole number"#),
             (
                 "tcp interval=1s timeout=2s",
                 "timeout: must not be longer than the interval",

@@ -7,13 +7,11 @@ use std::{
     path::Path,
 };
 
+use fairlead_api::balancing::BrokenRule;
 use ipnetwork::IpNetwork;
 use serde_saphyr::{Location, Spanned};
 
-use super::file::{Check, File, Forwarding, Health, Invalid, Node, Protocol, Service};
-
-/// Checks that are more often than this are an attack on the servers.
-const INTERVAL_MILLISECONDS_MIN: u32 = 100;
+use super::file::{File, Forwarding, Health, Invalid, Node, Protocol, Service};
 
 /// Checks what the file at `path` says.
 ///
@@ -207,34 +205,20 @@ impl<'a> Checker<'a> {
 
     fn check_health(&self, at: &str, health: &Spanned<Health>) -> Result<(), Invalid> {
         let (health, place) = (&health.value, health.referenced);
-        let field = |name: &str| format!("{at}.{name}");
         if let Some(port) = &health.port {
-            self.check_port(field("port"), port)?;
-            if health.check == Check::Ping {
-                return Err(self.invalid(field("port"), port.referenced, "ping has no port"));
-            }
+            self.check_port(format!("{at}.port"), port)?;
         }
-        if let Some(path) = &health.path {
-            if health.check != Check::Http {
-                return Err(self.invalid(field("path"), path.referenced, "is for http only"));
-            }
-            let is_path = path.value.starts_with('/')
-                && path.value.bytes().all(|byte| byte.is_ascii_graphic());
-            if !is_path {
-                let problem = "does not begin with a slash, or has blanks in it";
-                return Err(self.invalid(field("path"), path.referenced, problem));
-            }
-        }
-        if health.interval.0 < INTERVAL_MILLISECONDS_MIN {
-            let problem = format!("is less than {INTERVAL_MILLISECONDS_MIN} ms");
-            return Err(self.invalid(field("interval"), place, &problem));
-        }
-        for (name, count) in [("rise", &health.rise), ("fall", &health.fall)] {
-            if count.value == 0 {
-                return Err(self.invalid(field(name), count.referenced, "is 0"));
-            }
-        }
-        Ok(())
+        let Err(BrokenRule { field, rule }) = health.asked().check() else {
+            return Ok(());
+        };
+        let told = match field {
+            "port" => health.port.as_ref().map(|port| port.referenced),
+            "path" => health.path.as_ref().map(|path| path.referenced),
+            "rise" => Some(health.rise.referenced),
+            "fall" => Some(health.fall.referenced),
+            _ => None,
+        };
+        Err(self.invalid(format!("{at}.{field}"), told.unwrap_or(place), &rule))
     }
 
     fn check_port(&self, field: String, port: &Spanned<u16>) -> Result<(), Invalid> {
@@ -356,7 +340,7 @@ services:
             ),
             (
                 "  health: {check: http, path: healthz}\n  backends: []\n",
-                "9: services[0].health.path: does not begin with a slash, or has blanks in it",
+                "9: services[0].health.path: \"healthz\" is not a slash and printable ASCII",
             ),
             (
                 "  health:\n    check: ping\n    port: 80\n  backends: []\n",
@@ -364,7 +348,15 @@ services:
             ),
             (
                 "  health:\n    check: tcp\n    fall: 0\n  backends: []\n",
-                "11: services[0].health.fall: is 0",
+                "11: services[0].health.fall: must be a whole number from 1 to 100",
+            ),
+            (
+                "  health:\n    check: tcp\n    interval: 1s\n    timeout: 2s\n  backends: []\n",
+                "10: services[0].health.timeout: must not be longer than the interval",
+            ),
+            (
+                "  health: {check: tcp, interval: 500ms}\n  backends: []\n",
+                "fine",
             ),
             (
                 "  health:\n    check: tcp\n    interval: 20\n  backends: []\n",

@@ -7,9 +7,7 @@ use fairlead_proto::node as proto;
 
 use super::{
     field::{Seconds, Seed},
-    file::{
-        Backend, Check, File, Forwarding, Health, Protocol, Scheduler, Service, Tracking, Tunnel,
-    },
+    file::{Backend, File, Forwarding, Health, Protocol, Scheduler, Service, Tracking, Tunnel},
     ids,
 };
 
@@ -190,20 +188,15 @@ fn announcements(file: &File) -> Vec<proto::Announcement> {
 }
 
 fn health_check(health: &Health) -> proto::HealthCheck {
-    let path = health.path.as_ref().map_or("/", |path| &path.value);
-    let (kind, path) = match health.check {
-        Check::Tcp => ("tcp", ""),
-        Check::Http => ("http", path),
-        Check::Ping => ("ping", ""),
-    };
+    let asked = health.asked();
     proto::HealthCheck {
-        kind: kind.to_owned(),
-        port: health.port.as_ref().map_or(0, |port| port.value.into()),
-        path: path.to_owned(),
-        interval_milliseconds: health.interval.0,
-        timeout_milliseconds: health.timeout.0,
-        rise: health.rise.value,
-        fall: health.fall.value,
+        kind: asked.kind.as_str().to_owned(),
+        port: asked.port.into(),
+        path: asked.path,
+        interval_milliseconds: asked.interval_milliseconds,
+        timeout_milliseconds: asked.timeout_milliseconds,
+        rise: asked.rise,
+        fall: asked.fall,
     }
 }
 

@@ -7,12 +7,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fairlead_api::balancing::{CheckKind, HealthCheck};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
 use super::field::{Milliseconds, Seconds};
 use crate::config::{Flows, default_cgroup};
+
+/// How long a server may take to answer a check that does not say.
+const TIMEOUT_MILLISECONDS: u32 = 1_000;
 
 /// Why a file is refused: where it is wrong, and how.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -187,12 +191,42 @@ pub(crate) struct Health {
     pub(crate) path: Option<Spanned<String>>,
     #[serde(default = "default_interval")]
     pub(crate) interval: Milliseconds,
-    #[serde(default = "default_timeout")]
-    pub(crate) timeout: Milliseconds,
+    /// A second unless given, or the interval where that is shorter.
+    #[serde(default)]
+    pub(crate) timeout: Option<Milliseconds>,
     #[serde(default = "default_rise")]
     pub(crate) rise: Spanned<u32>,
     #[serde(default = "default_fall")]
     pub(crate) fall: Spanned<u32>,
+}
+
+impl Health {
+    /// The check it asks for, as annotations of a Service could ask for it.
+    pub(crate) fn asked(&self) -> HealthCheck {
+        let kind = match self.check {
+            Check::Tcp => CheckKind::Tcp,
+            Check::Http => CheckKind::Http,
+            Check::Ping => CheckKind::Ping,
+        };
+        let path = match &self.path {
+            Some(path) => &path.value,
+            None if kind == CheckKind::Http => "/",
+            None => "",
+        };
+        let interval_milliseconds = self.interval.0;
+        HealthCheck {
+            kind,
+            port: self.port.as_ref().map_or(0, |port| port.value),
+            path: path.to_owned(),
+            interval_milliseconds,
+            timeout_milliseconds: match self.timeout {
+                Some(timeout) => timeout.0,
+                None => TIMEOUT_MILLISECONDS.min(interval_milliseconds),
+            },
+            rise: self.rise.value,
+            fall: self.fall.value,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -272,10 +306,6 @@ fn default_state_dir() -> PathBuf {
 
 fn default_interval() -> Milliseconds {
     Milliseconds(2000)
-}
-
-fn default_timeout() -> Milliseconds {
-    Milliseconds(1000)
 }
 
 fn default_rise() -> Spanned<u32> {
