@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fairlead_dataplane::object;
 use nix::sys::signal::Signal;
-use testbed::{Deadline, Launch, NetNs, ProcessId, skip_without_root};
+use testbed::{Deadline, Launch, NetNs, ProcessId, skip_without_programs};
 
 use crate::client::Conversation;
 use crate::server::Server;
@@ -25,18 +25,7 @@ const VIP: u8 = 200;
 
 /// True, after printing why, when programs cannot be loaded. In CI that is a failure.
 pub(crate) fn skip() -> bool {
-    if skip_without_root() {
-        return true;
-    }
-    let missing = object::embedded().is_err();
-    if missing {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI builds the eBPF object first"
-        );
-        println!("SKIP: needs the eBPF object: run cargo xtask build-ebpf");
-    }
-    missing
+    skip_without_programs(object::embedded().is_ok())
 }
 
 /// Which IP.

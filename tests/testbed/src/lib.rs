@@ -26,7 +26,7 @@ mod workspace;
 pub use deadline::Deadline;
 pub use kubectl::{Kubectl, Outcome};
 pub use netns::{NetNs, NetNsHandle};
-pub use privilege::skip_without_root;
+pub use privilege::{skip_without_programs, skip_without_root};
 pub use process::{Launch, ProcessId};
 pub use progress::Progress;
 pub use workspace::Workspace;

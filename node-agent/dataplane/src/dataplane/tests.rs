@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use fairlead_proto::node::DataplaneState;
 use serde_json::{Value, json};
-use testbed::{Deadline, NetNs, NetNsHandle, skip_without_root};
+use testbed::{Deadline, NetNs, NetNsHandle, skip_without_programs};
 
 use super::*;
 use crate::examples::{backend, own, reaches, service, state};
@@ -24,18 +24,7 @@ use crate::view;
 
 /// True, after printing why, when a test cannot load programs. In CI that is a failure.
 fn skip() -> bool {
-    if skip_without_root() {
-        return true;
-    }
-    let missing = crate::object::embedded().is_err();
-    if missing {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI builds the eBPF object first"
-        );
-        println!("SKIP: needs the eBPF object: run cargo xtask build-ebpf");
-    }
-    missing
+    skip_without_programs(crate::object::embedded().is_ok())
 }
 
 /// A node, node-2 across its wire, and what is removed with them.

@@ -21,17 +21,11 @@ struct Fixture {
 impl Fixture {
     /// Nothing, after printing why, where programs cannot be loaded.
     fn new(state: DataplaneState) -> Option<Self> {
-        if testbed::skip_without_root() {
+        let object = object::embedded();
+        if testbed::skip_without_programs(object.is_ok()) {
             return None;
         }
-        let Ok(object) = object::embedded() else {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "CI builds the eBPF object first"
-            );
-            println!("SKIP: needs the eBPF object: run cargo xtask build-ebpf");
-            return None;
-        };
+        let object = object.unwrap();
         let (_, tables) = Programs::load(object, None).unwrap();
         let whole = Changes::whole(state);
         let rules = Rules {
