@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::{
+    Metadata,
+    api::core::v1::{ConfigMap, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
 /// All of them, by namespace and name.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,8 +43,21 @@ pub(crate) enum Source {
     Secret,
 }
 
+fn by_name<K: Metadata<Ty = ObjectMeta>>(
+    objects: impl IntoIterator<Item = K>,
+) -> BTreeMap<(String, String), K> {
+    let named = objects.into_iter().filter_map(|object| {
+        let metadata = object.metadata();
+        Some((
+            (metadata.namespace.clone()?, metadata.name.clone()?),
+            object,
+        ))
+    });
+    named.collect()
+}
+
 impl Source {
-    fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
@@ -55,26 +72,8 @@ impl Objects {
         secrets: impl IntoIterator<Item = Secret>,
     ) -> Self {
         Self {
-            config_maps: config_maps
-                .into_iter()
-                .filter_map(|object| {
-                    let metadata = &object.metadata;
-                    Some((
-                        (metadata.namespace.clone()?, metadata.name.clone()?),
-                        object,
-                    ))
-                })
-                .collect(),
-            secrets: secrets
-                .into_iter()
-                .filter_map(|object| {
-                    let metadata = &object.metadata;
-                    Some((
-                        (metadata.namespace.clone()?, metadata.name.clone()?),
-                        object,
-                    ))
-                })
-                .collect(),
+            config_maps: by_name(config_maps),
+            secrets: by_name(secrets),
         }
     }
 

@@ -140,6 +140,19 @@ fn isolate() -> io::Result<()> {
     Ok(())
 }
 
+/// How overlayfs lays `layers`, the lowest first, below a directory that is written to. Layers are
+/// named from the layer store: as whole paths many would not fit one page.
+pub(crate) fn overlay_options(layers: &[String], upper: &Path, work: &Path) -> String {
+    // It names the topmost first.
+    let lower: Vec<&str> = layers.iter().rev().map(String::as_str).collect();
+    format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.join(":"),
+        upper.display(),
+        work.display()
+    )
+}
+
 fn unpack(
     archive: &mut Archive,
     layer: &ArchivedLayer,
@@ -159,17 +172,7 @@ fn unpack(
         let (work, merged) = (unfinished.join("work"), unfinished.join("merged"));
         fs::create_dir(&work)?;
         fs::create_dir(&merged)?;
-        let lower = below
-            .iter()
-            .rev()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(":");
-        let options = format!(
-            "lowerdir={lower},upperdir={},workdir={}",
-            upper.display(),
-            work.display()
-        );
+        let options = overlay_options(below, &upper, &work);
         std::env::set_current_dir(layers_dir)?;
         let options = Some(options.as_str());
         mount(

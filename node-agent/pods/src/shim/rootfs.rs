@@ -7,6 +7,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::chdir;
 
 use super::protocol::{ContainerRecord, Tmpfs};
+use crate::image::overlay_options;
 
 /// Mounts a memory volume.
 pub(super) fn mount_tmpfs(tmpfs: &Tmpfs) -> Result<(), String> {
@@ -47,19 +48,7 @@ pub(super) fn mount_overlay(
     for dir in [&target, &upper, &work] {
         fs::create_dir_all(dir).map_err(|error| fail("make the root's directories", &error))?;
     }
-    // overlayfs names the topmost layer first.
-    let lower = record
-        .layers
-        .iter()
-        .rev()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(":");
-    let options = format!(
-        "lowerdir={lower},upperdir={},workdir={}",
-        upper.display(),
-        work.display()
-    );
+    let options = overlay_options(&record.layers, &upper, &work);
     chdir(layers_dir).map_err(|error| fail("enter the layer store", &error))?;
     let mounted = mount(
         Some("overlay"),
