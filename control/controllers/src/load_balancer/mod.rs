@@ -1,5 +1,6 @@
 //! Addresses for load balancer Services, from the cluster's pools.
 
+mod demand;
 mod plan;
 
 use fairlead_api::Index;
@@ -12,7 +13,10 @@ use k8s_openapi::{
 };
 use tracing::{info, warn};
 
-use self::plan::{Action, Allocation, CONDITION, Lack, is_concerned, plan};
+use self::{
+    demand::{CONDITION, Lack, is_concerned},
+    plan::{Action, Allocation, plan},
+};
 use crate::controller::{Context, Controller, Outcome, everything};
 
 const PREFIX: &str = "/registry/ranges/vips/";
