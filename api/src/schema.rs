@@ -1,5 +1,5 @@
 //! What types the API's objects are made of: one compact table of facts (`types.txt`, written by
-//! `generate.py` from the API's own Go sources) that serves decoding protobuf, finding unknown
+//! `cargo xtask api-types` from the API's own Go sources) that serves decoding protobuf, finding unknown
 //! fields and wrong types, strategic merge patches and OpenAPI documents.
 
 mod canonical;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api_types;
 mod bench;
 mod build;
 mod build_ebpf;
@@ -56,6 +57,8 @@ enum Command {
     /// Measure, against what a user would pick instead.
     #[command(subcommand)]
     Bench(bench::Subject),
+    /// Write the table of the API's types anew, from Kubernetes' own sources.
+    ApiTypes(api_types::Options),
     /// Make the folder that is copied to real machines: target/dist.
     Dist,
 }
@@ -91,6 +94,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test => test::run(&workspace, &progress)?,
         Command::Kernels => kernels::run(&workspace, &progress)?,
         Command::Bench(subject) => bench::run(&subject, &workspace, &progress)?,
+        Command::ApiTypes(options) => api_types::run(&options, &workspace, &progress)?,
         Command::Dist => dist::run(&workspace, &progress)?,
     }
     Ok(ExitCode::SUCCESS)
