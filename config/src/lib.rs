@@ -106,20 +106,29 @@ pub fn create_private(directories: &[PathBuf]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes a file that only its owner may read, and waits until it is on disk.
+/// Writes a file that only its owner may read, and waits until it is on disk. Whoever reads the path
+/// meanwhile, or after a crash, finds what was there before or all of `text`.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
     fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(path)
+        .open(&new)
         .and_then(|mut file| {
             file.write_all(text.as_bytes())
                 .and_then(|()| file.sync_all())
+        })
+        .and_then(|()| fs::rename(&new, path))
+        .and_then(|()| match path.parent() {
+            // The name is on disk only when its directory is.
+            Some(parent) if parent != Path::new("") => fs::File::open(parent)?.sync_all(),
+            Some(_) | None => Ok(()),
         })
         .map_err(|source| Error::Write {
             path: path.to_owned(),

@@ -2,12 +2,21 @@
 //! and the servers they speak to, one for members among themselves.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::SystemTime;
 
 use fairlead_apiserver::FRONT_PROXY_USER;
+use fairlead_client::Kubeconfig;
 use fairlead_config::{read, write_private};
-use fairlead_pki::{Authority, CONTROL_SERVER_NAME, Leaf, Subject, Usage};
+use fairlead_pki::{Authority, CONTROL_SERVER_NAME, Leaf, Subject, Usage, Validity};
 
 use crate::config::{Config, Layout};
+
+/// What this member shows users and agents.
+const API: &str = "api";
+/// What it shows other members.
+const PEER: &str = "peer";
+const OWN: [&str; 2] = [API, PEER];
 
 /// Both authorities.
 pub(crate) struct Authorities {
@@ -44,15 +53,62 @@ impl Authorities {
             write_private(&layout.certificate(name), authority.certificate_pem())?;
             write_private(&layout.key(name), authority.key_pem())?;
         }
+        for own in OWN {
+            self.write_own(own, layout, config)?;
+        }
+        Ok(())
+    }
+
+    /// Makes those of this member's own certificates, and of the administrator's kubeconfig, anew of
+    /// whose time less than a third is left.
+    pub(crate) fn renew(&self, layout: &Layout, config: &Config) -> anyhow::Result<()> {
+        for own in OWN {
+            if is_due(&read(&layout.certificate(own))?) {
+                self.write_own(own, layout, config)?;
+                tracing::info!(certificate = own, "renewed");
+            }
+        }
+        let path = layout.admin_kubeconfig();
+        // It may have been given away.
+        if path.exists() {
+            let present = Kubeconfig::load(&path)?;
+            if is_due(&present.user.certificate_pem) {
+                self.write_admin(&path, &present.server)?;
+                tracing::info!(file = %path.display(), "renewed");
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the kubeconfig of the user who may do everything.
+    pub(crate) fn write_admin(&self, path: &Path, server: &str) -> anyhow::Result<()> {
+        let kubeconfig = Kubeconfig {
+            server: server.to_owned(),
+            authority_pem: self.cluster.certificate_pem().to_owned(),
+            user: self.admin()?,
+        };
+        let text = kubeconfig.render("fairlead", "kubernetes-admin");
+        Ok(write_private(path, &text)?)
+    }
+
+    fn write_own(&self, own: &str, layout: &Layout, config: &Config) -> anyhow::Result<()> {
         let names = server_names(config);
-        let common_name = config.member.name.as_str();
         let subject = Subject {
-            common_name,
+            common_name: config.member.name.as_str(),
             organization: None,
             names: &names,
         };
-        write_leaf(layout, "api", &self.cluster.issue(&subject, Usage::Server)?)?;
-        write_leaf(layout, "peer", &self.peers.issue(&subject, Usage::Peer)?)
+        let leaf = if own == API {
+            self.cluster.issue(&subject, Usage::Server)?
+        } else {
+            self.peers.issue(&subject, Usage::Peer)?
+        };
+        // The certificate last: where only the key was written, the old one is due again.
+        write_private(&layout.key(own), &leaf.key_pem)?;
+        Ok(write_private(
+            &layout.certificate(own),
+            &leaf.certificate_pem,
+        )?)
     }
 
     /// What this member shows the leader's API server when it passes a user's request on.
@@ -65,8 +121,7 @@ impl Authorities {
         Ok(self.cluster.issue(&subject, Usage::Client)?)
     }
 
-    /// The user who may do everything.
-    pub(crate) fn admin(&self) -> anyhow::Result<Leaf> {
+    fn admin(&self) -> anyhow::Result<Leaf> {
         let subject = Subject {
             common_name: "kubernetes-admin",
             organization: Some("system:masters"),
@@ -84,9 +139,9 @@ pub(crate) fn load_leaf(layout: &Layout, name: &str) -> anyhow::Result<Leaf> {
     })
 }
 
-fn write_leaf(layout: &Layout, name: &str, leaf: &Leaf) -> anyhow::Result<()> {
-    write_private(&layout.certificate(name), &leaf.certificate_pem)?;
-    Ok(write_private(&layout.key(name), &leaf.key_pem)?)
+fn is_due(certificate_pem: &str) -> bool {
+    Validity::of_pem(certificate_pem)
+        .is_none_or(|validity| validity.renewal_in(SystemTime::now()).is_zero())
 }
 
 /// Everything a client may call this member by: the names of Service `kubernetes` in the cluster,
@@ -116,4 +171,69 @@ fn server_names(config: &Config) -> Vec<String> {
             .map(|address| address.to_string()),
     );
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const CONFIG: &str = r#"
+        [cluster]
+        id = "test"
+        cluster_cidr = "10.244.0.0/16"
+        service_cidr = "10.96.0.0/16"
+        vip_pools = []
+        hash_seed = "00112233445566778899aabbccddeeff"
+        [member]
+        name = "a"
+        id = 1
+        advertise = "192.0.2.11"
+    "#;
+
+    #[test]
+    fn certificates_that_are_soon_over_are_made_anew_and_others_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::new(directory.path());
+        layout.create().unwrap();
+        std::fs::write(layout.config(), CONFIG).unwrap();
+        let config = layout.load_config().unwrap();
+        let made = Authorities::generate().unwrap();
+        let minute = Duration::from_secs(60);
+        let short = Authorities {
+            cluster: made.cluster.with_leaf_lifetime(minute),
+            peers: made.peers,
+        };
+        short.write(&layout, &config).unwrap();
+        let admin = layout.admin_kubeconfig();
+        short
+            .write_admin(&admin, "https://192.0.2.11:6443")
+            .unwrap();
+        let all = || {
+            let files = [
+                layout.certificate(API),
+                layout.certificate(PEER),
+                admin.clone(),
+            ];
+            files.map(|file| read(&file).unwrap())
+        };
+
+        let before = all();
+        let authorities = Authorities::load(&layout).unwrap();
+        authorities.renew(&layout, &config).unwrap();
+        let after = all();
+        let is_new = [0, 1, 2].map(|file| before[file] != after[file]);
+        assert_eq!(is_new, [true, false, true]);
+        let renewed = Kubeconfig::load(&admin).unwrap();
+        assert_eq!(renewed.server, "https://192.0.2.11:6443");
+        assert!(!is_due(&after[0]) && !is_due(&renewed.user.certificate_pem));
+        // What is written goes together.
+        fairlead_pki::install_crypto_provider();
+        let own = load_leaf(&layout, API).unwrap();
+        fairlead_pki::client_config(Some(&own), authorities.cluster.certificate_pem()).unwrap();
+
+        authorities.renew(&layout, &config).unwrap();
+        assert_eq!(all(), after);
+    }
 }

@@ -1,12 +1,12 @@
 //! How newcomers become part of the cluster: join tokens, kept as Secrets with only the hash of
-//! their secret half, and what a valid one is exchanged for.
+//! their secret half, and what a valid one is exchanged for; and how nodes stay part of it.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fairlead_pki::{JoinToken, Role, Subject, Usage};
-use fairlead_proto::node::{JoinRequest, JoinResponse};
+use fairlead_proto::node::{JoinRequest, JoinResponse, RenewRequest, RenewResponse};
 use fairlead_publisher::Enrollment;
 use fairlead_store::{Key, Store};
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,19 @@ impl Enroller {
         Ok(record.role)
     }
 
+    /// A certificate for the key of a request, as the node of this name.
+    fn certify(&self, node: &str, csr_pem: &str) -> Result<String, Status> {
+        let subject = Subject {
+            common_name: &format!("system:node:{node}"),
+            organization: Some("system:nodes"),
+            names: &[],
+        };
+        let cluster = &self.authorities.cluster;
+        cluster
+            .sign(csr_pem, &subject, Usage::Client)
+            .map_err(|error| Status::invalid_argument(format!("csr_pem: {error}")))
+    }
+
     fn control_endpoints(&self) -> Vec<String> {
         self.store
             .members()
@@ -148,16 +161,7 @@ impl Enrollment for Enroller {
         };
         match role {
             Role::Node => {
-                let subject = Subject {
-                    common_name: &format!("system:node:{name}"),
-                    organization: Some("system:nodes"),
-                    names: &[],
-                };
-                response.certificate_pem = self
-                    .authorities
-                    .cluster
-                    .sign(&request.csr_pem, &subject, Usage::Client)
-                    .map_err(|error| Status::invalid_argument(format!("csr_pem: {error}")))?;
+                response.certificate_pem = self.certify(&name, &request.csr_pem)?;
             }
             Role::Control => {
                 let bundle = MemberBundle {
@@ -175,6 +179,12 @@ impl Enrollment for Enroller {
         }
         tracing::info!(name, role = role.as_str(), "a newcomer joined");
         Ok(response)
+    }
+
+    async fn renew(&self, node: &str, request: RenewRequest) -> Result<RenewResponse, Status> {
+        let certificate_pem = self.certify(node, &request.csr_pem)?;
+        tracing::info!(node, "certificate renewed");
+        Ok(RenewResponse { certificate_pem })
     }
 }
 

@@ -2,8 +2,6 @@
 
 use anyhow::bail;
 use fairlead_api::FamilyRanges;
-use fairlead_client::Kubeconfig;
-use fairlead_config::write_private;
 use ipnetwork::IpNetwork;
 use uuid::Uuid;
 
@@ -40,16 +38,9 @@ pub(crate) fn init(init: Init) -> anyhow::Result<()> {
     };
     let authorities = Authorities::generate()?;
     authorities.write(&layout, &config)?;
-    let kubeconfig = Kubeconfig {
-        server: format!("https://{}", config.member.listen(API_PORT)),
-        authority_pem: authorities.cluster.certificate_pem().to_owned(),
-        user: authorities.admin()?,
-    };
     let kubeconfig_path = layout.admin_kubeconfig();
-    write_private(
-        &kubeconfig_path,
-        &kubeconfig.render("fairlead", "kubernetes-admin"),
-    )?;
+    let server = format!("https://{}", config.member.listen(API_PORT));
+    authorities.write_admin(&kubeconfig_path, &server)?;
     layout.save_config(&config)?;
     eprintln!(
         "The cluster {} is made. Start its first member:\n\

@@ -1,8 +1,6 @@
 //! `fairlead-control join`: one member more.
 
 use anyhow::{Context, bail};
-use fairlead_client::Kubeconfig;
-use fairlead_config::write_private;
 use fairlead_pki::{Authority, JoinToken};
 
 use crate::{
@@ -39,15 +37,8 @@ pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
         peers: Authority::load(&bundle.peer_ca_pem, &bundle.peer_ca_key)?,
     };
     authorities.write(&layout, &config)?;
-    let kubeconfig = Kubeconfig {
-        server: format!("https://{}", config.member.listen(API_PORT)),
-        authority_pem: bundle.ca_pem,
-        user: authorities.admin()?,
-    };
-    write_private(
-        &layout.admin_kubeconfig(),
-        &kubeconfig.render("fairlead", "kubernetes-admin"),
-    )?;
+    let server = format!("https://{}", config.member.listen(API_PORT));
+    authorities.write_admin(&layout.admin_kubeconfig(), &server)?;
     layout.save_config(&config)?;
     eprintln!(
         "This host is a member of cluster {}. Start it:\n    fairlead-control run --data-dir {}",

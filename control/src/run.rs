@@ -35,6 +35,9 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
     let layout = Layout::new(data_dir);
     let config = layout.load_config()?;
     let authorities = Arc::new(Authorities::load(&layout)?);
+    authorities
+        .renew(&layout, &config)
+        .context("cannot renew this member's certificates")?;
     // Every port is bound before anything starts, so that a taken one is the first thing said.
     let api = api_listeners(&config)?;
     let nodes = bind(&config, NODE_PORT)?;

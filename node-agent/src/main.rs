@@ -13,6 +13,7 @@ mod loads;
 mod network;
 mod node;
 mod outbox;
+mod renewal;
 mod run;
 mod session;
 mod socket;

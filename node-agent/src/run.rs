@@ -58,7 +58,7 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
     });
     node.tell(|outbox| outbox.put_event(node::starting(&node.config)));
     let (updates, received) = mpsc::channel(UPDATES_MAX);
-    let session = Session::new(Arc::clone(&node), &layout, updates)?;
+    let session = Session::new(Arc::clone(&node), layout.clone(), updates)?;
     let teller = Arc::clone(&node);
     let tell: Tell = Arc::new(move |event| teller.tell(|outbox| outbox.put_event(event)));
     let tell_health = Arc::clone(&tell);

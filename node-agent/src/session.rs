@@ -20,7 +20,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use crate::{config::Layout, desired::Update, loads::Told, node, tunnel, work::Node};
+use crate::{config::Layout, desired::Update, loads::Told, node, renewal, tunnel, work::Node};
 
 /// The addresses that a node announces find another one when it has been silent for a second and a
 /// half: this leaves room for five that are lost or late. A heartbeat is some 90 bytes on the wire.
@@ -39,23 +39,34 @@ const MESSAGE_SIZE_MAX: usize = 256 << 20;
 pub(crate) struct Session {
     node: Arc<Node>,
     updates: mpsc::Sender<Update>,
-    tls: ClientTlsConfig,
+    layout: Layout,
+}
+
+/// By what the files say now: certificates are renewed.
+pub(crate) fn tls(layout: &Layout) -> Result<ClientTlsConfig, fairlead_config::Error> {
+    Ok(ClientTlsConfig::new()
+        .identity(Identity::from_pem(
+            read(&layout.certificate())?,
+            read(&layout.key())?,
+        ))
+        .ca_certificate(Certificate::from_pem(read(&layout.authority())?))
+        .domain_name(fairlead_pki::CONTROL_SERVER_NAME))
 }
 
 impl Session {
+    /// # Errors
+    /// The node has no certificate, or it cannot be read.
     pub(crate) fn new(
         node: Arc<Node>,
-        layout: &Layout,
+        layout: Layout,
         updates: mpsc::Sender<Update>,
     ) -> anyhow::Result<Self> {
-        let tls = ClientTlsConfig::new()
-            .identity(Identity::from_pem(
-                read(&layout.certificate())?,
-                read(&layout.key())?,
-            ))
-            .ca_certificate(Certificate::from_pem(read(&layout.authority())?))
-            .domain_name(fairlead_pki::CONTROL_SERVER_NAME);
-        Ok(Self { node, updates, tls })
+        tls(&layout)?;
+        Ok(Self {
+            node,
+            updates,
+            layout,
+        })
     }
 
     /// Keeps a session with whichever member leads, for ever.
@@ -80,7 +91,7 @@ impl Session {
     /// One session; ends only by failing.
     async fn hold(&self, endpoint: SocketAddr) -> anyhow::Result<std::convert::Infallible> {
         let channel = Endpoint::from_shared(format!("https://{endpoint}"))?
-            .tls_config(self.tls.clone())?
+            .tls_config(tls(&self.layout)?)?
             .connect_timeout(DIAL_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_PERIOD)
             .keep_alive_timeout(KEEPALIVE_PERIOD)
@@ -103,7 +114,10 @@ impl Session {
         tracing::info!(%endpoint, "session begun");
         self.node.dataplane.set_in_session(true);
         self.with_outbox(|outbox| outbox.begin_session());
-        self.converse(channel, sender, stream).await
+        tokio::select! {
+            ended = self.converse(channel, sender, stream) => ended,
+            never = renewal::keep(client, &self.layout, self.node.config.node_name.as_str()) => match never {},
+        }
     }
 
     async fn converse(

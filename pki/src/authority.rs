@@ -17,6 +17,7 @@ const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
 /// A certificate authority with its private key.
 pub struct Authority {
+    leaf_lifetime: Duration,
     certificate_pem: String,
     key_pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -89,10 +90,21 @@ impl Authority {
                 source,
             })?;
         Ok(Self {
+            leaf_lifetime: LEAF_LIFETIME,
             certificate_pem: certificate_pem.to_owned(),
             key_pem: key_pem.to_owned(),
             issuer,
         })
+    }
+
+    /// The same authority, whose leaves are valid for as long as this from when they are made; a year
+    /// otherwise.
+    #[must_use]
+    pub fn with_leaf_lifetime(self, leaf_lifetime: Duration) -> Self {
+        Self {
+            leaf_lifetime,
+            ..self
+        }
     }
 
     /// The authority's certificate, PEM.
@@ -116,7 +128,7 @@ impl Authority {
         };
         let key = KeyPair::generate().map_err(make)?;
         let mut params = CertificateParams::new(subject.names).map_err(make)?;
-        fill_leaf(&mut params, subject, usage);
+        self.fill_leaf(&mut params, subject, usage);
         let certificate = params.signed_by(&key, &self.issuer).map_err(make)?;
         Ok(Leaf {
             certificate_pem: certificate.pem() + &self.certificate_pem,
@@ -147,9 +159,25 @@ impl Authority {
                 }
             })?;
         request.params = CertificateParams::new(subject.names).map_err(make)?;
-        fill_leaf(&mut request.params, subject, usage);
+        self.fill_leaf(&mut request.params, subject, usage);
         let certificate = request.signed_by(&self.issuer).map_err(make)?;
         Ok(certificate.pem() + &self.certificate_pem)
+    }
+
+    fn fill_leaf(&self, params: &mut CertificateParams, subject: &Subject<'_>, usage: Usage) {
+        params.distinguished_name = distinguished_name(subject.common_name, subject.organization);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = match usage {
+            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Peer => {
+                vec![
+                    ExtendedKeyUsagePurpose::ServerAuth,
+                    ExtendedKeyUsagePurpose::ClientAuth,
+                ]
+            }
+        };
+        set_validity(params, self.leaf_lifetime);
     }
 }
 
@@ -163,26 +191,30 @@ pub fn certificate_request(common_name: &str) -> Result<(String, String), Error>
         source,
     };
     let key = KeyPair::generate().map_err(make)?;
-    let mut params = CertificateParams::new(Vec::new()).map_err(make)?;
-    params.distinguished_name = distinguished_name(common_name, None);
-    let request = params.serialize_request(&key).map_err(make)?;
-    Ok((request.pem().map_err(make)?, key.serialize_pem()))
+    let request = request_for(&key, common_name).map_err(make)?;
+    Ok((request, key.serialize_pem()))
 }
 
-fn fill_leaf(params: &mut CertificateParams, subject: &Subject<'_>, usage: Usage) {
-    params.distinguished_name = distinguished_name(subject.common_name, subject.organization);
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = match usage {
-        Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-        Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
-        Usage::Peer => {
-            vec![
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ]
-        }
-    };
-    set_validity(params, LEAF_LIFETIME);
+/// Makes a request for another certificate over a key, PEM both: what the certificate replaces is
+/// one file, and the key goes with either.
+///
+/// # Errors
+/// When the key is malformed or the request cannot be made.
+pub fn renewal_request(key_pem: &str, common_name: &str) -> Result<String, Error> {
+    let key = KeyPair::from_pem(key_pem).map_err(|source| Error::Read {
+        what: "private key",
+        source,
+    })?;
+    request_for(&key, common_name).map_err(|source| Error::Make {
+        subject: common_name.to_owned(),
+        source,
+    })
+}
+
+fn request_for(key: &KeyPair, common_name: &str) -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name = distinguished_name(common_name, None);
+    params.serialize_request(key)?.pem()
 }
 
 fn distinguished_name(common_name: &str, organization: Option<&str>) -> DistinguishedName {

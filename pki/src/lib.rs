@@ -12,13 +12,15 @@ mod identity;
 mod pin;
 mod tls;
 mod token;
+mod validity;
 
-pub use authority::{Authority, Leaf, Subject, Usage, certificate_request};
+pub use authority::{Authority, Leaf, Subject, Usage, certificate_request, renewal_request};
 pub use clients::Clients;
 pub use identity::{Identity, identity};
 pub use pin::{PinError, fetch_authority};
 pub use tls::{TlsError, client_config, install_crypto_provider, server_config};
 pub use token::{JoinToken, Role, TokenError};
+pub use validity::Validity;
 
 /// The DNS name every control-plane certificate carries, so that a client that knows a member only
 /// by its address can verify it.

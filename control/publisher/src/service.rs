@@ -3,8 +3,8 @@ use std::{pin::Pin, sync::Arc};
 use async_trait::async_trait;
 use fairlead_api::Generation;
 use fairlead_proto::node::{
-    AgentMessage, ControlMessage, JoinRequest, JoinResponse, TunnelFrame, agent_message,
-    node_server::Node,
+    AgentMessage, ControlMessage, JoinRequest, JoinResponse, RenewRequest, RenewResponse,
+    TunnelFrame, agent_message, node_server::Node,
 };
 use futures::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,11 +12,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{peer, publisher::Shared, reports::Reports};
 
-/// Decides who may join the cluster as a node.
+/// Decides who may join the cluster as a node, and stay in it.
 #[async_trait]
 pub trait Enrollment: Send + Sync {
     /// Exchanges a join token for a certificate.
     async fn join(&self, request: JoinRequest) -> Result<JoinResponse, Status>;
+
+    /// Certifies a key for a node that has shown a certificate of its own.
+    async fn renew(&self, node: &str, request: RenewRequest) -> Result<RenewResponse, Status>;
 }
 
 /// The gRPC service that agents dial.
@@ -41,6 +44,17 @@ impl Node for NodeService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         self.enrollment
             .join(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<RenewResponse>, Status> {
+        let node = peer::node_name(&request)?;
+        self.enrollment
+            .renew(&node, request.into_inner())
             .await
             .map(Response::new)
     }

@@ -16,8 +16,9 @@ use fairlead_api::{
 };
 use fairlead_objects::{Grace, Object, ObjectName};
 use fairlead_proto::node::{
-    Acknowledgement, Heartbeat, OpenTunnel, PodGone, PodStatus, TunnelFrame,
+    Acknowledgement, Heartbeat, OpenTunnel, PodGone, PodStatus, RenewRequest, TunnelFrame,
     agent_message::Message as ToControl, control_message::Message as ToAgent,
+    node_client::NodeClient,
 };
 use fairlead_publisher::OpenError;
 use serde_json::json;
@@ -329,6 +330,25 @@ async fn node_that_dies_without_a_word_is_silent_and_not_waited_for() {
         .open(&NodeName::new("n1"), "query", json!({}))
         .await;
     assert_eq!(frames.unwrap_err(), OpenError::Silent("n1".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificate_is_renewed_for_the_node_whose_certificate_is_shown() {
+    let control = Control::start().await;
+    for (common_name, expected) in [
+        (Some("system:node:n1"), Ok("n1".to_owned())),
+        (Some("kubernetes-admin"), Err(Code::PermissionDenied)),
+        (None, Err(Code::Unauthenticated)),
+    ] {
+        let mut client = NodeClient::new(control.channel(common_name).await);
+        let answer = client.renew(RenewRequest::default()).await;
+        let renewed = answer.map(|answer| answer.into_inner().certificate_pem);
+        assert_eq!(
+            renewed.map_err(|status| status.code()),
+            expected,
+            "{common_name:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
