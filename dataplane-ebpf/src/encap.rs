@@ -11,7 +11,7 @@ use core::mem;
 use core::ptr;
 use fairlead_dataplane_common::{Config, DropReason, NodeEntry, checksum, mac, protocol};
 
-use crate::frame::{Frame, OnWire};
+use crate::frame::{Frame, OnWire, is_segmented_later};
 use crate::header::{
     ETHERTYPE_IPV4_BE, ETHERTYPE_IPV6_BE, Ethernet, Ipv4, Ipv6, NETWORK, OuterV4, OuterV6, Tunnel,
     Udp, Vxlan,
@@ -35,6 +35,17 @@ pub const fn overhead(family: Family) -> usize {
     match family {
         Family::V4 => OVERHEAD_V4,
         Family::V6 => OVERHEAD_V6,
+    }
+}
+
+/// The largest packet that fits the way to `node` with the outer headers, if one of `length` does not.
+#[inline(always)]
+pub fn would_fit(node: &NodeEntry, length: u32) -> Option<u32> {
+    let overhead = overhead_to(node);
+    if node.mtu < length + overhead && node.mtu > overhead {
+        Some(node.mtu - overhead)
+    } else {
+        None
     }
 }
 
@@ -203,10 +214,8 @@ fn try_send_inner(
     node: &NodeEntry,
     inner: &Inner,
 ) -> Result<i32, DropReason> {
-    // SAFETY: the context is the program's own.
-    let is_segmented_later = unsafe { (*ctx.skb.skb).gso_size } != 0;
     let length = inner.length + overhead_to(node);
-    if !is_segmented_later && node.mtu != 0 && node.mtu < length {
+    if !is_segmented_later(ctx) && node.mtu != 0 && node.mtu < length {
         return Err(DropReason::TooBig);
     }
     if node.is_v4() {

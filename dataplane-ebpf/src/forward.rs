@@ -9,7 +9,7 @@ use fairlead_dataplane_common::{
 };
 
 use crate::encap::{self, Label};
-use crate::frame::{Frame, is_passed_on};
+use crate::frame::{Frame, is_passed_on, is_segmented_later};
 use crate::header::Ethernet;
 use crate::parse::{Packet, Shape};
 use crate::pick::{self, Pick};
@@ -66,9 +66,8 @@ pub fn send_xdp(
     if service.flags & SERVICE_DR != 0 && pick.found.is_agreed() && node.takes_frames() {
         return pass_on(ctx, config, node);
     }
-    let overhead = encap::overhead_to(node);
-    if node.mtu < packet.length + overhead && node.mtu > overhead {
-        return too_big::answer(ctx.ctx, node.mtu - overhead).unpack();
+    if let Some(fits) = encap::would_fit(node, packet.length) {
+        return too_big::answer(ctx.ctx, fits).unpack();
     }
     let label = Label::backend(config, backend.id);
     encap::push_xdp(ctx, config, node, packet, pick.hash, label)?;
@@ -76,7 +75,7 @@ pub fn send_xdp(
 }
 
 /// The same for what XDP could not finish: a pod of this node, or a node whose neighbour the stack
-/// has to resolve.
+/// has to resolve. What does not fit is left as it is: [`TOO_BIG`] and more says what would.
 #[inline(always)]
 pub fn send_skb(
     ctx: &TcContext,
@@ -106,9 +105,13 @@ pub fn send_skb(
             nat::begin(flow, pick)?;
             Ok(TRANSLATE)
         } else {
-            vlan::discard(ctx)?;
             server::send_skb(skb, backend.node, flags, pick.hash).unpack_skb()
         };
+    }
+    if !is_segmented_later(ctx)
+        && let Some(fits) = encap::would_fit(node, packet.length)
+    {
+        return Ok((TOO_BIG + fits) as i32);
     }
     vlan::discard(ctx)?;
     let label = Label::backend(config, backend.id);

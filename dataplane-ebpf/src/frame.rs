@@ -225,6 +225,30 @@ pub fn is_passed_on<F: Frame>(frame: &F) -> Result<bool, DropReason> {
     Ok(mac::is_node(unsafe { (*ethernet).source }))
 }
 
+/// Whether a packet is larger than what will be sent: each of its segments gets the headers.
+#[inline(always)]
+pub fn is_segmented_later(ctx: &TcContext) -> bool {
+    // SAFETY: the context is the program's own.
+    unsafe { (*ctx.skb.skb).gso_size != 0 }
+}
+
+/// Whether the sum of a packet's transport header is left to the device (`CHECKSUM_PARTIAL`): a sender
+/// on the same machine does so. The field at `checksum` holds the sum of the pseudo header then, which a
+/// change behind that header does not touch; the kernel tells nobody in another way.
+#[inline(always)]
+pub fn is_finished_by_device(ctx: &TcContext, checksum: usize) -> Result<bool, DropReason> {
+    let load = || ctx.load::<u16>(checksum);
+    let before = load().map_err(|_| DropReason::RewriteFailed)?;
+    let replace = |from, to| {
+        let replaced = ctx.l4_csum_replace(checksum, from, to, 2);
+        replaced.map_err(|_| DropReason::RewriteFailed)
+    };
+    replace(0, 1)?;
+    let after = load().map_err(|_| DropReason::RewriteFailed)?;
+    replace(1, 0)?;
+    Ok(before == after)
+}
+
 /// Makes the first `wanted` bytes of a packet (all of a shorter one) directly reachable. Drivers may
 /// leave even headers in page fragments.
 #[inline(always)]

@@ -9,7 +9,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use core::mem;
 use fairlead_dataplane_common::{DropReason, FlowKey, ServiceEntry, checksum, protocol};
 
-use crate::frame::{Frame, is_passed_on, pull};
+use crate::frame::{Frame, is_finished_by_device, is_passed_on, pull};
 use crate::header::{Ethernet, Ipv4, Ipv6, NETWORK, Tcp};
 use crate::parse::{Family, Packet, Shape};
 use crate::verdict::{Pack, Packed, Refusal};
@@ -104,17 +104,6 @@ fn send_back_skb(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
         .map_err(|_| DropReason::RewriteFailed)?;
     // SAFETY: the context is the program's own; the rest are numbers.
     Ok(unsafe { bpf_redirect((*skb).ifindex, 0) } as i32)
-}
-
-/// Whether the sum of a packet's transport header is left to the device (`CHECKSUM_PARTIAL`): a sender
-/// on the same machine does so. The field holds the sum of the pseudo header then, which a change
-/// behind that header does not touch; the kernel tells nobody in another way.
-#[inline(always)]
-fn is_finished_by_device(ctx: &TcContext, checksum: usize) -> Result<bool, DropReason> {
-    ctx.l4_csum_replace(checksum, 0, 1, 2)
-        .map_err(|_| DropReason::RewriteFailed)?;
-    let after: u16 = ctx.load(checksum).map_err(|_| DropReason::RewriteFailed)?;
-    Ok(after == 0)
 }
 
 /// The TCP header of the reset, and the sum of its pseudo header.

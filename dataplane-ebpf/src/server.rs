@@ -18,11 +18,11 @@ use fairlead_dataplane_common::{
 
 use crate::encap::set_ethertype;
 use crate::forward::SENT_ON;
-use crate::frame::{Frame, OnWire};
+use crate::frame::{Frame, OnWire, is_segmented_later};
 use crate::header::{Ethernet, Ipv4, Ipv6, NETWORK, Udp};
 use crate::parse::{Family, Packet};
 use crate::verdict::{Pack, Packed};
-use crate::{lookup, parse};
+use crate::{lookup, parse, vlan};
 
 /// Hops that an outer header has left.
 const TTL: u8 = 64;
@@ -30,8 +30,8 @@ const TTL: u8 = 64;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 
-/// Added to an MTU in what [`send_xdp`] returns instead of an action: the packet does not fit, and its
-/// sender is to be told that this would have.
+/// Added to an MTU in what [`send_xdp`] and [`send_skb`] return instead of an action: the packet does not
+/// fit, and its sender is to be told that this would have.
 pub const TOO_BIG: u32 = 1 << 24;
 
 /// The outer header's payload: the packet itself.
@@ -100,6 +100,12 @@ impl Way {
         };
         (ip + udp) as u32
     }
+
+    /// Whether `packet` does not fit the way to `node` with what is added.
+    #[inline(always)]
+    fn is_too_long(self, node: &NodeEntry, packet: &Packet) -> bool {
+        node.mtu > self.overhead() && node.mtu < packet.length + self.overhead()
+    }
 }
 
 /// Sends a frame to the real server in `node_slot`, of a service with these `flags`, whose neighbour is
@@ -129,7 +135,7 @@ fn try_send_xdp(
         return Ok(SENT_ON);
     }
     let way = Way::to(node, flags);
-    if node.mtu > way.overhead() && node.mtu < packet.length + way.overhead() {
+    if way.is_too_long(node, packet) {
         return Ok(TOO_BIG + node.mtu - way.overhead());
     }
     let config = lookup::config()?;
@@ -182,14 +188,14 @@ fn try_send_skb(
     let node = lookup::node(node_slot).ok_or(DropReason::NoBackend)?;
     let config = lookup::config()?;
     if flags & SERVICE_DR != 0 && node.flags & NODE_ADJACENT != 0 {
+        vlan::discard(ctx)?;
         return Ok(to_neighbour(uplink(config, node), &node.address));
     }
     let way = Way::to(node, flags);
-    // SAFETY: the context is the program's own.
-    let is_segmented_later = unsafe { (*ctx.skb.skb).gso_size } != 0;
-    if !is_segmented_later && node.mtu != 0 && node.mtu < packet.length + way.overhead() {
-        return Err(DropReason::TooBig);
+    if !is_segmented_later(ctx) && way.is_too_long(node, packet) {
+        return Ok((TOO_BIG + node.mtu - way.overhead()) as i32);
     }
+    vlan::discard(ctx)?;
     match (way.outer, way.is_gue) {
         (Family::V4, false) => make_room(ctx, way, plain_v4(config, node, packet)?)?,
         (Family::V4, true) => make_room(ctx, way, gue_v4(config, node, packet, hash)?)?,

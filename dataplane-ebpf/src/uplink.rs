@@ -17,13 +17,16 @@ use crate::header::{Ethernet, Udp, Vxlan};
 use crate::maps::{UPLINKS, VPCS};
 use crate::parse::{Family, HEADERS, Packet, Shape};
 use crate::pick::{self, Choice};
+use crate::server::TOO_BIG;
 use crate::stage::{
     BALANCE, COME_BACK, DELIVER, DELIVER_ERROR, DELIVER_LAST, FROM_POD, MASQUERADE, NO_SERVICE,
     PLAIN, REFUSE, SEND, TAKE_OPTIONS_OFF, TRANSLATE, TRANSLATE_ANSWER,
 };
 use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Outer};
-use crate::{forward, fragment, lookup, nat, options, parse, reply, reset, second_chance, snat};
+use crate::{
+    forward, fragment, lookup, nat, options, parse, reply, reset, second_chance, snat, too_big,
+};
 
 /// Bytes of the headers this side looks at, the outer ones included.
 const ALL_HEADERS: u32 = encap::OVERHEAD_V6 as u32 + HEADERS;
@@ -79,6 +82,9 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
                     outer = Outer::NONE;
                 }
                 action
+            }
+            action if action >= TOO_BIG as i32 => {
+                too_big::answer_skb(ctx.skb.skb, action as u32 - TOO_BIG).unpack_skb()?
             }
             action => action,
         }

@@ -254,3 +254,78 @@ fn packet_too_big_for_the_tunnel_is_answered_with_what_would_fit() {
     frame_v6::assert_checksums(&out.frame);
     assert_eq!(world.counter(Counter::TooBigAnswered), 4);
 }
+
+#[test]
+fn packet_too_big_that_xdp_left_to_the_stack_is_answered_the_same() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    let fits = u32::from(NODE_MTU) - OVERHEAD as u32;
+    let payload = vec![0x5a; fits as usize - 40];
+    let more = [&payload[..], b"x"].concat();
+    // The neighbour of port 83's node is not known; of port 82's it is, by another interface.
+    world.set_interface(1, 7);
+    for port in [82, 83] {
+        let exact = tcp((CLIENT, 40_000), (VIP, port), ACK, &payload);
+        assert_eq!(world.run(XDP, &exact).verdict, Verdict::Pass);
+        let out = world.run(IN, &exact);
+        assert_eq!(out.frame.len(), exact.len() + OVERHEAD, "what fits is sent");
+
+        let big = tcp((CLIENT, 40_000), (VIP, port), ACK, &more);
+        assert_eq!(world.run(XDP, &big).verdict, Verdict::Pass);
+        let out = world.run(IN, &big);
+        assert_eq!(out.verdict, Verdict::Redirect);
+        let expected = icmp_error((3, 4), VIP, CLIENT, &big, 40);
+        assert_eq!(out.frame.len(), expected.len());
+        assert_eq!(out.frame[..6], ROUTER_MAC);
+        assert_eq!(out.frame[6..12], OWN_MAC);
+        assert_eq!(out.frame[12..18], expected[12..18], "type and length");
+        assert_eq!(out.frame[26..36], expected[26..36], "whose, and what");
+        assert_eq!(out.frame[38..42], fits.to_be_bytes());
+        assert_eq!(out.frame[42..], expected[42..], "the quote");
+        frame::assert_checksums(&out.frame);
+
+        let big = frame_v6::tcp((CLIENT_V6, 40_000), (VIP_V6, port), ACK, &payload);
+        assert_eq!(world.run(XDP, &big).verdict, Verdict::Pass);
+        let out = world.run(IN, &big);
+        assert_eq!(out.verdict, Verdict::Redirect);
+        let ((from, _), (to, _)) = frame_v6::ends(&out.frame);
+        assert_eq!((from, to), (VIP_V6, CLIENT_V6));
+        assert_eq!(out.frame[..6], ROUTER_MAC);
+        assert_eq!(out.frame[12..14], [0x86, 0xdd]);
+        assert_eq!(out.frame[54..56], [2, 0]);
+        assert_eq!(out.frame[58..62], fits.to_be_bytes());
+        assert_eq!(out.frame[62..], big[NETWORK..NETWORK + 60], "the quote");
+        frame_v6::assert_checksums(&out.frame);
+    }
+
+    let datagram = udp((CLIENT, 40_000), (VIP, 53), &[0x5a; 4_000]);
+    let fragments = fragments::split_at(1_480, &datagram, 7);
+    let verdicts = fragments
+        .iter()
+        .map(|fragment| world.run(IN, fragment).verdict);
+    assert_eq!(
+        verdicts.collect::<Vec<_>>(),
+        [
+            Verdict::Redirect,
+            Verdict::Drop(DropReason::TooBig),
+            Verdict::Redirect
+        ],
+        "the first is answered, and the last fits"
+    );
+    let big = tcp((CLIENT, 40_000), (VIP, 82), ACK, &more);
+    let about = icmp_error(
+        (3, 4),
+        HOP,
+        VIP,
+        &tcp((VIP, 82), (CLIENT, 1), ACK, &big),
+        1_470,
+    );
+    let out = world.run(IN, &about);
+    assert_eq!(
+        out.verdict,
+        Verdict::Drop(DropReason::TooBig),
+        "no error about one"
+    );
+    assert_eq!(world.counter(Counter::TooBigAnswered), 5);
+}

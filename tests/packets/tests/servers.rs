@@ -174,15 +174,18 @@ fn packet_that_does_not_fit_the_tunnel_is_answered_with_what_would() {
         assert_eq!(out.frame[34..36], [3, 4]);
         assert_eq!(out.frame[38..42], fits.to_be_bytes());
         frame::assert_checksums(&out.frame);
-        let outcome = world.run(IN, &frame);
-        assert_eq!(outcome.verdict, Verdict::Drop(DropReason::TooBig));
+        let out = world.run(IN, &frame);
+        assert_eq!(out.verdict, Verdict::Redirect, "the same by the stack");
+        assert_eq!(out.frame[34..36], [3, 4]);
+        assert_eq!(out.frame[38..42], fits.to_be_bytes());
+        frame::assert_checksums(&out.frame);
 
         let frame = frame_v6::tcp((CLIENT_V6, 1), (VIP_V6, 7000), ACK, &payload);
         let out = world.run(XDP, &frame);
         assert_eq!(out.frame[54..56], [2, 0]);
         assert_eq!(out.frame[58..62], fits.to_be_bytes());
         frame_v6::assert_checksums(&out.frame);
-        assert_eq!(world.counter(Counter::TooBigAnswered), 2);
+        assert_eq!(world.counter(Counter::TooBigAnswered), 3);
     }
 }
 
