@@ -29,7 +29,9 @@ pub struct Config {
     pub vxlan_port_be: u16,
     /// Percent of what the other services leave of `flows` that one service may fill, and of the notes
     /// of a moment that it may make, see [`noting`](crate::noting). 0: all of it.
-    pub service_share_percent: u16,
+    pub service_share_percent: u8,
+    /// 1 if there is anything in `vip_prefixes`, else 0: then nobody looks there.
+    pub has_vip_prefixes: u8,
     /// The node's IPv4 address, as whom pods are masqueraded, as the word it is on the wire; 0 if it
     /// has none.
     pub masquerade_word: u32,

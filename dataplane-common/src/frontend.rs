@@ -1,6 +1,6 @@
-use crate::Address;
 use crate::hash;
 use crate::maps::FRONTEND_BUCKETS;
+use crate::{Address, RouteKey};
 
 /// The entry is in use. Set in every entry, so that an all-zero one is free.
 pub const FRONTEND_USED: u32 = 1;
@@ -24,7 +24,7 @@ pub const BUCKET_ENTRIES: usize = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct FrontendKey {
-    /// The service's address.
+    /// The service's address; of a prefix the first, its host bits clear.
     pub address: Address,
     /// The network the client is in.
     pub vpc: u32,
@@ -32,8 +32,9 @@ pub struct FrontendKey {
     pub port_be: u16,
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub padding: u8,
+    /// How many bits of the address count (of 128: an IPv4 prefix counts 96 more), where it stands for
+    /// a whole prefix; 0 for one address.
+    pub prefix: u8,
 }
 map_struct!(FrontendKey, 24);
 
@@ -50,6 +51,19 @@ pub struct FrontendEntry {
 }
 map_struct!(FrontendEntry, 32);
 
+/// A VIP that is a whole prefix: an element of `vip_prefixes`, whose keys are
+/// [`RouteKey`](crate::RouteKey)s. It says where to look in `frontends`, in either bank: an address is
+/// answered for by itself, or by the longest of these that it is in and that answers at the port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct VipPrefix {
+    /// Its first address.
+    pub network: Address,
+    /// How many bits of it count, of 128.
+    pub length: u32,
+}
+map_struct!(VipPrefix, 20);
+
 /// An element of `frontends`.
 ///
 /// The table is a bucketised cuckoo hash (Pagh and Rodler 2004; buckets of two fill to 89 %): a key
@@ -62,6 +76,14 @@ pub struct FrontendBucket {
 }
 map_struct!(FrontendBucket, 64);
 
+impl VipPrefix {
+    /// How many bits of its [`RouteKey`] count.
+    #[inline(always)]
+    pub const fn bits(&self) -> u32 {
+        RouteKey::BITS - 128 + self.length
+    }
+}
+
 impl FrontendKey {
     /// The key of `protocol` at `address`:`port_be` in `vpc`.
     #[inline(always)]
@@ -71,7 +93,17 @@ impl FrontendKey {
             vpc,
             port_be,
             protocol,
-            padding: 0,
+            prefix: 0,
+        }
+    }
+
+    /// The key of the same port and protocol at all addresses of `prefix`.
+    #[inline(always)]
+    pub const fn at_prefix(self, prefix: &VipPrefix) -> Self {
+        Self {
+            address: prefix.network,
+            prefix: prefix.length as u8,
+            ..self
         }
     }
 
@@ -87,7 +119,8 @@ impl FrontendKey {
         let words = &self.address.words;
         let high = (words[0] as u64) << 32 | words[1] as u64;
         let low = (words[2] as u64) << 32 | words[3] as u64;
-        let rest = (self.vpc as u64) << 32 | (self.port_be as u64) << 8 | self.protocol as u64;
+        let place = (self.prefix as u64) << 24 | (self.port_be as u64) << 8 | self.protocol as u64;
+        let rest = (self.vpc as u64) << 32 | place;
         let mixed = hash::mix(low ^ high.rotate_left(29) ^ rest.rotate_left(40));
         let mixed = hash::mix(mixed ^ rest);
         [
@@ -127,6 +160,7 @@ impl FrontendEntry {
         own[3] == other[3]
             && self.key.port_be == key.port_be
             && self.key.protocol == key.protocol
+            && self.key.prefix == key.prefix
             && own[2] == other[2]
             && own[1] == other[1]
             && own[0] == other[0]
@@ -160,6 +194,28 @@ mod tests {
         assert_eq!(bucket.find(&key(2)).unwrap().service, 12);
         assert_eq!(bucket.find(&key(3)), None);
         assert_eq!(bucket.find(&FrontendKey { vpc: 1, ..key(1) }), None);
+    }
+
+    #[test]
+    fn first_address_of_a_prefix_is_not_the_prefix() {
+        let prefix = VipPrefix {
+            network: key(0).address,
+            length: 96 + 28,
+        };
+        let of_all = key(1).at_prefix(&prefix);
+        let bucket = FrontendBucket {
+            entries: [
+                FrontendEntry {
+                    key: of_all,
+                    service: 11,
+                    flags: FRONTEND_USED | FRONTEND_EXTERNAL,
+                },
+                FrontendEntry::default(),
+            ],
+        };
+        assert_eq!(bucket.find(&of_all).unwrap().service, 11);
+        assert_eq!(bucket.find(&key(1)), None);
+        assert_ne!(of_all.buckets(), key(1).buckets());
     }
 
     #[test]

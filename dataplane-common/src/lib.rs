@@ -75,7 +75,7 @@ pub use endpoint::{EndpointEntry, EndpointKey, PodEntry};
 pub use flow::{FlowEntry, FlowKey};
 pub use frontend::{
     BUCKET_ENTRIES, FRONTEND_ADDRESS, FRONTEND_ANNOUNCED, FRONTEND_CLUSTER, FRONTEND_EXTERNAL,
-    FRONTEND_NODE_PORT, FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey,
+    FRONTEND_NODE_PORT, FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey, VipPrefix,
 };
 pub use node::{
     NODE_ADJACENT, NODE_BY_INTERFACE, NODE_LOCAL, NODE_RESOLVED, NODE_SERVER, NODE_USED, NodeEntry,

@@ -29,6 +29,8 @@ names! {
     META "meta",
     /// Array of [`FrontendBucket`](crate::FrontendBucket), two banks of [`FRONTEND_BUCKETS`].
     FRONTENDS "frontends",
+    /// LPM trie: [`RouteKey`](crate::RouteKey) → [`VipPrefix`](crate::VipPrefix).
+    VIP_PREFIXES "vip_prefixes",
     /// Array of [`ServiceEntry`](crate::ServiceEntry), two banks of [`SERVICES_MAX`].
     SERVICES "services",
     /// Array of `u32` that can be mapped: backend slots by table slot, see [`LUT_SLOT_MASK`](crate::LUT_SLOT_MASK).
@@ -101,6 +103,10 @@ names! {
 pub const FRONTEND_BUCKETS: u32 = 1 << 16;
 /// Frontends the agent accepts: a load of 76 %, where insertion never needs a long search.
 pub const FRONTENDS_MAX: u32 = 100_000;
+/// VIPs that are prefixes.
+pub const VIP_PREFIXES_MAX: u32 = 1 << 12;
+/// How many of them an address may be in: programs look for each that has nobody at the port.
+pub const VIP_PREFIXES_NESTED_MAX: u32 = 4;
 /// Service ports of one bank of `services`. 1 MiB a bank; `service_stats` 2.5 MiB a CPU.
 pub const SERVICES_MAX: u32 = 1 << 16;
 /// Slots of `lut`. 10,000 services of 10 backends need 1009 slots each, 10.1 million in all, and a

@@ -10,8 +10,8 @@ pub const ROUTE_LOCAL: u32 = 3;
 /// An address of the cluster that no node holds: dropped, never masqueraded.
 pub const ROUTE_UNREACHABLE: u32 = 4;
 
-/// What the prefixes of `routes` are made of. A prefix length counts the 32 bits of the VPC, and 96
-/// more before the bits of an IPv4 prefix: `10.244.2.0/24` is `32 + 96 + 24`.
+/// What the prefixes of `routes` and `vip_prefixes` are made of. A prefix length counts the 32 bits of
+/// the VPC, and 96 more before the bits of an IPv4 prefix: `10.244.2.0/24` is `32 + 96 + 24`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct RouteKey {

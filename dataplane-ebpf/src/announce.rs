@@ -293,7 +293,7 @@ fn try_advertise(ctx: &XdpContext) -> Result<u32, DropReason> {
 fn is_announced(config: &Config, address: Address) -> bool {
     const BOTH: u32 = FRONTEND_ADDRESS | FRONTEND_ANNOUNCED;
     // The segment of an uplink is the default network's.
-    lookup::frontend(config, &FrontendKey::of_address(0, address))
+    lookup::exact(config, &FrontendKey::of_address(0, address))
         .is_some_and(|entry| entry.flags & BOTH == BOTH)
 }
 

@@ -39,6 +39,7 @@ mod options;
 mod parse;
 mod pick;
 pub mod pod;
+mod prefix;
 mod probe;
 mod reply;
 mod reset;

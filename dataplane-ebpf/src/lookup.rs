@@ -12,6 +12,7 @@ use crate::maps::{
     BACKEND_IDS, BACKENDS, CONFIG, ENDPOINTS, FRONTENDS, NODE_ADDRESSES, NODES, ROUTES,
     SOURCE_RANGES,
 };
+use crate::prefix;
 
 /// The node's parameters. The element always exists; the verifier wants it asked for.
 #[inline(always)]
@@ -19,9 +20,9 @@ pub fn config() -> Result<&'static Config, DropReason> {
     CONFIG.get(0).ok_or(DropReason::NoBackend)
 }
 
-/// The frontend of `key`, of any scope.
+/// The frontend of `key`, and of no prefix.
 #[inline(always)]
-pub fn frontend(config: &Config, key: &FrontendKey) -> Option<&'static FrontendEntry> {
+pub fn exact(config: &Config, key: &FrontendKey) -> Option<&'static FrontendEntry> {
     let [first, second] = key.buckets();
     if let Some(bucket) = FRONTENDS.get(FrontendKey::index(config.bank, first))
         && let Some(entry) = bucket.find(key)
@@ -42,15 +43,31 @@ pub fn external(config: &Config, flow: &FlowKey) -> Option<&'static FrontendEntr
         flow.protocol,
         flow.destination_port_be,
     );
-    frontend(config, &key).filter(|entry| entry.flags & FRONTEND_EXTERNAL != 0)
+    of_packet(config, &key).filter(|entry| entry.flags & FRONTEND_EXTERNAL != 0)
 }
 
-/// Whether `address` is a VIP.
+/// Whether `address` is a VIP, or in one.
 #[inline(always)]
 pub fn is_vip(config: &Config, vpc: u32, address: Address) -> bool {
-    match frontend(config, &FrontendKey::of_address(vpc, address)) {
-        Some(entry) => entry.flags & FRONTEND_ADDRESS != 0,
-        None => false,
+    of_packet(config, &FrontendKey::of_address(vpc, address))
+        .is_some_and(|entry| entry.flags & FRONTEND_ADDRESS != 0)
+}
+
+/// The frontend of `key`: that of the very address, or that of a prefix it is in.
+#[inline(always)]
+fn of_packet(config: &Config, key: &FrontendKey) -> Option<&'static FrontendEntry> {
+    match exact(config, key) {
+        None if config.has_vip_prefixes != 0 => prefix::of_packet(key),
+        found => found,
+    }
+}
+
+/// The service that a socket asks for by `key`, of any scope.
+#[inline(always)]
+pub fn of_socket(config: &Config, key: &FrontendKey) -> Option<u32> {
+    match exact(config, key) {
+        None if config.has_vip_prefixes != 0 => prefix::of_socket(key),
+        found => found.map(|entry| entry.service),
     }
 }
 

@@ -7,17 +7,18 @@ use fairlead_dataplane_common::maps::{
     AFFINITY_MAX, BACKENDS_MAX, CONFLICTS_MAX, COUNTERS_MAX, DROP_REASONS_MAX, DROP_SAMPLES_MAX,
     FLOWS_MAX, FRAGMENTS_MAX, FRONTEND_BUCKETS, LUT_SLOTS, NAT_MAX, NEWCOMERS_MAX, NODES_MAX,
     NOTED_MAX, PODS_MAX, REPLIES_MAX, ROUTES_MAX, SERVICE_DROPS_MAX, SERVICES_MAX, SNAT_MAX,
-    SOCKETS_MAX, SOURCE_RANGES_MAX, UPLINKS_MAX, VPCS_MAX,
+    SOCKETS_MAX, SOURCE_RANGES_MAX, UPLINKS_MAX, VIP_PREFIXES_MAX, VPCS_MAX,
 };
 use fairlead_dataplane_common::{
     Address, AffinityEntry, AffinityKey, BackendEntry, BackendStats, Config, ConflictEntry,
     DropSample, DropSampleKey, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey,
     FragmentKey, FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry,
     PodEntry, ProbeEntry, RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats,
-    SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
+    SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry, VipPrefix,
 };
 
 use crate::nat::Translation;
+use crate::prefix;
 use crate::reply::Delivery;
 use crate::track::Query;
 
@@ -123,6 +124,11 @@ pub static AFFINITY: LruHashMap<AffinityKey, AffinityEntry> =
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
     LruHashMap::with_max_entries(FRAGMENTS_MAX, 0);
 
+/// VIPs that are prefixes.
+#[map(name = "vip_prefixes")]
+pub static VIP_PREFIXES: LpmTrie<RouteKey, VipPrefix> =
+    LpmTrie::with_max_entries(VIP_PREFIXES_MAX, 0);
+
 /// Who may use a service.
 #[map(name = "source_ranges")]
 pub static SOURCE_RANGES: LpmTrie<SourceRangeKey, u32> =
@@ -178,6 +184,10 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_M
 /// it. Not pinned, as it holds nothing from one packet to the next.
 #[map(name = "query")]
 pub static QUERY: PerCpuArray<Query> = PerCpuArray::with_max_entries(1, 0);
+
+/// The same for the prefix that a packet's address is in.
+#[map(name = "prefix_query")]
+pub static PREFIX_QUERY: PerCpuArray<prefix::Query> = PerCpuArray::with_max_entries(1, 0);
 
 /// The same for what a pod here is to be given.
 #[map(name = "delivery")]

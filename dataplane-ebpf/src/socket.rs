@@ -65,7 +65,7 @@ fn translate(
     // SAFETY: the context is the program's own.
     let protocol = unsafe { (*ctx.sock_addr).protocol } as u8;
     let asked = FrontendKey::new(0, address, protocol, port_be);
-    let Some(frontend) = lookup::frontend(config, &asked) else {
+    let Some(service) = lookup::of_socket(config, &asked) else {
         return Ok(None);
     };
     let asker = Asker {
@@ -75,12 +75,11 @@ fn translate(
         asked: address,
         connects,
     };
-    let (backend_slot, backend) =
-        pick::for_socket(config, frontend.service, &asker).map_err(refused)?;
+    let (backend_slot, backend) = pick::for_socket(config, service, &asker).map_err(refused)?;
     // A socket reaches a backend of the other family by no address it could be given.
     if backend.address.is_v4() != asked.address.is_v4() {
         let reason = DropReason::UnsupportedFamily;
-        return Err(refused(Refusal::of_service(reason, frontend.service)));
+        return Err(refused(Refusal::of_service(reason, service)));
     }
     remember(ctx, &asked, backend);
     set_peer(ctx, family, backend.address, backend.port_be);

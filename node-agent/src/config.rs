@@ -72,14 +72,14 @@ impl Flows {
 /// A part of something, of 100; never nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u16")]
-pub(crate) struct Percent(u16);
+pub(crate) struct Percent(u8);
 
 impl TryFrom<u16> for Percent {
     type Error = String;
 
     fn try_from(percent: u16) -> Result<Self, String> {
-        match percent {
-            1..=100 => Ok(Self(percent)),
+        match u8::try_from(percent) {
+            Ok(percent @ 1..=100) => Ok(Self(percent)),
             _ => Err(format!("{percent} is no percentage from 1 to 100")),
         }
     }

@@ -271,6 +271,7 @@ fn service(id: u32) -> Service {
         address: address.to_vec().into(),
         port: 80,
         scope: scope.into(),
+        prefix_length: 0,
     };
     let backend = |index: u32| {
         let number = (id - 1) * BACKENDS + index;

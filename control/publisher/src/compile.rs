@@ -402,6 +402,7 @@ fn compile_service(
                         address: octets(*address),
                         port: number,
                         scope: (*scope).into(),
+                        prefix_length: 0,
                     })
                     .collect(),
                 backends,

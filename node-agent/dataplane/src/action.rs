@@ -143,6 +143,16 @@ pub enum Action {
         /// Where to.
         prefix: Prefix,
     },
+    /// Makes a prefix a VIP.
+    AddVipPrefix {
+        /// Which.
+        prefix: Prefix,
+    },
+    /// The reverse.
+    RemoveVipPrefix {
+        /// Which.
+        prefix: Prefix,
+    },
     /// Accepts a VNI.
     AddVpc {
         /// The network.

@@ -144,12 +144,11 @@ impl Tables {
         observed.adopt_frontends([frontends(0)?, frontends(1)?]);
         for route in self.routes.iter() {
             let (key, entry) = route.map_err(Error::of("read", names::ROUTES))?;
-            let prefix = Prefix {
-                vpc: u32::from_be(key.data().vpc_be),
-                address: key.data().address,
-                bits: key.prefix_len(),
-            };
-            observed.routes.insert(prefix, entry);
+            observed.routes.insert(prefix_of(&key), entry);
+        }
+        for prefix in self.vip_prefixes.iter() {
+            let (key, _) = prefix.map_err(Error::of("read", names::VIP_PREFIXES))?;
+            observed.vip_prefixes.insert(prefix_of(&key));
         }
         for range in self.source_ranges.iter() {
             let (key, _) = range.map_err(Error::of("read", names::SOURCE_RANGES))?;
@@ -257,6 +256,14 @@ impl Tables {
             Action::RemoveRoute { prefix } => {
                 absent_is_fine(self.routes.remove(&trie_key(prefix)), names::ROUTES)
             }
+            Action::AddVipPrefix { prefix } => self
+                .vip_prefixes
+                .insert(&trie_key(prefix), prefix.vip(), 0)
+                .map_err(Error::of("write", names::VIP_PREFIXES)),
+            Action::RemoveVipPrefix { prefix } => absent_is_fine(
+                self.vip_prefixes.remove(&trie_key(prefix)),
+                names::VIP_PREFIXES,
+            ),
             Action::AddVpc { vpc } => insert(&mut self.vpcs, names::VPCS, *vpc, 0),
             Action::RemoveVpc { vpc } => remove(&mut self.vpcs, names::VPCS, vpc),
             Action::WriteConfig { config } => self
@@ -502,6 +509,15 @@ fn trie_key(prefix: &Prefix) -> Key<RouteKey> {
             address: prefix.address,
         },
     )
+}
+
+fn prefix_of(key: &Key<RouteKey>) -> Prefix {
+    let RouteKey { vpc_be, address } = key.data();
+    Prefix {
+        vpc: u32::from_be(vpc_be),
+        address,
+        bits: key.prefix_len(),
+    }
 }
 
 fn source_key(range: &SourceRange) -> Key<SourceRangeKey> {

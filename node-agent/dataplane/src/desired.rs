@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fairlead_api::{BackendId, NodeName, ServiceId, VpcId};
+use fairlead_dataplane_common::maps;
 use fairlead_proto::node as proto;
 use imbl::OrdMap;
 use ipnetwork::IpNetwork;
@@ -44,6 +45,8 @@ pub struct Desired {
     pub frontends: OrdMap<FrontendAt, Answer>,
     /// Addresses that packets from outside may ask for, and how many frontends each has.
     pub vips: OrdMap<(VpcId, IpAddr), u32>,
+    /// The same of whole prefixes.
+    pub vip_prefixes: OrdMap<(VpcId, IpNetwork), u32>,
     /// Whose the node ports are, at this node's addresses and all others'.
     pub node_ports: OrdMap<NodePortAt, ServiceId>,
     /// Whose the backends of all services are.
@@ -60,8 +63,36 @@ pub struct Desired {
 /// The network of the nodes themselves, and of all that has no other.
 pub const DEFAULT_NETWORK: VpcId = VpcId(0);
 
-/// A frontend's place: network, address, IP protocol, port.
-pub type FrontendAt = (VpcId, IpAddr, u8, u16);
+/// A frontend's place: network, address or prefix, IP protocol, port. An address is a prefix in which
+/// every bit counts.
+pub type FrontendAt = (VpcId, IpNetwork, u8, u16);
+
+/// The one address in `range`, unless it is a prefix that has more.
+pub fn single(range: IpNetwork) -> Option<IpAddr> {
+    let all = if range.is_ipv4() { 32 } else { 128 };
+    (range.prefix() == all).then(|| range.ip())
+}
+
+/// The [`depth`] of VIPs that programs follow.
+pub const DEPTH_MAX: usize = maps::VIP_PREFIXES_NESTED_MAX as usize;
+
+/// In how many of these prefixes, which come in their order, an address is at most.
+pub fn depth<'a>(prefixes: impl IntoIterator<Item = &'a (VpcId, IpNetwork)>) -> usize {
+    let mut around: Vec<&(VpcId, IpNetwork)> = Vec::new();
+    let mut most = 0;
+    // One comes before those that are in it.
+    for prefix in prefixes {
+        around.retain(|(vpc, wider)| *vpc == prefix.0 && wider.contains(prefix.1.ip()));
+        around.push(prefix);
+        most = most.max(around.len());
+    }
+    most
+}
+
+/// `range` as people write it: an address without a length.
+pub fn range_text(range: IpNetwork) -> String {
+    single(range).map_or_else(|| range.to_string(), |address| address.to_string())
+}
 
 /// A node port's place: whether at IPv4 addresses, IP protocol, port.
 pub type NodePortAt = (bool, u8, u16);
@@ -97,8 +128,8 @@ pub struct Touched {
     pub node_ports: BTreeSet<NodePortAt>,
     /// The machines outside the cluster that are their backends, before and after.
     pub servers: BTreeSet<IpAddr>,
-    /// VIPs whose announcements changed.
-    pub addresses: BTreeSet<(VpcId, IpAddr)>,
+    /// VIPs whose announcements changed, or that may be none any more.
+    pub addresses: BTreeSet<(VpcId, IpNetwork)>,
 }
 
 impl Touched {
@@ -226,7 +257,10 @@ impl Desired {
             next.announcements.remove(vip);
         }
         let touched = Touched {
-            addresses: vips.iter().map(|vip| (DEFAULT_NETWORK, *vip)).collect(),
+            addresses: vips
+                .iter()
+                .map(|vip| (DEFAULT_NETWORK, (*vip).into()))
+                .collect(),
             ..Touched::default()
         };
         (next, Scope::Services(touched))
@@ -340,7 +374,7 @@ impl Desired {
     fn change_announcements(
         &mut self,
         changes: &BTreeMap<Bytes, Option<proto::Announcement>>,
-    ) -> Result<BTreeSet<(VpcId, IpAddr)>, Invalid> {
+    ) -> Result<BTreeSet<(VpcId, IpNetwork)>, Invalid> {
         let mut touched = BTreeSet::new();
         for (bytes, announcement) in changes {
             let vip = address("announcements[]", bytes)?;
@@ -355,7 +389,7 @@ impl Desired {
                 Some(node) => drop(self.announcements.insert(vip, node)),
                 None => drop(self.announcements.remove(&vip)),
             }
-            touched.insert((DEFAULT_NETWORK, vip));
+            touched.insert((DEFAULT_NETWORK, vip.into()));
         }
         Ok(touched)
     }
@@ -401,13 +435,17 @@ impl Desired {
             };
             if self.frontends.insert(place, answer).is_some() {
                 let Frontend { address, port, .. } = frontend;
+                let address = range_text(*address);
                 return Err(invalid(
                     &format!("{at}.frontends[{index}]"),
                     format!("{address} port {port} is given twice"),
                 ));
             }
             if frontend.external {
-                count_up(&mut self.vips, (service.vpc, frontend.address));
+                match single(frontend.address) {
+                    Some(address) => count_up(&mut self.vips, (service.vpc, address)),
+                    None => count_up(&mut self.vip_prefixes, (service.vpc, frontend.address)),
+                }
             }
         }
         for place in service.node_port_places() {
@@ -437,7 +475,10 @@ impl Desired {
         for (place, frontend) in service.places().zip(&service.frontends) {
             self.frontends.remove(&place);
             if frontend.external {
-                count_down(&mut self.vips, (service.vpc, frontend.address));
+                match single(frontend.address) {
+                    Some(address) => count_down(&mut self.vips, (service.vpc, address)),
+                    None => count_down(&mut self.vip_prefixes, (service.vpc, frontend.address)),
+                }
             }
         }
         for place in service.node_port_places() {

@@ -53,6 +53,7 @@ pub(crate) fn service(id: u32, name: &str, cluster_ip: [u8; 4], vip: Option<[u8;
         address: address.to_vec().into(),
         port: 80,
         scope: scope.into(),
+        prefix_length: 0,
     };
     Service {
         id,

@@ -10,7 +10,7 @@ pub struct FlowLimits {
     pub notes_per_second: u32,
     /// Percent of what the other services leave that one service may have: of the table, and of the
     /// notes of a moment. 100: nothing is kept for the others.
-    pub service_share_percent: u16,
+    pub service_share_percent: u8,
 }
 
 impl Default for FlowLimits {

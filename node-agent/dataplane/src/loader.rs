@@ -21,7 +21,7 @@ use fairlead_dataplane_common::{
     DropSample, DropSampleKey, DropStats, EndpointEntry, EndpointKey, FlowEntry, FlowKey,
     FragmentKey, FragmentPorts, FrontendBucket, LoadEntry, Meta, NatEntry, NodeEntry, NotedEntry,
     PodEntry, ProbeEntry, RouteEntry, RouteKey, ServiceDropKey, ServiceEntry, ServiceStats,
-    SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry,
+    SocketKey, SocketOrigin, SourceRangeKey, TrackEntry, UplinkEntry, VipPrefix,
 };
 
 use crate::entries::Entries;
@@ -398,6 +398,7 @@ pub struct Tables {
     pub endpoints: HashMap<MapData, EndpointKey, EndpointEntry>,
     pub pods: HashMap<MapData, u32, PodEntry>,
     pub routes: LpmTrie<MapData, RouteKey, RouteEntry>,
+    pub vip_prefixes: LpmTrie<MapData, RouteKey, VipPrefix>,
     pub vpcs: HashMap<MapData, u32, u32>,
     pub replies: HashMap<MapData, FlowKey, FlowEntry>,
     pub newcomers: HashMap<MapData, FlowKey, FlowEntry>,
@@ -465,6 +466,7 @@ impl Tables {
             endpoints: open(ebpf, maps::ENDPOINTS, maps::PODS_MAX)?,
             pods: open(ebpf, maps::PODS, maps::PODS_MAX)?,
             routes: open(ebpf, maps::ROUTES, maps::ROUTES_MAX)?,
+            vip_prefixes: open(ebpf, maps::VIP_PREFIXES, maps::VIP_PREFIXES_MAX)?,
             vpcs: open(ebpf, maps::VPCS, maps::VPCS_MAX)?,
             replies: open(ebpf, maps::REPLIES, maps::REPLIES_MAX)?,
             newcomers: open(ebpf, maps::NEWCOMERS, maps::NEWCOMERS_MAX)?,

@@ -2,12 +2,14 @@
 //! starts, and carried along with every action that succeeded since.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use fairlead_api::{Generation, ServiceId};
+use fairlead_api::{Generation, ServiceId, VpcId};
 use fairlead_dataplane_common::{
-    Address, BackendEntry, Config, FORMERS_PER_SLOT, LUT_EMPTY, LUT_STABLE, NODE_SERVER, NodeEntry,
-    RouteEntry, SERVICE_EXTERNAL_LOCAL, ServiceEntry, SourceRangeKey, maps,
+    Address, BackendEntry, Config, FORMERS_PER_SLOT, FrontendKey, LUT_EMPTY, LUT_STABLE,
+    NODE_SERVER, NodeEntry, RouteEntry, RouteKey, SERVICE_EXTERNAL_LOCAL, ServiceEntry,
+    SourceRangeKey, VipPrefix, maps,
 };
 use ipnetwork::IpNetwork;
 
@@ -39,6 +41,8 @@ pub struct Observed {
     pub node_addresses: BTreeMap<Address, u32>,
     /// `routes`.
     pub routes: BTreeMap<Prefix, RouteEntry>,
+    /// `vip_prefixes`.
+    pub vip_prefixes: BTreeSet<Prefix>,
     /// `vpcs`.
     pub vpcs: BTreeSet<u32>,
     /// `source_ranges`.
@@ -75,6 +79,7 @@ impl Default for Observed {
             servers: BTreeMap::new(),
             node_addresses: BTreeMap::new(),
             routes: BTreeMap::new(),
+            vip_prefixes: BTreeSet::new(),
             vpcs: BTreeSet::new(),
             source_ranges: BTreeSet::new(),
             loads: HashMap::new(),
@@ -172,7 +177,7 @@ impl SourceRange {
     }
 }
 
-/// A prefix of `routes`.
+/// A prefix of `routes` or `vip_prefixes`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     /// The network.
@@ -181,6 +186,31 @@ pub struct Prefix {
     pub address: Address,
     /// Bits of the whole key, as `RouteKey::prefix_bits` counts them.
     pub bits: u32,
+}
+
+impl Prefix {
+    /// The addresses in `range`, of a network.
+    pub fn new(vpc: u32, range: IpNetwork) -> Self {
+        Self {
+            vpc,
+            address: range.network().into(),
+            bits: RouteKey::prefix_bits(range.prefix(), range.is_ipv4()),
+        }
+    }
+
+    /// The reverse.
+    pub fn range(&self) -> (VpcId, IpNetwork) {
+        let key = FrontendKey::of_address(self.vpc, self.address);
+        (VpcId(self.vpc), range_of_key(&key.at_prefix(&self.vip())))
+    }
+
+    /// What the programs know of it if it is a VIP.
+    pub fn vip(&self) -> VipPrefix {
+        VipPrefix {
+            network: self.address,
+            length: self.bits - (RouteKey::BITS - 128),
+        }
+    }
 }
 
 impl Observed {
@@ -397,6 +427,12 @@ impl Observed {
             Action::RemoveRoute { prefix } => {
                 self.routes.remove(prefix);
             }
+            Action::AddVipPrefix { prefix } => {
+                self.vip_prefixes.insert(*prefix);
+            }
+            Action::RemoveVipPrefix { prefix } => {
+                self.vip_prefixes.remove(prefix);
+            }
             Action::AddVpc { vpc } => {
                 self.vpcs.insert(*vpc);
             }
@@ -430,6 +466,17 @@ impl Observed {
             self.unlike_services.insert(slot);
         }
     }
+}
+
+/// The addresses at which a frontend answers.
+pub fn range_of_key(key: &FrontendKey) -> IpNetwork {
+    let address = IpAddr::from(key.address);
+    let length = match (key.prefix, address) {
+        (0, _) => return address.into(),
+        (length, IpAddr::V4(_)) => length.saturating_sub(96),
+        (length, IpAddr::V6(_)) => length,
+    };
+    IpNetwork::new(address, length).unwrap_or_else(|_| address.into())
 }
 
 /// The range of `lut` that a service owns: its table, that of this node's own backends, the base, and

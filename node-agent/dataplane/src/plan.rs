@@ -4,7 +4,7 @@
 //!
 //! The order keeps every packet whole, and an agent may die after any action. To enter a state:
 //! 1. what it refers to is written where nobody looks yet: nodes, backends, ranges of the LUT, the
-//!    inactive bank of services and frontends, and routes;
+//!    inactive bank of services and frontends, routes, and which prefixes are VIPs;
 //! 2. one write of `config` flips the bank (skipped when services and frontends are unchanged);
 //! 3. the generation is written.
 //!
@@ -28,11 +28,11 @@ use fairlead_dataplane_common::{
 
 use crate::action::Action;
 use crate::cuckoo;
-use crate::desired::{Backend, Desired, FrontendAt, Place, Scope, Service, Touched};
+use crate::desired::{self, Backend, Desired, FrontendAt, Place, Scope, Service, Touched};
 use crate::local::Local;
 use crate::lut;
 use crate::moving::Seconds;
-use crate::observed::{Load, Observed, range_of};
+use crate::observed::{Load, Observed, Prefix, range_of, range_of_key};
 use crate::sweep::Swept;
 
 /// The node slot of a backend that no node of the cluster holds: beyond the array, so that a
@@ -127,6 +127,7 @@ pub fn plan(
     planner.plan_backends(&touched.backends)?;
     planner.plan_services(&touched.services)?;
     let frontends = planner.plan_frontends(touched)?;
+    planner.plan_vip_prefixes(touched);
     if *scope == Scope::Everything {
         planner.plan_strays();
     }
@@ -170,8 +171,14 @@ impl Planner<'_> {
         let services = desired.services.len();
         Full::check("service ports", services, maps::SERVICES_MAX - 1)?;
         let node_ports = desired.node_ports.len();
-        let frontends = desired.frontends.len() + desired.vips.len() + node_ports;
+        let prefixes = desired.vip_prefixes.len();
+        let vips = desired.vips.len() + prefixes;
+        let frontends = desired.frontends.len() + vips + node_ports;
         Full::check("frontends", frontends, maps::FRONTENDS_MAX)?;
+        Full::check("VIPs that are prefixes", prefixes, maps::VIP_PREFIXES_MAX)?;
+        let depth = desired::depth(desired.vip_prefixes.keys());
+        let what = "VIPs that are prefixes, each in the one before,";
+        Full::check(what, depth, maps::VIP_PREFIXES_NESTED_MAX)?;
         Full::check("networks", desired.networks.len(), maps::VPCS_MAX)
     }
 
@@ -186,10 +193,12 @@ impl Planner<'_> {
         let frontends = entries()
             .filter(|entry| !is_address(entry))
             .map(|entry| place_of(&entry.key));
-        let addresses = entries().filter(is_address).map(|entry| {
-            let (vpc, address, ..) = place_of(&entry.key);
-            (vpc, address)
-        });
+        let addresses = entries()
+            .filter(is_address)
+            .map(|entry| (VpcId(entry.key.vpc), range_of_key(&entry.key)));
+        let vips = desired.vips.keys();
+        let vips = vips.map(|&(vpc, address)| (vpc, address.into()));
+        let prefixes = observed.vip_prefixes.iter().map(Prefix::range);
         Touched {
             services: services
                 .map(|entry| ServiceId(entry.id))
@@ -207,7 +216,11 @@ impl Planner<'_> {
                 .map(|&address| address.into())
                 .chain(desired.servers.keys().copied())
                 .collect(),
-            addresses: addresses.chain(desired.vips.keys().copied()).collect(),
+            addresses: addresses
+                .chain(vips)
+                .chain(prefixes)
+                .chain(desired.vip_prefixes.keys().copied())
+                .collect(),
         }
     }
 
@@ -423,6 +436,7 @@ impl Planner<'_> {
             node_id: self.desired.node_id,
             bank: bank as u32,
             vxlan_port_be: self.desired.vxlan_port.to_be(),
+            has_vip_prefixes: (!self.desired.vip_prefixes.is_empty()).into(),
             ..self.local.in_config(self.observed.config)
         };
         if config != self.observed.config {
@@ -433,10 +447,9 @@ impl Planner<'_> {
 
 /// Where a frontend's entry says it is.
 fn place_of(key: &FrontendKey) -> FrontendAt {
-    let address = IpAddr::from(key.address);
     (
         VpcId(key.vpc),
-        address,
+        range_of_key(key),
         key.protocol,
         u16::from_be(key.port_be),
     )

@@ -403,6 +403,7 @@ mod tests {
         // Where a frontend is depends on a hash, which no size tells.
         let follow = [
             maps::FRONTENDS,
+            maps::VIP_PREFIXES,
             maps::ROUTES,
             maps::VPCS,
             maps::SOURCE_RANGES,

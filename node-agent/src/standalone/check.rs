@@ -2,16 +2,30 @@
 //! with its line.
 
 use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
+    collections::{BTreeSet, HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
 };
 
+use fairlead_api::VpcId;
 use fairlead_api::balancing::BrokenRule;
-use ipnetwork::IpNetwork;
+use fairlead_dataplane::desired::{DEFAULT_NETWORK, DEPTH_MAX, depth, range_text, single};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde_saphyr::{Location, Spanned};
 
 use super::file::{File, Forwarding, Health, Invalid, Node, Protocol, Service};
+
+/// What no prefix may have addresses of: those that are nobody's, the machine's own ones, those that are
+/// good on one segment only, groups, and IPv4 addresses that are written as IPv6 ones.
+const RESERVED: [IpNetwork; 7] = [
+    v4([0, 0, 0, 0], 8),
+    v4([127, 0, 0, 0], 8),
+    v4([169, 254, 0, 0], 16),
+    v4([224, 0, 0, 0], 3),
+    v6(0, 64),
+    v6(0xfe80, 10),
+    v6(0xff00, 8),
+];
 
 /// Checks what the file at `path` says.
 ///
@@ -23,6 +37,7 @@ pub(crate) fn check(path: &Path, file: &File) -> Result<(), Invalid> {
         file,
         names: HashSet::new(),
         places: HashMap::new(),
+        prefixes: BTreeSet::new(),
     }
     .check()
 }
@@ -31,8 +46,10 @@ struct Checker<'a> {
     path: &'a Path,
     file: &'a File,
     names: HashSet<&'a str>,
-    /// Whose an address and a port are, by protocol.
-    places: HashMap<(IpAddr, Protocol, u16), &'a str>,
+    /// Whose an address, or a prefix, and a port are, by protocol.
+    places: HashMap<(IpNetwork, Protocol, u16), &'a str>,
+    /// Those that are prefixes.
+    prefixes: BTreeSet<(VpcId, IpNetwork)>,
 }
 
 impl<'a> Checker<'a> {
@@ -109,29 +126,66 @@ impl<'a> Checker<'a> {
         }
         for (index, vip) in service.vips.value.iter().enumerate() {
             let field = format!("{at}.vips[{index}]");
-            let address = vip.value;
-            if !is_host(address) {
-                let problem = format!("{address} is nobody's address");
+            let problem = self.problem_of_vip(service, vip.value);
+            if let Some(problem) = problem.or_else(|| self.claim(service, vip.value)) {
                 return Err(self.invalid(field, vip.referenced, &problem));
-            }
-            let is_own = self.is_own(address);
-            let is_announced = service
-                .announce
-                .as_ref()
-                .is_some_and(|announce| announce.value);
-            if is_own && is_announced {
-                let problem = format!("{address} is the node's own: its kernel answers for it");
-                return Err(self.invalid(field, vip.referenced, &problem));
-            }
-            for port in &service.ports.value {
-                let place = (address, service.protocol, port.value);
-                if let Some(other) = self.places.insert(place, &service.name.value) {
-                    let problem = format!("{address} port {} is \"{other}\"'s already", port.value);
-                    return Err(self.invalid(field, vip.referenced, &problem));
-                }
             }
         }
         Ok(())
+    }
+
+    /// Why a service cannot have this VIP, whatever others have.
+    fn problem_of_vip(&self, service: &Service, vip: IpNetwork) -> Option<String> {
+        let (name, first) = (range_text(vip), vip.ip());
+        let is_announced = service.announce.as_ref().is_some_and(|one| one.value);
+        if vip.prefix() == 0 {
+            return Some(format!("{name} is every address there is"));
+        }
+        if vip.network() != first {
+            return Some(format!("{name} has host bits set"));
+        }
+        let Some(address) = single(vip) else {
+            let meets = |range: &IpNetwork| range.contains(first) || vip.contains(range.ip());
+            return match RESERVED.iter().find(|range| meets(range)) {
+                Some(range) => Some(format!(
+                    "{name} has addresses of {range}, which are nobody's"
+                )),
+                None if is_announced => Some(format!(
+                    "{name} is a prefix: a router leads it here, nobody announces it"
+                )),
+                None => None,
+            };
+        };
+        if !is_host(address) {
+            return Some(format!("{name} is nobody's address"));
+        }
+        (is_announced && self.is_own(address))
+            .then(|| format!("{name} is the node's own: its kernel answers for it"))
+    }
+
+    /// Enters whose a VIP is; or says why it cannot be. One in another is fine: the smaller one answers
+    /// at its ports, and the wider one at those that it leaves.
+    fn claim(&mut self, service: &'a Service, vip: IpNetwork) -> Option<String> {
+        let name = range_text(vip);
+        for port in &service.ports.value {
+            let place = (vip, service.protocol, port.value);
+            if let Some(other) = self.places.insert(place, &service.name.value) {
+                return Some(format!(
+                    "{name} port {} is \"{other}\"'s already",
+                    port.value
+                ));
+            }
+        }
+        if single(vip).is_none() && self.prefixes.insert((DEFAULT_NETWORK, vip)) {
+            let depth = depth(&self.prefixes);
+            if depth > DEPTH_MAX {
+                return Some(format!(
+                    "{name} makes {depth} prefixes, each in the one before; \
+                     there can be {DEPTH_MAX}"
+                ));
+            }
+        }
+        None
     }
 
     fn check_backends(&self, at: &str, service: &Service) -> Result<(), Invalid> {
@@ -146,17 +200,23 @@ impl<'a> Checker<'a> {
             if self.is_own(address) {
                 return Err(wrong("is this node itself, which cannot be its own server"));
             }
-            if service.vips.value.iter().any(|vip| vip.value == address) {
-                return Err(wrong("is a VIP of the service itself"));
+            let mut vips = service.vips.value.iter().map(|vip| vip.value);
+            if let Some(vip) = vips.find(|vip| vip.contains(address)) {
+                return Err(wrong(&match single(vip) {
+                    Some(_) => "is a VIP of the service itself".to_owned(),
+                    None => format!("is in {vip}, a VIP of the service itself"),
+                }));
             }
             if !seen.insert((address, backend.port.as_ref().map(|port| port.value))) {
                 return Err(wrong("is given twice"));
             }
-            let is_other_family = |vip: &Spanned<IpAddr>| vip.value.is_ipv4() != address.is_ipv4();
+            let is_other_family =
+                |vip: &Spanned<IpNetwork>| vip.value.is_ipv4() != address.is_ipv4();
             if is_translated(service)
                 && let Some(vip) = service.vips.value.iter().find(|vip| is_other_family(vip))
             {
-                let problem = format!("nat cannot lead from {} to another family", vip.value);
+                let vip = range_text(vip.value);
+                let problem = format!("nat cannot lead from {vip} to another family");
                 return Err(wrong(&problem));
             }
             let needs_source = service.forwarding == Forwarding::Tun || is_translated(service);
@@ -253,6 +313,18 @@ fn is_translated(service: &Service) -> bool {
         }
         Forwarding::Dr | Forwarding::Tun => false,
     }
+}
+
+const fn v4(octets: [u8; 4], length: u8) -> IpNetwork {
+    let [a, b, c, d] = octets;
+    let range = Ipv4Network::new_checked(Ipv4Addr::new(a, b, c, d), length);
+    IpNetwork::V4(range.expect("a length of at most 32"))
+}
+
+/// The prefix that begins with `first`, and zeroes behind it.
+const fn v6(first: u16, length: u8) -> IpNetwork {
+    let range = Ipv6Network::new_checked(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length);
+    IpNetwork::V6(range.expect("a length of at most 128"))
 }
 
 /// Whether an address can be a machine's.
@@ -385,6 +457,59 @@ services:
                 "  backends: []\n- name: own\n  vips: [192.0.2.11]\n  ports: [80]\n  announce: true\n  \
                  backends: []\n",
                 "11: services[1].vips[0]: 192.0.2.11 is the node's own: its kernel answers for it",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips: [203.0.113.1/28]\n  ports: [81]\n  backends: []\n",
+                "11: services[1].vips[0]: 203.0.113.1/28 has host bits set",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips: [203.0.113.0/33]\n  ports: [81]\n  backends: []\n",
+                "11: services[1].vips[0]: invalid address: 203.0.113.0/33",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips: [0.0.0.0/0]\n  ports: [81]\n  backends: []\n",
+                "11: services[1].vips[0]: 0.0.0.0/0 is every address there is",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips: [128.0.0.0/1]\n  ports: [81]\n  backends: []\n",
+                "11: services[1].vips[0]: 128.0.0.0/1 has addresses of 169.254.0.0/16, which are \
+                 nobody's",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips: [\"fe80::/64\"]\n  ports: [81]\n  backends: []\n",
+                "11: services[1].vips[0]: fe80::/64 has addresses of fe80::/10, which are nobody's",
+            ),
+            // One in another is fine, at the same port too.
+            (
+                "  backends: []\n- name: all\n  vips: [203.0.113.0/28]\n  ports: [81, 80]\n  \
+                 backends: []\n- name: some\n  vips: [203.0.113.8/29, 203.0.113.8]\n  ports: [80]\n  \
+                 backends: []\n",
+                "fine",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips: [203.0.113.16/28]\n  ports: [80]\n  \
+                 backends: []\n- name: some\n  vips:\n  - 203.0.113.24/29\n  - 203.0.113.16/28\n  \
+                 ports: [81, 80]\n  backends: []\n",
+                "17: services[2].vips[1]: 203.0.113.16/28 port 80 is \"all\"'s already",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips:\n  - 203.0.112.0/24\n  - 203.0.113.0/24\n  \
+                 - 203.0.113.0/28\n  - 203.0.113.0/29\n  - 203.0.113.0/27\n  - 203.0.112.0/23\n  \
+                 ports: [81]\n  backends: []\n",
+                "17: services[1].vips[5]: 203.0.112.0/23 makes 5 prefixes, each in the one before; \
+                 there can be 4",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips: [203.0.113.16/28]\n  ports: [81]\n  \
+                 backends:\n  - address: 203.0.113.20\n",
+                "14: services[1].backends[0].address: is in 203.0.113.16/28, a VIP of the service \
+                 itself",
+            ),
+            (
+                "  backends: []\n- name: all\n  vips: [203.0.113.16/28]\n  ports: [81]\n  \
+                 announce: true\n  backends: []\n",
+                "11: services[1].vips[0]: 203.0.113.16/28 is a prefix: a router leads it here, \
+                 nobody announces it",
             ),
         ];
         for (rest, expected) in cases {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use bytes::Bytes;
+use fairlead_dataplane::desired::single;
 use fairlead_proto::node as proto;
 
 use super::{
@@ -104,9 +105,13 @@ impl<'a> Port<'a> {
                 .value
                 .iter()
                 .map(|vip| proto::Frontend {
-                    address: octets(vip.value),
+                    address: octets(vip.value.ip()),
                     port: self.number.into(),
                     scope: proto::FrontendScope::External.into(),
+                    prefix_length: match single(vip.value) {
+                        Some(_) => 0,
+                        None => vip.value.prefix().into(),
+                    },
                 })
                 .collect(),
             backends: service
@@ -177,7 +182,7 @@ fn announcements(file: &File) -> Vec<proto::Announcement> {
         .services
         .iter()
         .filter(announced)
-        .flat_map(|service| service.vips.value.iter().map(|vip| vip.value))
+        .flat_map(|service| service.vips.value.iter().map(|vip| vip.value.ip()))
         .collect();
     vips.into_iter()
         .map(|vip| proto::Announcement {
@@ -280,6 +285,23 @@ mod tests {
             .map(|one| one.address.len())
             .collect();
         assert_eq!(announced, [4, 16]);
+    }
+
+    #[test]
+    fn prefix_is_a_vip_as_a_whole() {
+        let state = state(
+            "node: {name: lb, address: 192.0.2.11, uplinks: [eth0]}\n\
+             services:\n\
+             - {name: web, vips: [203.0.113.0/28, 203.0.113.17/32, \"2001:db8:1::/64\"], \
+             ports: [80], backends: [{address: 192.0.2.21}]}\n",
+        );
+        let frontends = state.services[0].frontends.iter();
+        let lengths: Vec<u32> = frontends.map(|one| one.prefix_length).collect();
+        assert_eq!(lengths, [28, 0, 64]);
+        let own = NodeName::new("lb");
+        let changes = Changes::whole(state);
+        let (desired, _) = Desired::default().advance(&changes, &own).unwrap();
+        assert_eq!((desired.vips.len(), desired.vip_prefixes.len()), (1, 2));
     }
 
     #[test]

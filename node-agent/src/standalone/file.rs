@@ -83,7 +83,8 @@ pub(crate) struct Node {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Service {
     pub(crate) name: Spanned<String>,
-    pub(crate) vips: Spanned<Vec<Spanned<IpAddr>>>,
+    /// Addresses, or whole prefixes.
+    pub(crate) vips: Spanned<Vec<Spanned<IpNetwork>>>,
     pub(crate) ports: Spanned<Vec<Spanned<u16>>>,
     #[serde(default)]
     pub(crate) protocol: Protocol,

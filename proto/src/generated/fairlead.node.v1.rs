@@ -437,13 +437,17 @@ pub struct HealthCheck {
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Frontend {
-    /// 4 or 16 bytes, network order.
+    /// 4 or 16 bytes, network order; of a prefix its first address.
     #[prost(bytes = "bytes", tag = "1")]
     pub address: ::prost::bytes::Bytes,
     #[prost(uint32, tag = "2")]
     pub port: u32,
     #[prost(enumeration = "FrontendScope", tag = "3")]
     pub scope: i32,
+    /// How many bits of the address count, where the frontend is at all addresses of a prefix; 0: it is
+    /// at one. External frontends only. Nobody announces a prefix: it is routed to the node.
+    #[prost(uint32, tag = "4")]
+    pub prefix_length: u32,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

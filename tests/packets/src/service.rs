@@ -1,9 +1,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
+use aya::maps::lpm_trie::Key;
 use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, DropSample, DropSampleKey,
-    FORMERS_PER_SLOT, FRONTEND_EXTERNAL, FlowKey, FrontendKey, NotedEntry, ServiceDropKey,
-    ServiceEntry, TrackEntry, mac,
+    FORMERS_PER_SLOT, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FlowKey, FrontendKey, NotedEntry,
+    RouteKey, ServiceDropKey, ServiceEntry, TrackEntry, VipPrefix, mac,
 };
 
 use crate::frame::SYN;
@@ -43,6 +44,43 @@ impl World {
             self.add_frontend(key, slot, FRONTEND_EXTERNAL | service.frontend_flags);
         }
         slot
+    }
+
+    /// Makes a prefix a VIP, at which the service in `slot` answers at this port of `protocol`. `bits`
+    /// of `network` count, of 128.
+    pub fn add_prefix(
+        &mut self,
+        network: IpAddr,
+        bits: u32,
+        (protocol, port): (u8, u16),
+        slot: u32,
+    ) {
+        let network = Address::from(network);
+        let prefix = VipPrefix {
+            network,
+            length: bits,
+        };
+        let place = RouteKey {
+            vpc_be: 0,
+            address: network,
+        };
+        let place = Key::new(prefix.bits(), place);
+        if self.tables.vip_prefixes.get(&place, 0).is_err() {
+            let itself = FrontendKey::of_address(0, network).at_prefix(&prefix);
+            self.add_frontend(itself, 0, FRONTEND_ADDRESS);
+        }
+        self.tables
+            .vip_prefixes
+            .insert(&place, prefix, 0)
+            .expect("write the prefix");
+        let config = self.tables.config.get(&0, 0).expect("read config");
+        let config = Config {
+            has_vip_prefixes: 1,
+            ..config
+        };
+        self.tables.config.set(0, config, 0).expect("write config");
+        let key = FrontendKey::new(0, network, protocol, port.to_be());
+        self.add_frontend(key.at_prefix(&prefix), slot, FRONTEND_EXTERNAL);
     }
 
     /// Makes the service in `slot` another one, as the agent does: the tables are written beside the
@@ -138,7 +176,7 @@ impl World {
 
     /// Limits how many flows are noted: in a moment, and as the percentage of what others leave that one
     /// service may have. 0: no limit.
-    pub fn limit_notes(&mut self, per_window: u32, share_percent: u16) {
+    pub fn limit_notes(&mut self, per_window: u32, share_percent: u8) {
         let config = self.tables.config.get(&0, 0).expect("read config");
         let config = Config {
             notes_per_window: per_window,

@@ -271,6 +271,14 @@ impl World {
         port: u16,
         backends: &[u32],
     ) -> u32 {
+        let slot = self.add_hidden(backends);
+        let key = FrontendKey::new(0, vip.into(), protocol, port.to_be());
+        self.add_frontend(key, slot, FRONTEND_EXTERNAL);
+        slot
+    }
+
+    /// The same without a frontend: nobody meets it yet.
+    pub fn add_hidden(&mut self, backends: &[u32]) -> u32 {
         const TABLE: u32 = 251;
         let slot = self.services_used;
         self.services_used += 1;
@@ -296,8 +304,6 @@ impl World {
             .services
             .set(ServiceEntry::index(0, slot), entry)
             .expect("write the service");
-        let key = FrontendKey::new(0, vip.into(), protocol, port.to_be());
-        self.add_frontend(key, slot, FRONTEND_EXTERNAL);
         slot
     }
 
@@ -377,6 +383,7 @@ impl World {
             uplink_ifindex: VETH,
             vxlan_port_be: protocol::VXLAN_PORT.to_be(),
             service_share_percent: 0,
+            has_vip_prefixes: 0,
         };
         self.tables.config.set(0, config, 0).expect("write config");
         for (slot, address, mac) in [(1, NODE_2, Some(NODE_2_MAC)), (2, NODE_3, None)] {

@@ -414,7 +414,31 @@ fn ways_to_a_backend_are_told_with_what_they_leave_behind() {
     let node_port = FrontendKey::new(0, NODE_1.into(), protocol::TCP, 30_007_u16.to_be());
     world.add_frontend(node_port, slot, FRONTEND_EXTERNAL | FRONTEND_NODE_PORT);
 
+    world.add_prefix(
+        [203, 0, 113, 16].into(),
+        96 + 28,
+        (protocol::TCP, 7008),
+        slot,
+    );
+
     let cases: &[(&str, &[(&str, &str)])] = &[
+        (
+            "203.0.113.20:7008",
+            &[
+                (
+                    "frontend",
+                    "203.0.113.20:7008 is of the VIP 203.0.113.16/28",
+                ),
+                ("forwarding", "tun (VXLAN)"),
+            ],
+        ),
+        (
+            "203.0.113.20:7009",
+            &[(
+                "frontend",
+                "203.0.113.20:7009 is a VIP's, and no service answers at this port",
+            )],
+        ),
         (
             "198.18.100.1:7000",
             &[

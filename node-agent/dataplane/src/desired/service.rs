@@ -201,8 +201,8 @@ pub enum HealthCheckKind {
 /// An address and port a service answers at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frontend {
-    /// The address.
-    pub address: IpAddr,
+    /// The address, or all those of a prefix.
+    pub address: IpNetwork,
     /// The port.
     pub port: u16,
     /// Whether packets from outside may ask for it (a VIP), or sockets of the cluster only.
@@ -429,11 +429,32 @@ fn check_frontend(at: &str, frontend: &proto::Frontend) -> Result<Frontend, Inva
             return Err(invalid(&format!("{at}.scope"), problem));
         }
     };
+    let first = address(at, &frontend.address)?;
+    let address = match frontend.prefix_length {
+        0 => first.into(),
+        _ if !external => {
+            let field = format!("{at}.prefix_length");
+            return Err(invalid(&field, "is for external frontends only"));
+        }
+        length => prefix(at, first, length)?,
+    };
     Ok(Frontend {
-        address: address(at, &frontend.address)?,
+        address,
         port: port(at, "port", frontend.port)?,
         external,
     })
+}
+
+fn prefix(at: &str, first: IpAddr, length: u32) -> Result<IpNetwork, Invalid> {
+    let field = || format!("{at}.prefix_length");
+    let range = u8::try_from(length)
+        .ok()
+        .and_then(|length| IpNetwork::new(first, length).ok())
+        .ok_or_else(|| invalid(&field(), format!("{length} is more than {first} has bits")))?;
+    if range.network() != first {
+        return Err(invalid(&field(), format!("{range} has host bits set")));
+    }
+    Ok(range)
 }
 
 fn check_backend(at: &str, backend: &proto::Backend) -> Result<Backend, Invalid> {

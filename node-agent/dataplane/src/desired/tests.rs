@@ -232,7 +232,8 @@ fn announcement_moves_to_another_node() {
     let Scope::Services(touched) = scope else {
         panic!("{scope:?}");
     };
-    assert_eq!(touched.addresses, [(DEFAULT_NETWORK, vip.into())].into());
+    let vip = IpAddr::from(vip).into();
+    assert_eq!(touched.addresses, [(DEFAULT_NETWORK, vip)].into());
 }
 
 fn announcement(address: &[u8], node: &str) -> proto::Announcement {
@@ -276,6 +277,16 @@ fn bad_field_is_named() {
         }),
         ("services[1].frontends[0].address", |s| {
             s.services[0].frontends[0].address = vec![0; 4].into();
+        }),
+        ("services[1].frontends[0].prefix_length", |s| {
+            s.services[0].frontends[0].prefix_length = 33;
+        }),
+        ("services[1].frontends[0].prefix_length", |s| {
+            // 198.18.100.1/28 has host bits set.
+            s.services[0].frontends[0].prefix_length = 28;
+        }),
+        ("services[1].frontends[1].prefix_length", |s| {
+            s.services[0].frontends[1].prefix_length = 32;
         }),
         ("services[1].frontends[1]", |s| {
             s.services[0].frontends[1] = s.services[0].frontends[0].clone();

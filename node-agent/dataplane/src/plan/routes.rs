@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use fairlead_dataplane_common::{
-    NODE_LOCAL, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry, RouteKey,
-    maps,
+    NODE_LOCAL, ROUTE_LOCAL, ROUTE_NODE_HOST, ROUTE_PODS, ROUTE_UNREACHABLE, RouteEntry, maps,
 };
-use ipnetwork::IpNetwork;
 
 use super::{Full, Planner};
 use crate::action::Action;
@@ -14,18 +12,13 @@ use crate::observed::Prefix;
 
 impl Planner<'_> {
     pub(super) fn plan_routes(&mut self) -> Result<(), Full> {
-        let prefix = |vpc: u32, range: IpNetwork| Prefix {
-            vpc,
-            address: range.network().into(),
-            bits: RouteKey::prefix_bits(range.prefix(), range.is_ipv4()),
-        };
         let mut wanted = BTreeMap::new();
         let unreachable = RouteEntry {
             kind: ROUTE_UNREACHABLE,
             node: 0,
         };
         for range in &self.desired.cluster_ranges {
-            wanted.insert(prefix(0, *range), unreachable);
+            wanted.insert(Prefix::new(0, *range), unreachable);
         }
         for node in self.desired.other_nodes() {
             let entry = RouteEntry {
@@ -33,7 +26,7 @@ impl Planner<'_> {
                 node: self.node_slot(node),
             };
             for address in node.addresses() {
-                wanted.insert(prefix(0, address.into()), entry);
+                wanted.insert(Prefix::new(0, address.into()), entry);
             }
         }
         for (&(vpc, range), name) in &self.desired.routes {
@@ -47,11 +40,11 @@ impl Planner<'_> {
                 kind: ROUTE_PODS,
                 node: self.node_slot(node),
             };
-            wanted.insert(prefix(vpc.0, range), entry);
+            wanted.insert(Prefix::new(vpc.0, range), entry);
         }
         for &range in &self.local.pod_ranges {
             wanted.insert(
-                prefix(0, range),
+                Prefix::new(0, range),
                 RouteEntry {
                     kind: ROUTE_LOCAL,
                     node: NODE_LOCAL,

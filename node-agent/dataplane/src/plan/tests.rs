@@ -275,6 +275,8 @@ fn kinds(actions: &[Action]) -> Vec<&'static str> {
             Action::WriteBucket { .. } => "write bucket",
             Action::SetRoute { .. } => "set route",
             Action::RemoveRoute { .. } => "remove route",
+            Action::AddVipPrefix { .. } => "add VIP prefix",
+            Action::RemoveVipPrefix { .. } => "remove VIP prefix",
             Action::AddVpc { .. } => "add vpc",
             Action::RemoveVpc { .. } => "remove vpc",
             Action::WriteConfig { .. } => "write config",

@@ -7,9 +7,9 @@ use aya::maps::lpm_trie::Key;
 use fairlead_dataplane_common::{
     AffinityEntry, AffinityKey, BACKEND_DRAINING, BACKEND_SILENT, BackendEntry, Config, FlowKey,
     FrontendEntry, FrontendKey, LUT_MOVING, LUT_SETTLING, LUT_SLOT_MASK, LUT_STATE_MASK, LoadEntry,
-    NodeEntry, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL, SERVICE_IN_TURN,
-    SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry, SourceRangeKey, TrackEntry, hash,
-    maps,
+    NodeEntry, RouteKey, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH, SERVICE_EXTERNAL_LOCAL,
+    SERVICE_IN_TURN, SERVICE_SOURCE_HASH, SERVICE_SOURCE_RANGES, ServiceEntry, SourceRangeKey,
+    TrackEntry, hash, maps,
 };
 
 use super::{Error, absent};
@@ -23,7 +23,7 @@ pub struct Facts {
     pub key: FlowKey,
     /// The node's parameters, with the bank in force.
     pub config: Config,
-    /// Whether the destination is a VIP at all.
+    /// Whether the destination is a VIP at all, or in one.
     pub is_vip: bool,
     /// Who answers at the destination.
     pub frontend: Option<FrontendEntry>,
@@ -257,7 +257,38 @@ fn pick_hash(seed: &[u64; 2], key: &FlowKey, flags: u32) -> u32 {
     }
 }
 
+/// The frontend of `key`: that of the very address, or that of the longest prefix that has one. The
+/// node's own addresses are in none.
 fn find(live: &Tables, config: &Config, key: &FrontendKey) -> Result<Option<FrontendEntry>, Error> {
+    let found = find_exact(live, config, key)?;
+    if found.is_some() || config.has_vip_prefixes == 0 || config.is_own(&key.address) {
+        return Ok(found);
+    }
+    let place = RouteKey {
+        vpc_be: key.vpc.to_be(),
+        address: key.address,
+    };
+    let mut bits = RouteKey::BITS;
+    let vip = |bits| {
+        absent(
+            live.vip_prefixes.get(&Key::new(bits, place), 0),
+            maps::VIP_PREFIXES,
+        )
+    };
+    while let Some(prefix) = vip(bits)? {
+        if let Some(found) = find_exact(live, config, &key.at_prefix(&prefix))? {
+            return Ok(Some(found));
+        }
+        bits = prefix.bits() - 1;
+    }
+    Ok(None)
+}
+
+fn find_exact(
+    live: &Tables,
+    config: &Config,
+    key: &FrontendKey,
+) -> Result<Option<FrontendEntry>, Error> {
     for bucket in key.buckets() {
         let bucket = live
             .frontends

@@ -33,6 +33,7 @@ const SHARED: &[&str] = &[
     maps::ENDPOINTS,
     maps::PODS,
     maps::ROUTES,
+    maps::VIP_PREFIXES,
     maps::VPCS,
     maps::SOURCE_RANGES,
     maps::UPLINKS,

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use super::flows::{Connections, is_named};
 use super::{Node, node_name, protocol_name};
 use crate::Error;
-use crate::desired::Service;
-use crate::observed::table_of;
+use crate::desired::{Service, range_text};
+use crate::observed::{range_of_key, table_of};
 use crate::rates::Rate;
 use crate::state::State;
 use crate::trace::facts::{SlotState, backend_state};
@@ -119,12 +119,13 @@ fn frontends(state: &State) -> BTreeMap<u32, Vec<Value>> {
             "cluster"
         };
         frontends.entry(entry.service).or_default().push(json!({
-            "address": IpAddr::from(entry.key.address),
+            "address": range_text(range_of_key(&entry.key)),
             "port": u16::from_be(entry.key.port_be),
             "protocol": protocol_name(entry.key.protocol),
             "vpc": entry.key.vpc,
             "scope": scope,
-            "announcedHere": announced.contains(&(entry.key.vpc, entry.key.address)),
+            "announcedHere": entry.key.prefix == 0
+                && announced.contains(&(entry.key.vpc, entry.key.address)),
         }));
     }
     frontends

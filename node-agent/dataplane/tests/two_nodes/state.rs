@@ -15,6 +15,7 @@ pub(crate) fn state(underlay: Family) -> DataplaneState {
         address: octets(address).into(),
         port: 80,
         scope: scope.into(),
+        prefix_length: 0,
     };
     let service = |(id, protocol, family): (u32, Protocol, Family)| Service {
         id,

@@ -19,7 +19,9 @@ pub use self::path::frame_json;
 use super::facts::{self, Facts, SlotState};
 use super::{Error, Trace, Verdict};
 use crate::decode::decode;
+use crate::desired::range_text;
 use crate::loader::Tables;
+use crate::observed::range_of_key;
 
 /// What people call services, backends and nodes: maps know their numbers only.
 pub trait Names {
@@ -151,6 +153,12 @@ impl Explanation<'_> {
         };
         let text = match scope {
             "nodePort" => format!("{at} is a node port"),
+            "external" if entry.key.prefix != 0 => {
+                format!(
+                    "{at} is of the VIP {}",
+                    range_text(range_of_key(&entry.key))
+                )
+            }
             "external" => format!("{at} is a VIP's"),
             _ => format!("{at} is a ClusterIP's: translated for sockets, not for packets"),
         };
@@ -159,6 +167,7 @@ impl Explanation<'_> {
             "address": at.ip(),
             "port": at.port(),
             "scope": scope,
+            "vip": range_text(range_of_key(&entry.key)),
             "announcedHere": entry.flags & FRONTEND_ANNOUNCED != 0,
         })
     }
