@@ -4,16 +4,18 @@
 
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use aya_ebpf::helpers::{bpf_redirect, bpf_skb_change_tail, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::{
+    bpf_redirect, bpf_redirect_neigh, bpf_skb_change_tail, bpf_xdp_adjust_tail,
+};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use core::mem;
+use core::{mem, ptr};
 use fairlead_dataplane_common::{DropReason, FlowKey, ServiceEntry, checksum, protocol};
 
 use crate::frame::{Frame, is_finished_by_device, is_passed_on, pull};
 use crate::header::{Ethernet, Ipv4, Ipv6, NETWORK, Tcp};
 use crate::parse::{Family, Packet, Shape};
 use crate::verdict::{Pack, Packed, Refusal};
-use crate::{parse, pick, stats};
+use crate::{lookup, parse, pick, stats, vlan};
 
 /// Bytes of a reset from its TCP header on: it has no options and no data.
 const SEGMENT: usize = mem::size_of::<Tcp>();
@@ -35,12 +37,13 @@ pub extern "C" fn answer_xdp(ctx: *mut xdp_md) -> Packed {
     of_service(done).pack()
 }
 
-/// The same for an skb.
+/// The same for an skb. If it `came_by_node`, who sent it here is not who is answered: the reset then
+/// goes where the way to the client is.
 #[inline(never)]
 #[unsafe(export_name = "reset_answer_skb")]
-pub extern "C" fn answer_skb(skb: *mut __sk_buff) -> Packed {
+pub extern "C" fn answer_skb(skb: *mut __sk_buff, came_by_node: bool) -> Packed {
     let ctx = &TcContext::new(skb);
-    let done = parse::of(ctx, 0).and_then(|packet| send_back_skb(ctx, &packet));
+    let done = parse::of(ctx, 0).and_then(|packet| send_back_skb(ctx, &packet, came_by_node));
     of_service(done).pack()
 }
 
@@ -83,7 +86,7 @@ fn send_back_xdp(ctx: &XdpContext, packet: &Packet) -> Result<u32, DropReason> {
 }
 
 #[inline(always)]
-fn send_back_skb(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+fn send_back_skb(ctx: &TcContext, packet: &Packet, came_by_node: bool) -> Result<i32, DropReason> {
     refuse_others(ctx, packet)?;
     let (tcp, pseudo) = answer(ctx, packet)?;
     let transport = packet.family.transport();
@@ -102,6 +105,12 @@ fn send_back_skb(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
     };
     ctx.store(transport + Tcp::CHECKSUM, &checksum, 0)
         .map_err(|_| DropReason::RewriteFailed)?;
+    if came_by_node {
+        vlan::discard(ctx)?;
+        let uplink = lookup::config()?.uplink_ifindex;
+        // SAFETY: no parameters: the stack routes by the header just written.
+        return Ok(unsafe { bpf_redirect_neigh(uplink, ptr::null_mut(), 0, 0) } as i32);
+    }
     // SAFETY: the context is the program's own; the rest are numbers.
     Ok(unsafe { bpf_redirect((*skb).ifindex, 0) } as i32)
 }

@@ -12,6 +12,10 @@
 //! one less than there are candidates, each counts it down, and at nought the packet stays. So nobody
 //! is asked twice while nodes agree on the tables, and it ends all the same where they do not.
 //!
+//! A packet may also be for a backend that has left this node, as its time to drain was over: nodes find
+//! that out one after the other, each when it looks. Such a packet goes to the first candidate, and
+//! where there is none its client gets a reset from here, as it would from who sent it a moment later.
+//!
 //! A connection is known where its answers are (`replies`, `newcomers`). Those maps are pinned, so they survive the
 //! agent, and it is far larger than what is open at any time; what it has lost all the same is passed on
 //! in vain, and only while its slot has candidates.
@@ -19,16 +23,18 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 use fairlead_dataplane_common::{
-    BACKEND_EMPTY, BACKEND_SERVER, BACKEND_SILENT, Counter, DropReason, FORMERS_PER_SLOT,
-    LUT_EMPTY, LUT_SLOT_MASK, LUT_STABLE, NODE_LOCAL, NODE_SERVER, ServiceEntry, hash,
+    BACKEND_EMPTY, BACKEND_SERVER, BACKEND_SILENT, Config, Counter, DropReason, FORMERS_PER_SLOT,
+    LUT_EMPTY, LUT_SLOT_MASK, LUT_STABLE, NODE_LOCAL, NODE_SERVER, ServiceEntry, hash, protocol,
 };
 
 use crate::encap::{self, Label};
+use crate::header::Tcp;
 use crate::maps::{BACKENDS, SERVICES};
+use crate::parse::{Packet, Shape};
 use crate::reply::{self, Delivery};
-use crate::stage::{DELIVER_LAST, UNKNOWN};
-use crate::verdict::{Pack, Packed, Unpack};
-use crate::{lookup, parse, stats, track};
+use crate::stage::{DELIVER_ELSEWHERE, DELIVER_LAST, UNKNOWN};
+use crate::verdict::{Pack, Packed, Refusal, Unpack};
+use crate::{lookup, parse, reset, stats, track};
 
 /// Delivers a client's packet as [`reply`] has it noted, unless the connection is unknown there and may
 /// be another's.
@@ -47,6 +53,42 @@ pub fn deliver(ctx: &TcContext) -> Result<i32, DropReason> {
         },
     }
     reply::deliver(skb, false).unpack_skb()
+}
+
+/// Notes a client's packet for a backend that is not here. Only a segment in the middle of a connection is
+/// anybody else's; what begins one may be for a backend that this node is about to hear of.
+#[inline(always)]
+pub fn hand_in(config: &Config, packet: &Packet, chances_left: u32) -> Result<i32, DropReason> {
+    let flow = &packet.flow;
+    let is_midway = packet.shape == Shape::Ports
+        && flow.protocol == protocol::TCP
+        && !packet.opens
+        && packet.tcp_flags & Tcp::RST == 0;
+    if !is_midway {
+        return Err(DropReason::UnknownBackend);
+    }
+    let frontend = lookup::external(config, flow).ok_or(DropReason::UnknownBackend)?;
+    reset::begin(frontend.service)?;
+    reply::hand_on(flow, LUT_EMPTY, chances_left, DELIVER_ELSEWHERE)
+}
+
+/// Gives a packet that [`hand_in`] has noted to who may have its connection, or answers its client.
+#[inline(always)]
+pub fn redirect(ctx: &TcContext) -> Result<i32, Refusal> {
+    let skb = ctx.skb.skb;
+    match next() {
+        NOBODY => {}
+        whom => match pass_on(skb, whom).unpack_skb()? {
+            DELIVER_LAST => {}
+            action => return Ok(action),
+        },
+    }
+    match reply::delivery()? {
+        (Delivery { backend_slot, .. }, _) if *backend_slot != LUT_EMPTY => {
+            Ok(reply::deliver(skb, false).unpack_skb()?)
+        }
+        _ => Ok(reset::answer_skb(skb, true).unpack_refusal()? as i32),
+    }
 }
 
 /// No answer of [`next`]: nobody else may have the connection.
@@ -158,7 +200,9 @@ fn find_next() -> Option<u32> {
     } else {
         others
     };
-    if own == u32::MAX || chances == 0 {
+    // If it was for one that is not here, the first candidate is next.
+    let is_here = delivery.backend_slot != LUT_EMPTY;
+    if own == u32::MAX && is_here || chances == 0 {
         return None;
     }
     let (mut after, mut lowest) = (u32::MAX, u32::MAX);

@@ -19,6 +19,8 @@ pub const DELIVER: i32 = i32::MAX - 3;
 pub const DELIVER_ERROR: i32 = i32::MAX - 4;
 /// The same of a packet that is not to be passed on any more.
 pub const DELIVER_LAST: i32 = i32::MAX - 5;
+/// The packet is to be delivered to a backend that is not here, or not any more.
+pub const DELIVER_ELSEWHERE: i32 = i32::MAX - 17;
 /// Nothing is known here of the packet's connection, and nothing was done.
 pub const UNKNOWN: i32 = i32::MAX - 6;
 /// The packet is to be translated, as [`nat::begin`](crate::nat::begin) was told.

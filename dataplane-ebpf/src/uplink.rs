@@ -7,8 +7,8 @@ use aya_ebpf::bindings::{
 use aya_ebpf::programs::TcContext;
 use core::mem;
 use fairlead_dataplane_common::{
-    Address, Config, DropReason, FlowKey, NODE_LOCAL, ROUTE_LOCAL, ROUTE_PODS, ROUTE_UNREACHABLE,
-    hash, mac, protocol,
+    Address, BackendEntry, Config, DropReason, FlowKey, NODE_LOCAL, ROUTE_LOCAL, ROUTE_PODS,
+    ROUTE_UNREACHABLE, hash, mac, protocol,
 };
 
 use crate::encap::{self, Label};
@@ -19,8 +19,8 @@ use crate::parse::{Family, HEADERS, Packet, Shape};
 use crate::pick::{self, Choice};
 use crate::server::TOO_BIG;
 use crate::stage::{
-    BALANCE, COME_BACK, DELIVER, DELIVER_ERROR, DELIVER_LAST, FROM_POD, MASQUERADE, NO_SERVICE,
-    PLAIN, REFUSE, SEND, TAKE_OPTIONS_OFF, TRANSLATE, TRANSLATE_ANSWER,
+    BALANCE, COME_BACK, DELIVER, DELIVER_ELSEWHERE, DELIVER_ERROR, DELIVER_LAST, FROM_POD,
+    MASQUERADE, NO_SERVICE, PLAIN, REFUSE, SEND, TAKE_OPTIONS_OFF, TRANSLATE, TRANSLATE_ANSWER,
 };
 use crate::verdict::{Pack, Packed, Refusal, Unpack};
 use crate::vlan::{self, Outer};
@@ -67,8 +67,9 @@ pub fn receive(ctx: &TcContext) -> Result<i32, Refusal> {
             action = send_on(ctx.skb.skb).unpack_refusal()? as i32;
         }
         match action {
-            REFUSE => reset::answer_skb(ctx.skb.skb).unpack_refusal()? as i32,
+            REFUSE => reset::answer_skb(ctx.skb.skb, false).unpack_refusal()? as i32,
             DELIVER => second_chance::deliver(ctx)?,
+            DELIVER_ELSEWHERE => second_chance::redirect(ctx)?,
             DELIVER_LAST => reply::deliver(ctx.skb.skb, false).unpack_skb()?,
             DELIVER_ERROR => reply::deliver_error(ctx.skb.skb).unpack_skb()?,
             COME_BACK => snat::come_back(ctx.skb.skb).unpack_skb()?,
@@ -381,11 +382,13 @@ fn arrive(
     }
     let flow = &packet.flow;
     if let Some(id) = mac::backend_of(label.destination) {
-        let (slot, backend) = lookup::named_backend(id).ok_or(DropReason::UnknownBackend)?;
-        if backend.node != NODE_LOCAL || backend.vpc != flow.vpc {
-            return Err(DropReason::UnknownBackend);
-        }
         let chances_left = mac::chances_left(label.source).unwrap_or(mac::SECOND_CHANCES_MAX);
+        let is_here =
+            |backend: &BackendEntry| backend.node == NODE_LOCAL && backend.vpc == flow.vpc;
+        let slot = match lookup::named_backend(id) {
+            Some((slot, backend)) if is_here(backend) => slot,
+            _ => return second_chance::hand_in(config, packet, chances_left),
+        };
         let kind = if chances_left == 0 {
             DELIVER_LAST
         } else {

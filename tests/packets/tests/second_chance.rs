@@ -2,11 +2,14 @@
 //! the others that may have it, one after the other.
 
 use fairlead_dataplane_common::{
-    BACKEND_SILENT, BackendEntry, Counter, LUT_MOVING, LUT_SETTLING, LUT_SLOT_MASK, LUT_STATE_MASK,
-    mac, protocol,
+    BACKEND_SILENT, BackendEntry, Counter, DropReason, LUT_MOVING, LUT_SETTLING, LUT_SLOT_MASK,
+    LUT_STATE_MASK, mac, protocol,
 };
-use packet_tests::frame::{self, ACK, OVERHEAD, SYN, ends};
-use packet_tests::{Client, NODE_1, NODE_2, POD_1, POD_1_V6, Service, Verdict, World, frame_v6};
+use packet_tests::frame::{self, ACK, OVERHEAD, RST, SYN, ends};
+use packet_tests::{
+    CLIENT, CLIENT_V6, Client, NODE_1, NODE_2, POD_1, POD_1_V6, Service, VIP, VIP_V6, Verdict,
+    World, frame_v6,
+};
 
 const IN: &str = "tc_uplink_in";
 /// The pod of this node, and its other address.
@@ -330,6 +333,76 @@ fn connection_that_another_pod_of_the_node_knows_is_delivered_to_that() {
         assert_eq!(ends(&outcome.frame).1, (POD_1, port), "from {from}");
     }
     assert_eq!(world.counter(Counter::SecondChance), 0);
+}
+
+#[test]
+fn segment_for_a_backend_that_has_left_goes_to_who_may_have_its_connection_or_is_reset() {
+    let Some(mut world) = World::open() else {
+        return;
+    };
+    /// A backend that no map names any more.
+    const LEFT: u32 = 50;
+    world.add_backend(ELSEWHERE, 1);
+    let node = mac::of_node(2);
+    for (port, client) in [(90, Client::V4), (91, Client::V6)] {
+        let service = Service {
+            protocol: protocol::TCP,
+            port,
+            table: &[ELSEWHERE | LUT_MOVING],
+            base: &[LEFT],
+            ..Service::default()
+        };
+        let slot = world.add(&service);
+        let ack = client.tcp(1000, port, ACK);
+        let outcome = world.run(IN, &passed(&ack, LEFT, node));
+        assert_eq!(outcome.named(), Some(100 + ELSEWHERE), "{client:?}");
+        assert_eq!(outcome.frame[56..62], mac::of_second_chance(1, 0));
+
+        // Nobody else takes it: the table, the mark, or that nothing is remembered says so.
+        let settled = Service {
+            table: &[ELSEWHERE],
+            base: &[],
+            ..service
+        };
+        let empty = Service {
+            table: &[LUT_MOVING],
+            ..service
+        };
+        let marked = mac::of_second_chance(2, 0);
+        for (case, service, source) in [
+            ("settled", settled, node),
+            ("empty", empty, node),
+            ("marked", service, marked),
+        ] {
+            let what = format!("{client:?}, {case}");
+            world.change(slot, &service);
+            let outcome = world.run(IN, &passed(&ack, LEFT, source));
+            assert_eq!(outcome.verdict, Verdict::Redirect, "{what}");
+            let (ends, transport) = match client {
+                Client::V4 => (ends(&outcome.frame), frame::TRANSPORT),
+                Client::V6 => {
+                    let (from, to) = frame_v6::ends(&outcome.frame);
+                    assert_eq!((from.0, to.0), (VIP_V6, CLIENT_V6), "{what}");
+                    frame_v6::assert_checksums(&outcome.frame);
+                    (((VIP, from.1), (CLIENT, to.1)), frame_v6::TRANSPORT)
+                }
+            };
+            assert_eq!(ends, ((VIP, port), (CLIENT, 1000)), "{what}");
+            if client == Client::V4 {
+                frame::assert_checksums(&outcome.frame);
+            }
+            assert_eq!(outcome.frame.len(), transport + 20, "{what}");
+            assert_eq!(outcome.frame[transport + 13], RST, "{what}");
+        }
+
+        // What begins a connection may be for one that this node is about to hear of.
+        for flags in [SYN, RST] {
+            let frame = passed(&client.tcp(1000, port, flags), LEFT, node);
+            let dropped = Verdict::Drop(DropReason::UnknownBackend);
+            assert_eq!(world.run(IN, &frame).verdict, dropped, "{client:?}");
+        }
+        assert_eq!(world.service_stats(slot).resets, 3, "{client:?}");
+    }
 }
 
 #[test]
