@@ -74,10 +74,10 @@ impl Formers {
         let held = std::mem::take(self);
         let held_length = held.length();
         let mut of_slot: Vec<(u32, Seconds)> = Vec::new();
-        for index in 0..before.len() {
+        for (index, owner) in before.iter().enumerate() {
             of_slot.clear();
             if is_former(index) {
-                of_slot.push((before[index], since(index)));
+                of_slot.push((*owner, since(index)));
             }
             for slot in overlap(index as u32, length, held_length) {
                 for (owner, since) in held.of(slot) {

@@ -71,11 +71,9 @@ fn base_stays_if_any_packet_met_the_table_before_programs_left_it() {
         dataplane.apply(whole(&state), Generation(1)).await.unwrap();
         dataplane.settle().await.unwrap();
         // The second backend comes, and the first packet at the very moment; then the third.
-        let mut generation = 1;
-        for (id, has_met) in [(12, false), (13, true)] {
+        for (generation, (id, has_met)) in (2..).zip([(12, false), (13, true)]) {
             let new = others.iter().find(|other| other.id == id).unwrap();
             state.services[0].backends.push(new.clone());
-            generation += 1;
             let changes = whole(&state);
             let applied = move |held: &mut State| {
                 held.apply(&changes, &own(), Generation(generation))?;
