@@ -16,9 +16,9 @@
 //! that out one after the other, each when it looks. Such a packet goes to the first candidate, and
 //! where there is none its client gets a reset from here, as it would from who sent it a moment later.
 //!
-//! A connection is known where its answers are (`replies`, `newcomers`). Those maps are pinned, so they survive the
-//! agent, and it is far larger than what is open at any time; what it has lost all the same is passed on
-//! in vain, and only while its slot has candidates.
+//! A connection is known where its answers are (`replies`, `newcomers`). Those maps are pinned, so they
+//! survive the agent, and are far larger than what is open at any time; what they have lost all the same
+//! is passed on in vain, and only while its slot has candidates.
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;

@@ -10,9 +10,11 @@ use fairlead_proto::node::{
     AgentMessage, ControlMessage, Heartbeat, Hello, agent_message, control_message,
     node_client::NodeClient,
 };
+use futures::{StreamExt, stream::FuturesUnordered};
+use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::{
     sync::mpsc,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -30,7 +32,11 @@ const LOADS_PERIOD: Duration = Duration::from_secs(1);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two rounds over all members.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// Notices a peer that vanished without a word.
+/// How long the member's machine may leave heartbeats unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)):
+/// after that it is gone, and another member may lead. How busy the member itself is does not matter
+/// to that.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(1);
+/// Notices a member that does not read any more.
 const KEEPALIVE_PERIOD: Duration = Duration::from_secs(5);
 /// Snapshots of large clusters are long messages.
 const MESSAGE_SIZE_MAX: usize = 256 << 20;
@@ -53,6 +59,15 @@ pub(crate) fn tls(layout: &Layout) -> Result<ClientTlsConfig, fairlead_config::E
         .domain_name(fairlead_pki::CONTROL_SERVER_NAME))
 }
 
+/// A session that a member has given.
+struct Opened {
+    endpoint: SocketAddr,
+    client: NodeClient<Channel>,
+    channel: Channel,
+    sender: mpsc::Sender<AgentMessage>,
+    stream: Streaming<ControlMessage>,
+}
+
 impl Session {
     /// # Errors
     /// The node has no certificate, or it cannot be read.
@@ -71,31 +86,62 @@ impl Session {
 
     /// Keeps a session with whichever member leads, for ever.
     pub(crate) async fn run(self) {
-        let endpoints = self.node.config.control_endpoints.clone();
         let mut last_failure = String::new();
         loop {
-            for endpoint in &endpoints {
-                let Err(error) = self.hold(*endpoint).await;
-                self.node.dataplane.set_in_session(false);
-                // The same failure is told once, not twice a second for as long as it lasts.
-                let failure = format!("{endpoint}: {error:#}");
-                if failure != last_failure {
-                    tracing::warn!(%endpoint, error = format!("{error:#}"), "no session");
-                    last_failure = failure;
+            let begun = Instant::now();
+            let failure = match self.find_leader().await {
+                Ok(opened) => {
+                    let endpoint = opened.endpoint;
+                    let Err(error) = self.hold(opened).await;
+                    self.node.dataplane.set_in_session(false);
+                    format!("{endpoint}: {error:#}")
                 }
+                Err(failure) => failure,
+            };
+            // The same failure is told once, not twice a second for as long as it lasts.
+            if failure != last_failure {
+                tracing::warn!(failure, "no session");
+                last_failure = failure;
             }
-            sleep(RETRY_PAUSE).await;
+            if begun.elapsed() < RETRY_PAUSE {
+                sleep(RETRY_PAUSE).await;
+            }
         }
     }
 
-    /// One session; ends only by failing.
-    async fn hold(&self, endpoint: SocketAddr) -> anyhow::Result<std::convert::Infallible> {
+    /// Asks all members at once for a session: only the one that leads gives one, and one whose machine
+    /// is gone must not be waited for. Else why each of them gives none.
+    async fn find_leader(&self) -> Result<Opened, String> {
+        let endpoints = &self.node.config.control_endpoints;
+        let asked = endpoints.iter().map(|endpoint| async move {
+            let opened = self.open(*endpoint).await;
+            opened.map_err(|error| format!("{endpoint}: {error:#}"))
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut failures = Vec::new();
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(opened) => return Ok(opened),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        failures.sort_unstable();
+        Err(failures.join("; "))
+    }
+
+    /// Opens a session with a member.
+    async fn open(&self, endpoint: SocketAddr) -> anyhow::Result<Opened> {
+        let mut connector = HttpConnector::new();
+        // The endpoint's own settings add TLS.
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX));
         let channel = Endpoint::from_shared(format!("https://{endpoint}"))?
             .tls_config(tls(&self.layout)?)?
             .connect_timeout(DIAL_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_PERIOD)
             .keep_alive_timeout(KEEPALIVE_PERIOD)
-            .connect()
+            .connect_with_connector(connector)
             .await
             .context("cannot connect")?;
         let mut client = NodeClient::new(channel.clone())
@@ -111,12 +157,31 @@ impl Session {
             Ok(response) => response.into_inner(),
             Err(status) => bail!("{}", status.message()),
         };
-        tracing::info!(%endpoint, "session begun");
+        Ok(Opened {
+            endpoint,
+            client,
+            channel,
+            sender,
+            stream,
+        })
+    }
+
+    /// One session; ends only by failing.
+    async fn hold(&self, opened: Opened) -> anyhow::Result<std::convert::Infallible> {
+        tracing::info!(endpoint = %opened.endpoint, "session begun");
         self.node.dataplane.set_in_session(true);
         self.with_outbox(|outbox| outbox.begin_session());
+        let Opened {
+            client,
+            channel,
+            sender,
+            stream,
+            ..
+        } = opened;
+        let own = self.node.config.node_name.as_str();
         tokio::select! {
             ended = self.converse(channel, sender, stream) => ended,
-            never = renewal::keep(client, &self.layout, self.node.config.node_name.as_str()) => match never {},
+            never = renewal::keep(client, &self.layout, own) => match never {},
         }
     }
 

@@ -1,5 +1,12 @@
+//! When nodes were heard last, and what that says of them.
+//!
+//! A leader that is new has heard of nobody, and must not take that for silence. Nodes come back to it
+//! within moments, each as soon as it notices that the leader before is gone: so a node that is still
+//! missing a while after *most* of them are back is dead, as the one is whose machine the leader before
+//! was on. Where most do not come back it is likelier that they cannot, and all have the whole grace.
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,6 +23,8 @@ pub(crate) struct Limits {
     pub(crate) silence_max: Duration,
     /// How long a new leader waits for nodes that it has not heard of.
     pub(crate) grace: Duration,
+    /// How long it waits for the others once more than half of the nodes are back.
+    pub(crate) return_max: Duration,
     /// How long an agent that ended its session may be away: its machine was alive to say so.
     pub(crate) restart_max: Duration,
     /// Heard without a break for so long, a node is steady.
@@ -53,7 +62,30 @@ pub(crate) struct Liveness {
 struct Heard {
     /// Since when this member leads.
     since: Instant,
+    /// Since when more than half of the nodes are back; `None` until then.
+    most_since: Option<Instant>,
+    /// The nodes there are.
+    known: BTreeSet<String>,
     nodes: HashMap<String, Run>,
+}
+
+impl Heard {
+    /// Whether a node that was not heard of yet may still come.
+    fn is_new(&self, limits: &Limits) -> bool {
+        let is_waiting = |most: Instant| most.elapsed() < limits.return_max;
+        self.since.elapsed() < limits.grace && self.most_since.is_none_or(is_waiting)
+    }
+
+    /// Notes that most are back, if they are.
+    fn count(&mut self) {
+        let back = self
+            .known
+            .iter()
+            .filter(|node| self.nodes.contains_key(*node));
+        if self.most_since.is_none() && back.count() * 2 > self.known.len() {
+            self.most_since = Some(Instant::now());
+        }
+    }
 }
 
 /// A time in which a node was heard without a break.
@@ -69,6 +101,8 @@ impl Liveness {
     pub(crate) fn new(limits: Limits) -> Self {
         let heard = Heard {
             since: Instant::now(),
+            most_since: None,
+            known: BTreeSet::new(),
             nodes: HashMap::new(),
         };
         Self {
@@ -81,7 +115,19 @@ impl Liveness {
     pub(crate) fn begin(&self) {
         let mut heard = self.heard();
         heard.since = Instant::now();
+        heard.most_since = None;
+        heard.known.clear();
         heard.nodes.clear();
+    }
+
+    /// These are the nodes there are, but for those that have been given up: how many are most of them
+    /// depends on that.
+    pub(crate) fn expect(&self, nodes: BTreeSet<String>) {
+        let mut heard = self.heard();
+        if heard.known != nodes {
+            heard.known = nodes;
+            heard.count();
+        }
     }
 
     /// A node said something.
@@ -98,7 +144,10 @@ impl Liveness {
                 (run.last, run.has_left) = (now, false);
             }
             Some(run) => *run = fresh,
-            None => drop(heard.nodes.insert(node.to_owned(), fresh)),
+            None => {
+                heard.nodes.insert(node.to_owned(), fresh);
+                heard.count();
+            }
         }
     }
 
@@ -116,7 +165,7 @@ impl Liveness {
         nodes: impl Iterator<Item = &'a String>,
     ) -> BTreeMap<String, Standing> {
         let heard = self.heard();
-        let is_new = heard.since.elapsed() < self.limits.grace;
+        let is_new = heard.is_new(&self.limits);
         nodes
             .map(|node| {
                 let standing = match heard.nodes.get(node) {
@@ -133,7 +182,7 @@ impl Liveness {
     pub(crate) fn contact(&self, node: &str) -> Contact {
         let heard = self.heard();
         let Some(run) = heard.nodes.get(node) else {
-            return if heard.since.elapsed() < self.limits.grace {
+            return if heard.is_new(&self.limits) {
                 Contact::Unsure
             } else {
                 Contact::Lost
@@ -183,6 +232,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         silence_max: Duration::from_millis(1_500),
         grace: Duration::from_secs(10),
+        return_max: Duration::from_secs(1),
         restart_max: Duration::from_secs(15),
         steady_min: Duration::from_secs(5),
     };
@@ -253,6 +303,52 @@ mod tests {
         liveness.heard_of("n1");
         advance(LIMITS.silence_max + Duration::from_millis(1)).await;
         assert_eq!(both(), (Standing::Silent, Contact::Lost));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn new_leader_waits_a_second_for_the_last_nodes_and_longer_while_most_are_missing() {
+        const NODES: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
+        // How many nodes come back at once, and how long the others are waited for.
+        for (back, waits) in [
+            (0, LIMITS.grace),
+            (2, LIMITS.grace),
+            (3, LIMITS.return_max),
+            (4, LIMITS.return_max),
+        ] {
+            let liveness = Liveness::new(LIMITS);
+            advance(LIMITS.grace * 3).await;
+            liveness.begin();
+            // Nodes may be heard before it is known how many there are.
+            let (first, rest) = NODES[5 - back..].split_at(back / 2);
+            first.iter().for_each(|node| liveness.heard_of(node));
+            liveness.expect(NODES.map(str::to_owned).into());
+            rest.iter().for_each(|node| liveness.heard_of(node));
+            let missing = || (standing(&liveness), liveness.contact("n1"));
+            advance(waits - Duration::from_millis(1)).await;
+            assert_eq!(missing(), (Standing::Unheard, Contact::Unsure), "{back}");
+            advance(Duration::from_millis(1)).await;
+            assert_eq!(missing(), (Standing::Silent, Contact::Lost), "{back}");
+            liveness.heard_of("n1");
+            assert_eq!(missing(), (Standing::Live, Contact::Unsure), "{back}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_for_the_last_nodes_begins_when_most_are_back() {
+        let liveness = Liveness::new(LIMITS);
+        liveness.begin();
+        liveness.expect(["n1", "n2", "n3"].map(str::to_owned).into());
+        liveness.heard_of("n2");
+        advance(LIMITS.return_max * 3).await;
+        assert_eq!(standing(&liveness), Standing::Unheard);
+        liveness.heard_of("n3");
+        advance(LIMITS.return_max / 2).await;
+        assert_eq!(standing(&liveness), Standing::Unheard);
+        advance(LIMITS.return_max / 2).await;
+        assert_eq!(standing(&liveness), Standing::Silent);
+        // Another lead begins anew.
+        liveness.begin();
+        assert_eq!(standing(&liveness), Standing::Unheard);
     }
 
     #[tokio::test(start_paused = true)]

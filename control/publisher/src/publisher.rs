@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use fairlead_api::{Generation, NodeName, Revision, resource};
-use fairlead_objects::{Change, Changed, Informer, ObjectName, Recorder, Writer};
+use fairlead_objects::{Change, Changed, Informer, Object, ObjectName, Recorder, Writer};
 use fairlead_proto::node::{
     AgentMessage, ControlMessage, OpenTunnel, Parameters, node_server::NodeServer,
 };
@@ -28,7 +28,7 @@ use crate::{
     liveness::{Contact, LOOK_PERIOD, Limits, Liveness},
     loads::Loads,
     progress::Progress,
-    reports::Reports,
+    reports::{Reports, is_declared_dead},
     session::{self, Session},
     silence::Marker,
     state::{Compiled, ObjectKey},
@@ -56,6 +56,9 @@ pub struct Config {
     pub silence_max: Duration,
     /// How long a new leader waits for nodes that it has not heard before it counts them as silent.
     pub silence_grace: Duration,
+    /// How long it waits for the others once more than half of the nodes are back: as long as agents
+    /// need to notice that their leader is gone, and to find another, some sooner and some later.
+    pub return_max: Duration,
     /// How long an agent that ended its session may be away before its node counts as silent.
     pub restart_max: Duration,
     /// How long a silent node has to be heard without a break before it is as before.
@@ -78,6 +81,7 @@ impl Config {
             lease_renewal: Duration::from_secs(10),
             silence_max: Duration::from_millis(1_500),
             silence_grace: Duration::from_secs(10),
+            return_max: Duration::from_secs(1),
             restart_max: Duration::from_secs(15),
             steady_min: Duration::from_secs(5),
             departure_max: Duration::from_secs(2),
@@ -130,6 +134,7 @@ impl Publisher {
         let limits = Limits {
             silence_max: config.silence_max,
             grace: config.silence_grace,
+            return_max: config.return_max,
             restart_max: config.restart_max,
             steady_min: config.steady_min,
         };
@@ -352,8 +357,12 @@ impl Shared {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
+            let cache = informer.cache();
+            let expected = cache.nodes.iter().filter(|node| !is_declared_dead(node));
+            let names = expected.map(|node| node.object_name().name);
+            self.liveness.expect(names.collect());
             // A mark that is written must be seen before it is looked at again.
-            let written = marker.reconcile(&informer.cache(), &self.liveness).await;
+            let written = marker.reconcile(&cache, &self.liveness).await;
             if let Some(revision) = written {
                 informer.reached(revision).await;
             }

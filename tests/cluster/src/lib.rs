@@ -4,11 +4,13 @@
 //! one cluster and a list of named steps. Every step leaves the cluster as it found it, and one
 //! that fails does not keep the next ones from running.
 
+mod holder;
 mod kept;
 mod netctl;
 mod running;
 mod scenario;
 
+pub use holder::Holding;
 pub use kept::{KeptTraffic, check_lives};
 pub use netctl::{check_netctl, netctl, netctl_json};
 pub use running::Running;

@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use cluster_tests::{Scenario, Step, check_answers, check_clients_own_address, hello_vip};
+use cluster_tests::{Holding, Scenario, Step, check_answers, check_clients_own_address, hello_vip};
+use jiff::Timestamp;
 use testbed::cluster::{Cluster, Host, KUBECTL, Spec};
 use testbed::{Deadline, Progress};
 
 #[test]
 fn three_members_agree_and_survive_the_loss_of_any_one() {
-    let spec = Spec::named("three").controls(3).nodes(2);
+    let spec = Spec::named("three").controls(3).nodes(3);
     Scenario::new(spec, STEPS).run();
 }
 
@@ -21,6 +22,10 @@ const STEPS: &[Step] = &[
     Step {
         name: "with_any_member_killed_the_others_accept_and_keep_every_write",
         check: any_member_killed,
+    },
+    Step {
+        name: "vip_is_taken_over_in_time_when_its_holder_dies_together_with_any_member",
+        check: holder_dies_with_a_member,
     },
     Step {
         name: "pods_and_traffic_outlive_a_control_plane_that_is_gone_and_comes_back",
@@ -93,6 +98,35 @@ fn any_member_killed(cluster: &mut Cluster) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Each member in turn, so that the leader is among them whichever it is.
+fn holder_dies_with_a_member(cluster: &mut Cluster) -> Result<()> {
+    let members: Vec<_> = cluster.spec().control_hosts().collect();
+    let vip = hello_vip(cluster)?;
+    let switch = cluster.netns(Host::Switch)?;
+    for (victim, survivor) in members.iter().zip(members.iter().cycle().skip(1)) {
+        let holder = Holding::of(cluster, *survivor, &vip)?;
+        let dying = [victim.to_string(), holder.node.clone()];
+        for host in &dying {
+            switch.ip(&format!("link set {host} down"))?;
+        }
+        let died = Timestamp::now();
+        let outcome = holder
+            .check_taken_over(cluster, *survivor, &vip, died)
+            .with_context(|| format!("{} died", dying.join(" and ")));
+        for host in &dying {
+            switch.ip(&format!("link set {host} up"))?;
+        }
+        outcome?;
+        let kubectl = cluster.kubectl_of(KUBECTL, *victim)?;
+        cluster.wait_for(Deadline::seconds(60), "all nodes to be heard of", || {
+            let get = "get nodes --request-timeout=2s -o jsonpath={.items[*].metadata.annotations}";
+            let nodes = kubectl.ok(get).ok();
+            Ok(nodes.filter(|nodes| !nodes.contains("silent-since")))
+        })?;
+    }
+    cluster.wait_for_nodes(&Progress::quiet())
 }
 
 fn whole_control_plane_killed(cluster: &mut Cluster) -> Result<()> {
