@@ -22,6 +22,20 @@ pub struct FlowKey {
 }
 map_struct!(FlowKey, 44);
 
+impl FlowKey {
+    /// Zero if `other` is the same flow. No bit of it means anything else.
+    #[inline(always)]
+    pub const fn difference(&self, other: &Self) -> u32 {
+        let ports = self.source_port_be ^ other.source_port_be
+            | self.destination_port_be ^ other.destination_port_be;
+        self.source.difference(&other.source)
+            | self.destination.difference(&other.destination)
+            | self.vpc ^ other.vpc
+            | ports as u32
+            | (self.protocol ^ other.protocol) as u32
+    }
+}
+
 /// What becomes of one end of a flow's packets, and how many there were.
 ///
 /// | map | key: the packet as | replaced | by |

@@ -20,6 +20,20 @@ pub const fn mix(value: u64) -> u64 {
 /// The hash of one direction of a flow.
 #[inline(always)]
 pub const fn flow(seed: &[u64; 2], key: &FlowKey) -> u32 {
+    narrow(wide(seed, key))
+}
+
+/// The part of a [`wide`] hash that is the flow's [`flow`] hash.
+#[inline(always)]
+pub const fn narrow(wide: u64) -> u32 {
+    (wide >> 16) as u32
+}
+
+/// All bits of the hash of one direction of a flow, as many as tell flows apart: the key of `flows`. Two
+/// IPv4 flows of one protocol to one address never share it; others do by chance, which whoever uses it
+/// as a key has to see.
+#[inline(always)]
+pub const fn wide(seed: &[u64; 2], key: &FlowKey) -> u64 {
     let ports = (key.source_port_be as u64) << 16 | key.destination_port_be as u64;
     let rest = ports << 32 ^ (key.vpc as u64) << 8 ^ key.protocol as u64;
     words(seed, &key.source, &key.destination, rest)
@@ -29,13 +43,23 @@ pub const fn flow(seed: &[u64; 2], key: &FlowKey) -> u32 {
 /// a service with session affinity goes first.
 #[inline(always)]
 pub const fn source(seed: &[u64; 2], vpc: u32, source: &Address) -> u32 {
-    words(seed, source, &Address::UNSPECIFIED, (vpc as u64) << 8)
+    narrow(words(
+        seed,
+        source,
+        &Address::UNSPECIFIED,
+        (vpc as u64) << 8,
+    ))
 }
 
 /// The hash of the address that a flow is for: IPVS' `dh`.
 #[inline(always)]
 pub const fn destination(seed: &[u64; 2], vpc: u32, destination: &Address) -> u32 {
-    words(seed, &Address::UNSPECIFIED, destination, (vpc as u64) << 8)
+    narrow(words(
+        seed,
+        &Address::UNSPECIFIED,
+        destination,
+        (vpc as u64) << 8,
+    ))
 }
 
 /// The hash of a socket's use of a service address: steady for as long as the socket lives.
@@ -44,11 +68,11 @@ pub const fn socket(seed: &[u64; 2], cookie: u64, address: &Address, port_be: u1
     let cookie_words = Address {
         words: [0, 0, (cookie >> 32) as u32, cookie as u32],
     };
-    words(seed, &cookie_words, address, port_be as u64)
+    narrow(words(seed, &cookie_words, address, port_be as u64))
 }
 
 #[inline(always)]
-const fn words(seed: &[u64; 2], source: &Address, destination: &Address, rest: u64) -> u32 {
+const fn words(seed: &[u64; 2], source: &Address, destination: &Address, rest: u64) -> u64 {
     let (source, destination) = (&source.words, &destination.words);
     let source_high = (source[0] as u64) << 32 | source[1] as u64;
     let source_low = (source[2] as u64) << 32 | source[3] as u64;
@@ -57,7 +81,7 @@ const fn words(seed: &[u64; 2], source: &Address, destination: &Address, rest: u
     // The two halves do not wait for each other; the last step mixes them with the ports.
     let from = mix(source_low ^ source_high.rotate_left(29) ^ seed[0]);
     let to = mix(target_low ^ target_high.rotate_left(29) ^ rest ^ seed[1]);
-    (mix(from ^ to.rotate_left(32) ^ seed[1].rotate_left(17)) >> 16) as u32
+    mix(from ^ to.rotate_left(32) ^ seed[1].rotate_left(17))
 }
 
 /// Maps a hash onto `0..length` without a division: the high half of the product.
@@ -120,6 +144,16 @@ mod tests {
             .filter(|port| pick(&SEED, *port) == pick(&other, *port))
             .count();
         assert!(same < 40, "{same} of 10000 picks are the same");
+    }
+
+    #[test]
+    fn flows_to_one_address_never_share_a_wide_hash() {
+        let keys = (0..1_000).flat_map(|client| (0..1_000).map(move |port| key(client, port)));
+        let mut hashes: Vec<u64> = keys.map(|key| wide(&SEED, &key)).collect();
+        let count = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), count);
     }
 
     #[test]

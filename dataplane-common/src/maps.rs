@@ -61,7 +61,7 @@ names! {
     SNAT_IN "snat_in",
     /// LRU hash: [`SocketKey`](crate::SocketKey) → [`SocketOrigin`](crate::SocketOrigin).
     SOCKET_ORIGINS "socket_origins",
-    /// Hash: [`FlowKey`](crate::FlowKey) client → VIP, to [`TrackEntry`](crate::TrackEntry).
+    /// Hash: [`hash::wide`](crate::hash::wide) of client → VIP, to [`TrackEntry`](crate::TrackEntry).
     FLOWS "flows",
     /// Hash: [`FlowKey`](crate::FlowKey) real server → node, to [`NatEntry`](crate::NatEntry).
     NAT "nat",

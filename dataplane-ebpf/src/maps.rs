@@ -103,7 +103,7 @@ pub static SOCKET_ORIGINS: LruHashMap<SocketKey, SocketOrigin> =
 /// Where clients' flows go, of those that are noted. Not an LRU map: what is noted stays until the
 /// agent sweeps it away.
 #[map(name = "flows")]
-pub static FLOWS: HashMap<FlowKey, TrackEntry> =
+pub static FLOWS: HashMap<u64, TrackEntry> =
     HashMap::with_max_entries(FLOWS_MAX, BPF_F_NO_PREALLOC);
 
 /// What real servers answer to translated flows, and to whom.

@@ -44,8 +44,8 @@ pub struct Glance {
     pub service: &'static ServiceEntry,
     /// Its index in `services`.
     index: u32,
-    /// Of the packet's flow.
-    hash: u32,
+    /// [`hash::wide`] of the packet's flow.
+    wide_hash: u64,
     /// The element of the table.
     element: u32,
 }
@@ -57,7 +57,7 @@ pub fn glance(
     frontend: &FrontendEntry,
     flow: &FlowKey,
 ) -> Result<Glance, Refusal> {
-    let hash = hash::flow(&config.seed, flow);
+    let wide_hash = hash::wide(&config.seed, flow);
     let index = ServiceEntry::index(config.bank, frontend.service);
     let service = SERVICES
         .get(index)
@@ -65,8 +65,8 @@ pub fn glance(
     Ok(Glance {
         service,
         index,
-        hash,
-        element: element(service.lut_index(hash)).unwrap_or(LUT_EMPTY),
+        wide_hash,
+        element: element(service.lut_index(hash::narrow(wide_hash))).unwrap_or(LUT_EMPTY),
     })
 }
 
@@ -89,7 +89,7 @@ pub fn ask<F: Frame>(
     glance: &Glance,
 ) -> Result<(), DropReason> {
     let query = query()?;
-    query.ask(flow, glance.hash, glance.index);
+    query.ask(flow, glance.wide_hash, glance.index);
     query.bytes = frame.length();
     query.traits = traits(frame, frontend, packet)?;
     query.tcp_flags = packet.tcp_flags.into();
@@ -119,7 +119,7 @@ pub fn choose(
     Ok(Choice::Send(Pick {
         service: glance.service,
         backend,
-        hash: glance.hash,
+        hash: hash::narrow(glance.wide_hash),
         found: found.asked_at(frontend.flags),
     }))
 }

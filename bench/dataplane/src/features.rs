@@ -2,7 +2,7 @@
 //! use. All but the cases with many flows put their frames back in the same way, whatever was done to
 //! them, so that their differences are the features' own.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::lpm_trie::Key;
@@ -15,7 +15,7 @@ use fairlead_dataplane_common::{
 };
 use packet_tests::frame::{self, ACK, NETWORK, ROUTER_MAC, SYN};
 use packet_tests::{CLIENT, CLIENT_V6, Client, NODE_1, NODE_2_MAC, Service, VIP, VIP_V6, World};
-use packet_tests::{Outcome, Verdict, frame_v6};
+use packet_tests::{Outcome, Verdict, dual, frame_v6};
 
 use crate::cases::{Action, Case, DATA, FLOWS, Program, V4, V6};
 use crate::services::{self, NODE_1_V6, SERVERS_V4};
@@ -315,15 +315,17 @@ fn other_ways(world: &mut World) -> Result<Vec<Case>> {
     sent(world, &first)?;
     cases.push(case("fragment", "plain_tun", V4, later, Action::Tx));
 
-    let question = frame::tcp(
-        (CLIENT, 50_000),
-        (services::vip(0), services::PORT_NAT),
-        ACK,
-        &DATA,
-    );
-    let ((node, port), server) = frame::ends(&sent(world, &question)?);
-    let answer = frame::tcp(server, (node, port), ACK, &DATA);
-    cases.push(case("nat_answer", "plain_pass", V4, answer, Action::Tx));
+    for (family, client, vip) in [
+        (V4, CLIENT.into(), services::vip(0).into()),
+        (V6, CLIENT_V6.into(), IpAddr::from(services::vip_v6(0))),
+    ] {
+        let client = SocketAddr::new(client, 50_000);
+        let vip = SocketAddr::new(vip, services::PORT_NAT);
+        let question = dual::tcp(client, vip, ACK, &DATA);
+        let (node, server) = dual::ends(&sent(world, &question)?);
+        let answer = dual::tcp(server, node, ACK, &DATA);
+        cases.push(case("nat_answer", "plain_pass", family, answer, Action::Tx));
+    }
 
     world.announce(VIP.into());
     let mut arp = frame::arp(1, ROUTER_MAC, CLIENT, VIP);

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use aya::maps::Array;
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use fairlead_dataplane_common::maps;
 use fairlead_dataplane_common::traffic::Whole;
-use fairlead_dataplane_common::{FlowKey, maps};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use packet_tests::{World, frame, frame_v6};
@@ -164,7 +164,7 @@ impl Measured {
 /// Removes what is noted of flows.
 fn forget_flows(world: &mut World) -> Result<()> {
     let flows = &mut world.tables.flows;
-    let noted: Vec<FlowKey> = flows
+    let noted: Vec<u64> = flows
         .keys()
         .collect::<Result<_, _>>()
         .context("read flows")?;

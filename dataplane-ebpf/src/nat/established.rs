@@ -74,13 +74,14 @@ extern "C" fn follow(ctx: *mut xdp_md) -> u64 {
 #[inline(always)]
 fn try_follow(ctx: &XdpContext) -> Option<u32> {
     let query = pick::query().ok()?;
-    let noted = FLOWS.get_ptr_mut(&query.flow)?;
+    let noted = FLOWS.get_ptr_mut(&query.key)?;
     // SAFETY: the kernel keeps a removed element readable until the program has ended. Two CPUs that
     // meet here may lose a count or a step of the state, which the next packet makes up for.
     let noted = unsafe { &mut *noted };
     let service = SERVICES.get(query.service_index)?;
     let backend = BACKENDS.get(noted.backend_slot)?;
-    if noted.nat_port_be == 0
+    if noted.flow.difference(&query.flow) != 0
+        || noted.nat_port_be == 0
         || noted.service != service.id
         || noted.backend != backend.id
         || backend.state == BACKEND_EMPTY

@@ -9,7 +9,7 @@ use super::Translation;
 use crate::header::Tcp;
 use crate::maps::{FLOWS, NAT};
 use crate::parse::{Packet, Shape};
-use crate::{lookup, server};
+use crate::{lookup, pick, server};
 
 /// Ports tried for a new flow before it is dropped. The first is chosen by the flow's hash; at half
 /// the ports taken towards one backend, 32 fail once in four billion flows.
@@ -142,12 +142,17 @@ impl Translation {
     /// that alone its next packets are translated, see [`established`](super::established).
     #[inline(always)]
     fn note(&self, port_be: u16) {
-        if let Some(noted) = FLOWS.get_ptr_mut(&self.old) {
-            // SAFETY: as above.
-            unsafe {
-                (*noted).place = self.entry.place;
-                (*noted).nat_port_be = port_be;
-            }
+        let Some(noted) = pick::query()
+            .ok()
+            .and_then(|query| FLOWS.get_ptr_mut(&query.key))
+        else {
+            return;
+        };
+        // SAFETY: as above.
+        let noted = unsafe { &mut *noted };
+        if noted.flow.difference(&self.old) == 0 {
+            noted.place = self.entry.place;
+            noted.nat_port_be = port_be;
         }
     }
 

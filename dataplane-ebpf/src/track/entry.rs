@@ -25,12 +25,16 @@ pub(super) enum Followed {
 
 #[inline(always)]
 pub(super) fn follow(query: &mut Query, service: &ServiceEntry) -> Followed {
-    let Some(entry) = FLOWS.get_ptr_mut(&query.flow) else {
+    let Some(entry) = FLOWS.get_ptr_mut(&query.key) else {
         return Followed::Nowhere;
     };
     // SAFETY: the kernel keeps a removed element readable until the program has ended. Two CPUs that
     // meet here may lose a count or a step of the state, which the next packet makes up for.
     let entry = unsafe { &mut *entry };
+    if entry.flow.difference(&query.flow) != 0 {
+        query.leave_to_another();
+        return Followed::Nowhere;
+    }
     if entry.service != service.id {
         return forget(query);
     }
@@ -65,7 +69,7 @@ fn gone(query: &Query) -> Followed {
     }
     if query.tcp_flags as u8 & Tcp::RST != 0 {
         // The client has given it up by itself. If it is gone already, another CPU was faster.
-        let _ = FLOWS.remove(&query.flow);
+        let _ = FLOWS.remove(&query.key);
     }
     Followed::Gone
 }
@@ -76,7 +80,7 @@ fn gone(query: &Query) -> Followed {
 fn forget(query: &Query) -> Followed {
     if query.may_note() && !query.is_midway() {
         // If it is gone already, another CPU was faster.
-        let _ = FLOWS.remove(&query.flow);
+        let _ = FLOWS.remove(&query.key);
     }
     Followed::Nowhere
 }
@@ -126,9 +130,11 @@ pub(super) fn note(
         packets: is_counted.into(),
         bytes: if is_counted { query.bytes.into() } else { 0 },
         place: ClientPlace::default(),
+        flow: query.flow,
+        padding: 0,
     };
     FLOWS
-        .insert(&query.flow, &query.entry, u64::from(BPF_ANY))
+        .insert(&query.key, &query.entry, u64::from(BPF_ANY))
         .is_ok()
 }
 

@@ -2,7 +2,7 @@
 
 use fairlead_dataplane_common::{
     DropReason, FRONTEND_NODE_PORT, FlowKey, LUT_EMPTY, LUT_SLOT_MASK, SERVICE_NAT, SERVICE_NOTED,
-    SERVICE_SERVERS, ServiceEntry, TrackEntry, protocol,
+    SERVICE_SERVERS, ServiceEntry, TrackEntry, hash, protocol,
 };
 
 use crate::header::Tcp;
@@ -16,13 +16,18 @@ pub const QUERY_HANDS_UP: u32 = 1 << 2;
 /// Another node passed the packet on and has chosen already: the table alone says for whom.
 pub const QUERY_PASSED_ON: u32 = 1 << 3;
 
+/// The entry that would be the flow's is another's.
+const QUERY_TAKEN: u32 = 1 << 4;
+
 /// A packet of a known flow and, in the end, the backend it is for. It is kept in a map of its own:
 /// the stack has no room for it.
 #[repr(C)]
 pub struct Query {
+    /// [`hash::wide`] of the flow: its key in `flows`.
+    pub key: u64,
     /// The flow, client → VIP.
     pub flow: FlowKey,
-    /// Of the flow.
+    /// Of the flow, [`hash::narrow`].
     pub hash: u32,
     /// Of the service, in `services`.
     pub service_index: u32,
@@ -148,9 +153,10 @@ impl Found {
 impl Query {
     /// Puts a query in place of the last one. What an answer does not depend on is left as it was.
     #[inline(always)]
-    pub fn ask(&mut self, flow: &FlowKey, hash: u32, service_index: u32) {
+    pub fn ask(&mut self, flow: &FlowKey, wide_hash: u64, service_index: u32) {
         self.flow = *flow;
-        self.hash = hash;
+        self.key = wide_hash;
+        self.hash = hash::narrow(wide_hash);
         self.service_index = service_index;
     }
 
@@ -184,9 +190,15 @@ impl Query {
             || service.flags & SERVICE_SERVERS != 0 && !self.has(QUERY_VIP)
     }
 
+    /// Says that the entry of the flow's hash is another flow's: neither to be followed nor to be replaced.
+    #[inline(always)]
+    pub(super) fn leave_to_another(&mut self) {
+        self.traits |= QUERY_TAKEN;
+    }
+
     /// Whether the packet may leave an entry: nothing is noted on the word of an error or a reset.
     #[inline(always)]
     pub(super) fn may_note(&self) -> bool {
-        !self.has(QUERY_ERROR) && self.tcp_flags as u8 & Tcp::RST == 0
+        !self.has(QUERY_ERROR | QUERY_TAKEN) && self.tcp_flags as u8 & Tcp::RST == 0
     }
 }

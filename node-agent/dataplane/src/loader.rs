@@ -405,7 +405,7 @@ pub struct Tables {
     pub snat_out: HashMap<MapData, FlowKey, FlowEntry>,
     pub snat_in: HashMap<MapData, FlowKey, FlowEntry>,
     pub socket_origins: HashMap<MapData, SocketKey, SocketOrigin>,
-    pub flows: HashMap<MapData, FlowKey, TrackEntry>,
+    pub flows: HashMap<MapData, u64, TrackEntry>,
     pub nat: HashMap<MapData, FlowKey, NatEntry>,
     pub affinity: HashMap<MapData, AffinityKey, AffinityEntry>,
     pub fragments: HashMap<MapData, FragmentKey, FragmentPorts>,

@@ -49,9 +49,11 @@ impl Tables {
         flows(&self.snat_out, names::SNAT_OUT, limit)
     }
 
-    /// Flows that are noted, keyed as the client's packets; `limit` of them.
+    /// Flows that are noted, as the client's packets; `limit` of them.
     pub fn tracked_flows(&self, limit: usize) -> Result<Vec<(FlowKey, TrackEntry)>, Error> {
-        flows(&self.flows, names::FLOWS, limit)
+        let entries = flows(&self.flows, names::FLOWS, limit)?;
+        let keyed = entries.into_iter().map(|(_, entry)| (entry.flow, entry));
+        Ok(keyed.collect())
     }
 
     /// Translated flows, keyed as real servers answer; `limit` of them.
@@ -153,10 +155,10 @@ impl Tables {
     }
 }
 
-fn flows<V: Pod>(
-    table: &HashTable<MapData, FlowKey, V>,
+fn flows<K: Pod, V: Pod>(
+    table: &HashTable<MapData, K, V>,
     name: &'static str,
     limit: usize,
-) -> Result<Vec<(FlowKey, V)>, Error> {
+) -> Result<Vec<(K, V)>, Error> {
     collect(table.iter().take(limit), name)
 }

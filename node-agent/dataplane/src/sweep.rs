@@ -30,11 +30,19 @@ const REMOVALS_MAX: usize = 1 << 16;
 #[derive(Clone, Debug)]
 pub struct Maps {
     /// `flows`.
-    pub flows: Entries<FlowKey, TrackEntry>,
+    pub flows: Entries<u64, TrackEntry>,
     /// `nat`.
     pub nat: Entries<FlowKey, NatEntry>,
     /// `affinity`.
     pub affinity: Entries<AffinityKey, AffinityEntry>,
+}
+
+impl Maps {
+    /// Whether a flow has a note.
+    fn is_noted(&self, rules: &Rules, flow: &FlowKey) -> io::Result<bool> {
+        let entry = self.flows.get(&hash::wide(&rules.desired.seed, flow))?;
+        Ok(entry.is_some_and(|entry| entry.flow == *flow))
+    }
 }
 
 /// What a sweep goes by.
@@ -148,23 +156,23 @@ pub(crate) fn sweep(maps: &Maps, rules: &Rules, jiffies: &Jiffies) -> io::Result
     maps.flows.for_each_batch(|batch| {
         for (key, entry) in batch {
             // A translated flow lives as long as either side sends.
-            let seen = translations.seen(key).max(entry.seen_jiffies);
+            let seen = translations.seen(&entry.flow).max(entry.seen_jiffies);
             let age = Duration::from_secs(jiffies.age(seen, now).into());
             if age >= rules.lifetime(entry) && removals.keys.len() < REMOVALS_MAX {
                 removals.keys.push((*key, entry.seen_jiffies));
             } else {
-                swept.count(rules, key, entry);
+                swept.count(rules, entry);
             }
         }
     })?;
     swept.removed = removals.execute(&maps.flows, |entry| entry.seen_jiffies)?;
-    translations.sweep(maps, jiffies)?;
+    translations.sweep(maps, rules, jiffies)?;
     sweep_affinity(&maps.affinity, rules)?;
     Ok(swept)
 }
 
 impl Swept {
-    fn count(&mut self, rules: &Rules, key: &FlowKey, entry: &TrackEntry) {
+    fn count(&mut self, rules: &Rules, entry: &TrackEntry) {
         self.flows += 1;
         if entry.state != FLOW_CLOSING && rules.counts_connections(entry.service) {
             *self
@@ -177,7 +185,7 @@ impl Swept {
         if let Some(flags) = rules.waiting.get(&service)
             && let Some(hashes) = self.hashes.get_mut(&service)
         {
-            hashes.push(rules.table_hash(*flags, key));
+            hashes.push(rules.table_hash(*flags, &entry.flow));
         }
     }
 }
@@ -237,14 +245,13 @@ impl Translations {
 
     /// Removes those whose flow is not noted any more. One that has just begun may be noted a moment
     /// later.
-    fn sweep(&self, maps: &Maps, jiffies: &Jiffies) -> io::Result<()> {
+    fn sweep(&self, maps: &Maps, rules: &Rules, jiffies: &Jiffies) -> io::Result<()> {
         let now = jiffies.now()?;
         let mut removed = 0;
         for (flow, (key, seen)) in &self.by_flow {
             let age = Duration::from_secs(jiffies.age(*seen, now).into());
-            if removed < REMOVALS_MAX && age >= Timeouts::OPENING && maps.flows.get(flow)?.is_none()
-            {
-                remove_unless_noted(maps, flow, key, *seen)?;
+            if removed < REMOVALS_MAX && age >= Timeouts::OPENING && !maps.is_noted(rules, flow)? {
+                remove_unless_noted(maps, rules, flow, key, *seen)?;
                 removed += 1;
             }
         }
@@ -254,7 +261,13 @@ impl Translations {
 
 /// Removes the entry for what answers `flow`, unless the flow is noted by the time that it is gone: it may
 /// have begun anew and found the entry, and programs do not look for that again.
-fn remove_unless_noted(maps: &Maps, flow: &FlowKey, key: &FlowKey, seen: u64) -> io::Result<()> {
+fn remove_unless_noted(
+    maps: &Maps,
+    rules: &Rules,
+    flow: &FlowKey,
+    key: &FlowKey,
+    seen: u64,
+) -> io::Result<()> {
     let Some(entry) = maps
         .nat
         .get(key)?
@@ -263,7 +276,7 @@ fn remove_unless_noted(maps: &Maps, flow: &FlowKey, key: &FlowKey, seen: u64) ->
         return Ok(());
     };
     maps.nat.remove(key)?;
-    if maps.flows.get(flow)?.is_some() {
+    if maps.is_noted(rules, flow)? {
         maps.nat.add(key, &entry)?;
     }
     Ok(())

@@ -4,10 +4,11 @@ use aya::maps::lpm_trie::Key;
 use fairlead_dataplane_common::{
     Address, BACKEND_ACTIVE, BackendEntry, Config, DropReason, DropSample, DropSampleKey,
     FORMERS_PER_SLOT, FRONTEND_ADDRESS, FRONTEND_EXTERNAL, FlowKey, FrontendKey, NotedEntry,
-    RouteKey, ServiceDropKey, ServiceEntry, TrackEntry, VipPrefix, mac,
+    RouteKey, ServiceDropKey, ServiceEntry, TrackEntry, VipPrefix, hash, mac,
 };
 
 use crate::frame::SYN;
+use crate::world::SEED;
 use crate::{CLIENT, CLIENT_V6, Outcome, VIP, VIP_V6, World, frame, frame_v6};
 
 /// A service as a test wants it in the maps.
@@ -158,15 +159,32 @@ impl World {
 
     /// What is noted of a flow.
     pub fn flow(&self, flow: &FlowKey) -> Option<TrackEntry> {
-        self.tables.flows.get(flow, 0).ok()
+        let noted = self.tables.flows.get(&key_in_flows(flow), 0).ok()?;
+        (noted.flow == *flow).then_some(noted)
     }
 
-    /// Forgets what is noted of a flow.
+    /// Notes another flow, which a backend in `slot` has, as if it had the same hash as `flow`.
+    pub fn note_another(&mut self, flow: &FlowKey, slot: u32) {
+        let entry = TrackEntry {
+            backend: self.backend(slot).id,
+            backend_slot: slot,
+            flow: FlowKey {
+                source_port_be: !flow.source_port_be,
+                ..*flow
+            },
+            ..TrackEntry::default()
+        };
+        let written = self.tables.flows.insert(key_in_flows(flow), entry, 0);
+        written.expect("write a note");
+    }
+
+    /// Forgets what is noted of a flow, or [of another](Self::note_another) with its hash.
     ///
     /// # Panics
     /// If nothing is.
     pub fn forget(&mut self, flow: &FlowKey) {
-        self.tables.flows.remove(flow).expect("it was noted");
+        let removed = self.tables.flows.remove(&key_in_flows(flow));
+        removed.expect("it was noted");
     }
 
     /// How many flows are noted.
@@ -282,4 +300,9 @@ impl Outcome {
         let label = self.frame.get(50..56)?;
         mac::backend_of(label.try_into().expect("six bytes"))
     }
+}
+
+/// By what `flows` finds a flow.
+fn key_in_flows(flow: &FlowKey) -> u64 {
+    hash::wide(&SEED, flow)
 }

@@ -50,7 +50,7 @@ const POD_1_MAC: [u8; 6] = [0x02, 0, 0, 0, 1, 0x0a];
 /// The loopback, which `BPF_PROG_TEST_RUN` pretends skbs came in by, plays the pod's veth.
 const VETH: u32 = 1;
 const MTU: u32 = crate::frame::NODE_MTU as u32;
-const SEED: [u64; 2] = [0x5eed_5eed_5eed_5eed, 0x0bad_cafe_0bad_cafe];
+pub(crate) const SEED: [u64; 2] = [0x5eed_5eed_5eed_5eed, 0x0bad_cafe_0bad_cafe];
 
 /// What a program did with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

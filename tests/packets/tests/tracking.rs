@@ -246,6 +246,29 @@ fn connection_begun_at_a_settling_slot_knows_nothing_of_the_one_that_had_its_por
 }
 
 #[test]
+fn flow_whose_hash_is_anothers_goes_without_a_note() {
+    let Some((mut world, _)) = world(LUT_MOVING) else {
+        return;
+    };
+    for client in Client::ALL {
+        let flow = client.flow(protocol::TCP, 1, 90);
+        world.note_another(&flow, OLD);
+        for hook in [XDP, IN] {
+            // All of them to the base, as where there is no room.
+            for flags in [SYN, ACK, ACK | FIN, RST] {
+                let outcome = world.run(hook, &client.tcp(1, 90, flags));
+                assert_eq!(outcome.named(), Some(100 + OLD), "{hook}, {flags:#x}");
+            }
+        }
+        assert_eq!(world.flow(&flow), None);
+        world.forget(&flow);
+        world.run(XDP, &client.tcp(1, 90, SYN));
+        let noted = world.flow(&flow).expect("noted");
+        assert_eq!(noted.backend_slot, NEW);
+    }
+}
+
+#[test]
 fn tracked_flow_survives_a_change_of_the_table() {
     let Some(mut world) = World::open() else {
         return;
@@ -315,14 +338,12 @@ fn leaving_backend_keeps_its_flows_and_gets_no_new_ones() {
 /// Leaves no room for another note.
 fn fill_up(world: &mut World) {
     let entry = TrackEntry::default();
-    let mut flow = Client::V4.flow(protocol::TCP, 1, 1);
     let held = u32::try_from(world.flows()).expect("it is bounded");
     for number in held..maps::FLOWS_MAX {
-        flow.vpc = 1 + number;
         world
             .tables
             .flows
-            .insert(flow, entry, 0)
+            .insert(u64::from(number), entry, 0)
             .expect("there is room for so many");
     }
 }

@@ -47,12 +47,11 @@ impl Fixture {
             service,
             state,
             seen_jiffies: self.jiffies.before(seconds),
+            flow: flow(client_port),
             ..TrackEntry::default()
         };
-        self.tables
-            .flows
-            .insert(flow(client_port), entry, 0)
-            .unwrap();
+        let key = hash::wide(&self.rules.desired.seed, &entry.flow);
+        self.tables.flows.insert(key, entry, 0).unwrap();
     }
 
     fn sweep(&self) -> Swept {
@@ -233,7 +232,7 @@ fn translation_of_a_flow_that_is_noted_meanwhile_is_put_back() {
         let key = key(10_000 + client_port);
         fixture.tables.nat.insert(key, entry, 0).unwrap();
         let maps = &fixture.tables.swept;
-        remove_unless_noted(maps, &flow(client_port), &key, seen).unwrap();
+        remove_unless_noted(maps, &fixture.rules, &flow(client_port), &key, seen).unwrap();
         assert_eq!(
             maps.nat.get(&key).unwrap(),
             stays.then_some(entry),

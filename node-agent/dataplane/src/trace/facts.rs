@@ -115,7 +115,11 @@ impl Facts {
             hash: hash::flow(&config.seed, &key),
             table_slot: None,
             turn: None,
-            flow: absent(live.flows.get(&key, 0), maps::FLOWS)?,
+            flow: absent(
+                live.flows.get(&hash::wide(&config.seed, &key), 0),
+                maps::FLOWS,
+            )?
+            .filter(|entry| entry.flow == key),
             affinity: None,
             is_source_allowed: None,
         };
@@ -128,6 +132,11 @@ impl Facts {
             facts.add_service(live, frontend.service, service)?;
         }
         Ok(facts)
+    }
+
+    /// The key that the packet's flow has in `flows`.
+    pub(super) fn noted_by(&self) -> u64 {
+        hash::wide(&self.config.seed, &self.key)
     }
 
     fn add_service(

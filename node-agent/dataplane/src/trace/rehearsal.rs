@@ -136,7 +136,7 @@ pub struct Rehearsal {
     newcomers: HashMap<MapData, FlowKey, FlowEntry>,
     snat_out: HashMap<MapData, FlowKey, FlowEntry>,
     snat_in: HashMap<MapData, FlowKey, FlowEntry>,
-    flows: HashMap<MapData, FlowKey, TrackEntry>,
+    flows: HashMap<MapData, u64, TrackEntry>,
     nat: HashMap<MapData, FlowKey, NatEntry>,
     affinity: HashMap<MapData, AffinityKey, AffinityEntry>,
     turns: Array<MapData, u32>,
@@ -265,7 +265,7 @@ impl Rehearsal {
                 outcome.counted = Some(slot);
             }
         }
-        outcome.flow = absent(self.flows.get(&facts.key, 0), maps::FLOWS)?;
+        outcome.flow = absent(self.flows.get(&facts.noted_by(), 0), maps::FLOWS)?;
         let nat = entries(&self.nat, maps::NAT)?;
         outcome.nat = nat.into_iter().find(|(key, _)| !copied.nat.contains(key));
         let mut replies = entries(&self.replies, maps::REPLIES)?;
@@ -295,7 +295,7 @@ impl Rehearsal {
         let mut copied = Copied::default();
         let key = facts.key;
         if let Some(flow) = facts.flow {
-            let written = self.flows.insert(key, flow, 0);
+            let written = self.flows.insert(facts.noted_by(), flow, 0);
             written.map_err(Error::map("write", maps::FLOWS))?;
         }
         if copy(&live.nat, &mut self.nat, maps::NAT, key)?.is_some() {

@@ -50,7 +50,7 @@ pub(crate) type Connections = HashMap<u32, (u32, u32)>;
 /// Counts the noted flows of all backends.
 pub(crate) fn connections(tables: &Tables) -> Result<Connections, Error> {
     let mut connections = Connections::new();
-    let count = |entries: &[(FlowKey, TrackEntry)]| {
+    let count = |entries: &[(u64, TrackEntry)]| {
         for (_, entry) in entries {
             let (active, inactive) = connections.entry(entry.backend).or_default();
             // IPVS counts datagrams, and connections that open or close, as inactive.

@@ -129,6 +129,29 @@ fn flow_ends_with_its_backend_and_not_before() {
 }
 
 #[test]
+fn flow_whose_hash_is_anothers_is_translated_without_a_note() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    for site in SITES {
+        let flow = site.flow(40_000);
+        world.note_another(&flow, site.slot);
+        let port = site.leaves_by(&mut world, 40_000);
+        assert_eq!(site.leaves_by(&mut world, 40_000), port);
+        let outcome = world.run(XDP, &site.answer(port));
+        assert_eq!(
+            dual::ends(&outcome.frame),
+            (site.vip(), site.client(40_000))
+        );
+        assert_eq!(world.flow(&flow), None);
+        world.forget(&flow);
+        assert_eq!(site.leaves_by(&mut world, 40_000), port);
+        let noted = world.flow(&flow).expect("noted");
+        assert_eq!(noted.nat_port_be, port.to_be());
+    }
+}
+
+#[test]
 fn packet_of_an_established_flow_that_does_not_fit_is_answered() {
     let Some(mut world) = world(Some(SERVER_MAC)) else {
         return;

@@ -2,7 +2,9 @@
 //! counters outlive who was counted.
 
 use aya::maps::PerCpuValues;
-use fairlead_dataplane_common::{BackendStats, FLOW_DATAGRAMS, FlowKey, NotedEntry, TrackEntry};
+use fairlead_dataplane_common::{
+    BackendStats, FLOW_DATAGRAMS, FlowKey, NotedEntry, TrackEntry, hash,
+};
 use fairlead_proto::node::{BackendState, Timeouts};
 
 use super::*;
@@ -110,13 +112,13 @@ fn slots_that_moved_come_to_rest_when_their_flows_have_ended() {
         // A flow that lasts.
         let jiffies = Jiffies::open().unwrap();
         let address = |address: [u8; 4]| IpAddr::from(address).into();
-        let key = FlowKey {
+        let flow = FlowKey {
             source: address([198, 18, 0, 10]),
             destination: address([198, 18, 100, 1]),
             protocol: 6,
             ..FlowKey::default()
         };
-        let (hash, entry) = {
+        let (key, entry) = {
             let mut state = dataplane.state();
             let slot = state.observed.backend_ids[&11];
             let entry = TrackEntry {
@@ -126,14 +128,13 @@ fn slots_that_moved_come_to_rest_when_their_flows_have_ended() {
                 // Lives longer than the windows of this test.
                 state: FLOW_DATAGRAMS,
                 seen_jiffies: jiffies.before(0),
+                flow,
                 ..TrackEntry::default()
             };
-            state.loaded.tables.flows.insert(key, entry, 0).unwrap();
             let desired = state.desired.clone().unwrap();
-            (
-                fairlead_dataplane_common::hash::flow(&desired.seed, &key),
-                entry,
-            )
+            let key = hash::wide(&desired.seed, &flow);
+            state.loaded.tables.flows.insert(key, entry, 0).unwrap();
+            (key, entry)
         };
         sweep_until(&dataplane, "the end of the window", |dataplane| {
             hello(dataplane).base_length == 0
@@ -144,7 +145,7 @@ fn slots_that_moved_come_to_rest_when_their_flows_have_ended() {
         })
         .await;
         let entry_of_table = hello(&dataplane);
-        let index = entry_of_table.lut_index(hash).unwrap();
+        let index = entry_of_table.lut_index(hash::narrow(key)).unwrap();
         let range = crate::lut::Range {
             offset: index,
             len: 1,
@@ -223,7 +224,7 @@ fn sweep_puts_right_how_many_flows_are_noted() {
                 seen_jiffies: Jiffies::open().unwrap().before(0),
                 ..TrackEntry::default()
             };
-            tables.flows.insert(FlowKey::default(), entry, 0).unwrap();
+            tables.flows.insert(0, entry, 0).unwrap();
             // As after many flows that programs have noted and the agent has cleared away.
             for index in indexes {
                 let entry = NotedEntry {

@@ -358,6 +358,8 @@ fn takeover_cut_short_is_finished_by_the_next_agent_of_either_version() {
 
 #[test]
 fn maps_of_another_layout_begin_empty_and_backends_keep_their_slots() {
+    /// Of an entry in `flows`.
+    const KEY: u64 = 7;
     let Some(fixture) = Fixture::new() else {
         return;
     };
@@ -384,7 +386,7 @@ fn maps_of_another_layout_begin_empty_and_backends_keep_their_slots() {
             ..TrackEntry::default()
         };
         let tables = &mut state.loaded.tables;
-        tables.flows.insert(flow, noted, 0).unwrap();
+        tables.flows.insert(KEY, noted, 0).unwrap();
         tables
             .replies
             .insert(flow, FlowEntry::default(), 0)
@@ -399,7 +401,7 @@ fn maps_of_another_layout_begin_empty_and_backends_keep_their_slots() {
     };
     let is_held = |dataplane: &Dataplane| {
         let tables = &dataplane.state().loaded.tables;
-        let (noted, answered) = (tables.flows.get(&flow, 0), tables.replies.get(&flow, 0));
+        let (noted, answered) = (tables.flows.get(&KEY, 0), tables.replies.get(&flow, 0));
         (noted.is_ok(), answered.is_ok())
     };
 

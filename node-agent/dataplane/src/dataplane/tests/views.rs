@@ -67,7 +67,7 @@ fn noted_flows_are_listed_by_service_backend_and_client() {
     };
     fixture.open_with_example(async |dataplane| {
         let note = |client: [u8; 4], backend: u32, packets: u64| {
-            let key = FlowKey {
+            let flow = FlowKey {
                 source: Address::from(IpAddr::from(client)),
                 destination: Address::from(IpAddr::from([198, 18, 100, 1])),
                 source_port_be: 5555_u16.to_be(),
@@ -82,10 +82,12 @@ fn noted_flows_are_listed_by_service_backend_and_client() {
                 packets,
                 // A sweep may come by.
                 seen_jiffies: dataplane.jiffies.before(0),
+                flow,
                 ..TrackEntry::default()
             };
             let mut state = dataplane.state();
-            state.loaded.tables.flows.insert(key, entry, 0).unwrap();
+            let tables = &mut state.loaded.tables;
+            tables.flows.insert(u64::from(backend), entry, 0).unwrap();
         };
         note([192, 0, 2, 7], 11, 3);
         note([192, 0, 2, 8], 12, 9);
