@@ -30,8 +30,8 @@ const HEARTBEAT_PERIOD: Duration = Duration::from_millis(250);
 /// How often the control plane is told how busy backends are, at most.
 const LOADS_PERIOD: Duration = Duration::from_secs(1);
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two rounds over all members.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Before a member is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How long the member's machine may leave heartbeats unacknowledged (`TCP_USER_TIMEOUT`, tcp(7)):
 /// after that it is gone, and another member may lead. How busy the member itself is does not matter
 /// to that.
@@ -86,47 +86,46 @@ impl Session {
 
     /// Keeps a session with whichever member leads, for ever.
     pub(crate) async fn run(self) {
-        let mut last_failure = String::new();
         loop {
-            let begun = Instant::now();
-            let failure = match self.find_leader().await {
-                Ok(opened) => {
-                    let endpoint = opened.endpoint;
-                    let Err(error) = self.hold(opened).await;
-                    self.node.dataplane.set_in_session(false);
-                    format!("{endpoint}: {error:#}")
-                }
-                Err(failure) => failure,
-            };
-            // The same failure is told once, not twice a second for as long as it lasts.
-            if failure != last_failure {
-                tracing::warn!(failure, "no session");
-                last_failure = failure;
-            }
+            let opened = self.find_leader().await;
+            let (endpoint, begun) = (opened.endpoint, Instant::now());
+            let Err(error) = self.hold(opened).await;
+            self.node.dataplane.set_in_session(false);
+            tracing::warn!(%endpoint, error = format!("{error:#}"), "no session any more");
             if begun.elapsed() < RETRY_PAUSE {
                 sleep(RETRY_PAUSE).await;
             }
         }
     }
 
-    /// Asks all members at once for a session: only the one that leads gives one, and one whose machine
-    /// is gone must not be waited for. Else why each of them gives none.
-    async fn find_leader(&self) -> Result<Opened, String> {
+    /// Asks all members at once, each again and again, until one gives a session: only the one that
+    /// leads does, and nobody is waited for whose machine is gone.
+    async fn find_leader(&self) -> Opened {
         let endpoints = &self.node.config.control_endpoints;
-        let asked = endpoints.iter().map(|endpoint| async move {
-            let opened = self.open(*endpoint).await;
-            opened.map_err(|error| format!("{endpoint}: {error:#}"))
-        });
+        let asked = endpoints.iter().map(|one| self.ask(*one));
         let mut asked: FuturesUnordered<_> = asked.collect();
-        let mut failures = Vec::new();
-        while let Some(answer) = asked.next().await {
-            match answer {
-                Ok(opened) => return Ok(opened),
-                Err(failure) => failures.push(failure),
-            }
+        match asked.next().await {
+            Some(opened) => opened,
+            // A node without members has nobody to ask.
+            None => std::future::pending().await,
         }
-        failures.sort_unstable();
-        Err(failures.join("; "))
+    }
+
+    /// Asks a member for a session until it gives one.
+    async fn ask(&self, endpoint: SocketAddr) -> Opened {
+        let mut last_failure = String::new();
+        loop {
+            let failure = match self.open(endpoint).await {
+                Ok(opened) => return opened,
+                Err(error) => format!("{error:#}"),
+            };
+            // The same failure is told once, not several times a second for as long as it lasts.
+            if failure != last_failure {
+                tracing::warn!(%endpoint, failure, "no session");
+                last_failure = failure;
+            }
+            sleep(RETRY_PAUSE).await;
+        }
     }
 
     /// Opens a session with a member.

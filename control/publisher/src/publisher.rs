@@ -56,8 +56,9 @@ pub struct Config {
     pub silence_max: Duration,
     /// How long a new leader waits for nodes that it has not heard before it counts them as silent.
     pub silence_grace: Duration,
-    /// How long it waits for the others once more than half of the nodes are back: as long as agents
-    /// need to notice that their leader is gone, and to find another, some sooner and some later.
+    /// How long it waits for the others once more than half of the nodes are back. By the time that
+    /// there is a new leader all agents have noticed that the one before is gone, and ask the members
+    /// several times a second. A node that is later all the same loses its VIPs, and no connection.
     pub return_max: Duration,
     /// How long an agent that ended its session may be away before its node counts as silent.
     pub restart_max: Duration,
@@ -81,7 +82,7 @@ impl Config {
             lease_renewal: Duration::from_secs(10),
             silence_max: Duration::from_millis(1_500),
             silence_grace: Duration::from_secs(10),
-            return_max: Duration::from_secs(1),
+            return_max: Duration::from_millis(500),
             restart_max: Duration::from_secs(15),
             steady_min: Duration::from_secs(5),
             departure_max: Duration::from_secs(2),
