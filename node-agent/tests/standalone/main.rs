@@ -4,6 +4,7 @@
 
 mod client;
 mod modes;
+mod prefixes;
 mod server;
 mod site;
 mod tunnel;

@@ -7,14 +7,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aya::maps::lpm_trie::Key;
 use fairlead_dataplane::loader::Loaded;
 use fairlead_dataplane_common::{
     AffinityEntry, BACKEND_ACTIVE, BACKEND_DRAINING, BackendEntry, DropReason, FRONTEND_CLUSTER,
-    FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey, LoadEntry, NODE_LOCAL,
-    SCHEDULER_LEAST_CONNECTIONS, SCHEDULER_NEVER_QUEUE, SCHEDULER_SHORTEST_EXPECTED_DELAY,
-    SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY, SERVICE_DESTINATION_HASH,
-    SERVICE_IN_TURN, SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_SCHEDULER_SHIFT,
-    SERVICE_SOURCE_HASH, ServiceEntry, protocol,
+    FRONTEND_EXTERNAL, FRONTEND_USED, FrontendBucket, FrontendEntry, FrontendKey, LoadEntry,
+    NODE_LOCAL, RouteKey, SCHEDULER_LEAST_CONNECTIONS, SCHEDULER_NEVER_QUEUE,
+    SCHEDULER_SHORTEST_EXPECTED_DELAY, SCHEDULER_WEIGHTED_LEAST_CONNECTIONS, SERVICE_AFFINITY,
+    SERVICE_DESTINATION_HASH, SERVICE_IN_TURN, SERVICE_INTERNAL_LOCAL, SERVICE_LEAST_LOAD,
+    SERVICE_SCHEDULER_SHIFT, SERVICE_SOURCE_HASH, ServiceEntry, VipPrefix, protocol,
 };
 use nix::sched::{CloneFlags, unshare};
 use packet_tests::node::Node;
@@ -114,6 +115,32 @@ impl Sockets {
 
     fn add_frontend(&mut self, service: u32, protocol: u8, cluster_ip: IpAddr) {
         let key = FrontendKey::new(0, cluster_ip.into(), protocol, PORT.to_be());
+        self.add_key(key, service, FRONTEND_CLUSTER);
+    }
+
+    /// A VIP that is a prefix, of so many bits of 128: TCP only.
+    fn add_prefix(&mut self, service: u32, network: IpAddr, bits: u32) {
+        let network = network.into();
+        let prefix = VipPrefix {
+            network,
+            length: bits,
+        };
+        let place = RouteKey {
+            vpc_be: 0,
+            address: network,
+        };
+        let tables = &mut self.loaded.tables;
+        let place = Key::new(prefix.bits(), place);
+        let written = tables.vip_prefixes.insert(&place, prefix, 0);
+        written.expect("write the prefix");
+        let mut config = tables.config.get(&0, 0).expect("read config");
+        config.has_vip_prefixes = 1;
+        tables.config.set(0, config, 0).expect("write config");
+        let key = FrontendKey::new(0, network, protocol::TCP, PORT.to_be());
+        self.add_key(key.at_prefix(&prefix), service, FRONTEND_EXTERNAL);
+    }
+
+    fn add_key(&mut self, key: FrontendKey, service: u32, flags: u32) {
         let index = FrontendKey::index(0, key.buckets()[0]);
         let frontends = &mut self.loaded.tables.frontends;
         let mut bucket: FrontendBucket = frontends.get(index).expect("read the bucket");
@@ -121,7 +148,7 @@ impl Sockets {
         *free.expect("there are few frontends") = FrontendEntry {
             key,
             service,
-            flags: FRONTEND_USED | FRONTEND_CLUSTER,
+            flags: FRONTEND_USED | flags,
         };
         frontends.set(index, bucket).expect("write the bucket");
     }
@@ -229,6 +256,47 @@ fn tcp_socket_speaks_with_the_server_it_was_given() {
         client.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "hello", "{name}");
     }
+}
+
+#[test]
+fn sockets_reach_every_address_of_a_prefix_and_see_it_as_their_peer() {
+    let Some(mut sockets) = Sockets::new() else {
+        return;
+    };
+    sockets.serve(&Service {
+        table: &[2],
+        ..Service::default()
+    });
+    let cases = [
+        (
+            1,
+            "203.0.113.16",
+            96 + 28,
+            ["203.0.113.16", "203.0.113.31"],
+            "203.0.113.32",
+        ),
+        (
+            2,
+            "2001:db8:113::",
+            64,
+            ["2001:db8:113::", "2001:db8:113::ffff"],
+            "2001:db8:112::1",
+        ),
+    ];
+    for (service, network, bits, inside, outside) in cases {
+        sockets.add_prefix(service, network.parse().unwrap(), bits);
+        for name in inside {
+            let connected = sockets.connect(name.parse().unwrap());
+            assert_eq!(connected.expect("connect to the prefix"), 2, "{name}");
+        }
+        let connected = sockets.connect(outside.parse().unwrap());
+        assert!(
+            !refused(connected),
+            "{outside} is nobody's, and has no route"
+        );
+    }
+    let mapped = Ipv4Addr::new(203, 0, 113, 20).to_ipv6_mapped();
+    assert_eq!(sockets.connect(mapped.into()).unwrap(), 2);
 }
 
 #[test]
