@@ -107,7 +107,7 @@ pub const FRONTENDS_MAX: u32 = 100_000;
 pub const VIP_PREFIXES_MAX: u32 = 1 << 12;
 /// How many of them an address may be in: programs look for each that has nobody at the port.
 pub const VIP_PREFIXES_NESTED_MAX: u32 = 4;
-/// Service ports of one bank of `services`. 1 MiB a bank; `service_stats` 2.5 MiB a CPU.
+/// Service ports of one bank of `services`. 1 MiB a bank; `service_stats` 3.5 MiB a CPU.
 pub const SERVICES_MAX: u32 = 1 << 16;
 /// Slots of `lut`. 10,000 services of 10 backends need 1009 slots each, 10.1 million in all, and a
 /// changed service holds two regions until the flip. 128 MiB: the kernel gives each eight bytes.

@@ -9,8 +9,26 @@ pub struct BackendStats {
     pub bytes: u64,
     /// Connections begun: SYN packets, flows that were noted, and connects of sockets.
     pub connections: u64,
+    /// Its answers to translated flows (nat), where they come back: others do not pass the node that
+    /// balances.
+    pub answers: u64,
+    /// Their bytes, with the Ethernet header.
+    pub answer_bytes: u64,
 }
-map_struct!(BackendStats, 24);
+map_struct!(BackendStats, 40);
+
+impl BackendStats {
+    /// Both together.
+    pub const fn plus(self, other: &Self) -> Self {
+        Self {
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            connections: self.connections + other.connections,
+            answers: self.answers + other.answers,
+            answer_bytes: self.answer_bytes + other.answer_bytes,
+        }
+    }
+}
 
 /// What a service has seen on one CPU beside what its backends have: what was refused, and what
 /// backends that are gone had seen (the agent adds that when it takes their slot away).
@@ -27,8 +45,39 @@ pub struct ServiceStats {
     pub drops: u64,
     /// TCP segments that nobody took, and that were answered with a reset.
     pub resets: u64,
+    /// Answers to translated flows.
+    pub answers: u64,
+    /// Their bytes, with the Ethernet header.
+    pub answer_bytes: u64,
 }
-map_struct!(ServiceStats, 40);
+map_struct!(ServiceStats, 56);
+
+impl ServiceStats {
+    /// Both together.
+    pub const fn plus(self, other: &Self) -> Self {
+        Self {
+            drops: self.drops + other.drops,
+            resets: self.resets + other.resets,
+            packets: self.packets + other.packets,
+            bytes: self.bytes + other.bytes,
+            connections: self.connections + other.connections,
+            answers: self.answers + other.answers,
+            answer_bytes: self.answer_bytes + other.answer_bytes,
+        }
+    }
+
+    /// With what a backend has seen.
+    pub const fn plus_backend(self, backend: &BackendStats) -> Self {
+        Self {
+            packets: self.packets + backend.packets,
+            bytes: self.bytes + backend.bytes,
+            connections: self.connections + backend.connections,
+            answers: self.answers + backend.answers,
+            answer_bytes: self.answer_bytes + backend.answer_bytes,
+            ..self
+        }
+    }
+}
 
 /// What was dropped for one reason on one CPU.
 #[repr(C)]

@@ -80,6 +80,10 @@ pub struct NatEntry {
     pub vip_port_be: u16,
     /// `BackendId`.
     pub backend: u32,
+    /// Its slot. Another backend may have it by now: compare [`Self::backend`].
+    pub backend_slot: u32,
+    /// Zero.
+    pub padding: u32,
     /// `bpf_jiffies64` of the last answer, or of the last question that the flow's note did not settle.
     pub seen_jiffies: u64,
     /// Answers.
@@ -89,7 +93,7 @@ pub struct NatEntry {
     /// Where they go.
     pub place: ClientPlace,
 }
-map_struct!(NatEntry, 80);
+map_struct!(NatEntry, 88);
 
 /// A client of a service with session affinity; the key of `affinity`.
 #[repr(C)]

@@ -2,7 +2,7 @@
 
 use fairlead_dataplane_common::Counter;
 
-use crate::maps::{BACKEND_STATS, COUNTERS, SERVICE_STATS};
+use crate::maps::{BACKEND_STATS, BACKENDS, COUNTERS, SERVICE_STATS};
 
 /// Counts a packet of `bytes` for the backend in `slot`; `begins` if a connection begins with it.
 #[inline(always)]
@@ -13,6 +13,21 @@ pub fn packet(slot: u32, bytes: u32, begins: bool) {
             (*stats).packets += 1;
             (*stats).bytes += u64::from(bytes);
             (*stats).connections += u64::from(begins);
+        }
+    }
+}
+
+/// Counts an answer of `bytes` from the backend `id`, if `slot` is still its own.
+#[inline(always)]
+pub fn answer(slot: u32, id: u32, bytes: u32) {
+    if BACKENDS.get(slot).is_none_or(|backend| backend.id != id) {
+        return;
+    }
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(slot) {
+        // SAFETY: as above.
+        unsafe {
+            (*stats).answers += 1;
+            (*stats).answer_bytes += u64::from(bytes);
         }
     }
 }

@@ -144,27 +144,32 @@ fn forward(backend: &Value) -> &'static str {
     }
 }
 
-/// The columns with numbers. What leaves is nowhere counted: answers do not pass the balancer.
+/// The columns with numbers. What leaves is that of nat, as with IPVS: other answers do not pass the node
+/// that balances.
 fn numbers(object: &Value, options: &Options) -> String {
     let mut text = String::new();
-    let mut add = |fields: [&str; 3]| {
-        let [connections, packets, bytes] = fields.map(|field| {
+    let mut add = |fields: [&str; 5]| {
+        for field in fields {
             let count = number(&object[field]);
-            if options.exact {
+            let cell = if options.exact {
                 count.to_string()
             } else {
                 short(count)
-            }
-        });
-        for cell in [connections.as_str(), &packets, "-", &bytes, "-"] {
+            };
             text.push_str(&format!(" {cell:>8}"));
         }
     };
     if options.stats {
-        add(["connections", "packets", "bytes"]);
+        add(["connections", "packets", "answers", "bytes", "answerBytes"]);
     }
     if options.rate {
-        add(["connectionsPerSecond", "packetsPerSecond", "bytesPerSecond"]);
+        add([
+            "connectionsPerSecond",
+            "packetsPerSecond",
+            "answersPerSecond",
+            "bytesPerSecond",
+            "answerBytesPerSecond",
+        ]);
     }
     text
 }
@@ -204,6 +209,7 @@ mod tests {
                 "address": format!("10.244.{last}.10"), "port": 8080, "weight": last, "state": state,
                 "nodes": [{"mode": "local"}, {"mode": mode}],
                 "connections": 7, "packets": 1_234, "bytes": 150_000_000_000_u64,
+                "answers": 1_000, "answerBytes": 64_000, "answersPerSecond": 0, "answerBytesPerSecond": 0,
                 "connectionsPerSecond": 1, "packetsPerSecond": 20, "bytesPerSecond": 3_000,
                 "activeConnections": active, "inactiveConnections": active,
             })
@@ -216,6 +222,7 @@ mod tests {
                     {"address": "10.96.0.1", "port": 80, "protocol": "TCP", "scope": "cluster"},
                 ],
                 "connections": 14, "packets": 2_468, "bytes": 300_000,
+                "answers": 2_000, "answerBytes": 128_000, "answersPerSecond": 7, "answerBytesPerSecond": 900,
                 "connectionsPerSecond": 2, "packetsPerSecond": 40, "bytesPerSecond": 6_000,
                 "backends": [backend(1, "local", 3.into(), "active"), backend(2, "dr", 0.into(), "draining")],
             }),
@@ -257,9 +264,9 @@ UDP  [2001:db8::1]:53 maglev
             [
                 "Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes",
                 "  -> RemoteAddress:Port",
-                "TCP  198.18.100.1:80                    14     2468        -   300000        -",
-                "  -> 10.244.1.10:8080                    7     1234        -  150000M        -",
-                "  -> 10.244.2.10:8080                    7     1234        -  150000M        -",
+                "TCP  198.18.100.1:80                    14     2468     2000   300000   128000",
+                "  -> 10.244.1.10:8080                    7     1234     1000  150000M    64000",
+                "  -> 10.244.2.10:8080                    7     1234     1000  150000M    64000",
             ]
         );
         let rate = text(&services()[..1], 1, &options(false, true));
@@ -268,7 +275,7 @@ UDP  [2001:db8::1]:53 maglev
             "{rate}"
         );
         assert!(
-            rate.contains("       2       40        -     6000        -"),
+            rate.contains("       2       40        7     6000      900"),
             "{rate}"
         );
         let both = text(&services()[..1], 1, &options(true, true));

@@ -8,13 +8,17 @@ use crate::source::Answer;
 
 /// Counters that are summed over nodes: a packet is counted where it was balanced, and that is one
 /// node.
-const COUNTERS: [&str; 6] = [
+const COUNTERS: [&str; 10] = [
     "packets",
     "bytes",
     "connections",
+    "answers",
+    "answerBytes",
     "packetsPerSecond",
     "bytesPerSecond",
     "connectionsPerSecond",
+    "answersPerSecond",
+    "answerBytesPerSecond",
 ];
 /// Counters of backends that not every node has.
 const NOTED: [&str; 2] = ["activeConnections", "inactiveConnections"];
@@ -165,9 +169,13 @@ fn seen_from(backend: &Value, node: &str) -> Value {
         "packets": backend["packets"],
         "bytes": backend["bytes"],
         "connections": backend["connections"],
+        "answers": backend["answers"],
+        "answerBytes": backend["answerBytes"],
         "packetsPerSecond": backend["packetsPerSecond"],
         "bytesPerSecond": backend["bytesPerSecond"],
         "connectionsPerSecond": backend["connectionsPerSecond"],
+        "answersPerSecond": backend["answersPerSecond"],
+        "answerBytesPerSecond": backend["answerBytesPerSecond"],
         "activeConnections": backend["activeConnections"],
         "inactiveConnections": backend["inactiveConnections"],
     })

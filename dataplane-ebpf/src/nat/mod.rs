@@ -77,6 +77,7 @@ pub fn begin(flow: &FlowKey, pick: &Pick) -> Result<(), DropReason> {
     let translation = translation()?;
     translation.old = *flow;
     translation.backend = *pick.backend;
+    translation.entry.backend_slot = pick.found.backend_slot();
     translation.hash = pick.hash;
     translation.port_be = pick.found.nat_port_be();
     Ok(())

@@ -9,7 +9,7 @@ use super::Translation;
 use crate::header::Tcp;
 use crate::maps::{FLOWS, NAT};
 use crate::parse::{Packet, Shape};
-use crate::{lookup, pick, server};
+use crate::{lookup, pick, server, stats};
 
 /// Ports tried for a new flow before it is dropped. The first is chosen by the flow's hash; at half
 /// the ports taken towards one backend, 32 fail once in four billion flows.
@@ -68,7 +68,7 @@ pub fn find(translation: &mut Translation, packet: &Packet) -> Result<(), DropRe
     Err(refusal)
 }
 
-/// Notes on an entry that an answer has met it.
+/// Notes on an entry that an answer has met it, and counts the answer for its backend.
 ///
 /// # Safety
 /// `entry` points at a live map element.
@@ -79,6 +79,7 @@ pub unsafe fn met(entry: *mut NatEntry, bytes: u32) {
         (*entry).seen_jiffies = bpf_jiffies64();
         (*entry).packets += 1;
         (*entry).bytes += u64::from(bytes);
+        stats::answer((*entry).backend_slot, (*entry).backend, bytes);
     }
 }
 
@@ -102,6 +103,7 @@ impl Translation {
         entry.client_port_be = old.source_port_be;
         entry.vip_port_be = old.destination_port_be;
         entry.backend = backend.id;
+        entry.padding = 0;
         // SAFETY: takes nothing.
         entry.seen_jiffies = unsafe { bpf_jiffies64() };
         entry.packets = 0;

@@ -446,13 +446,7 @@ impl Tables {
                 .map_err(Error::of("read", names::SERVICE_STATS))?;
             // Drops that are counted in between are lost to the sum; they are in `drops` all the same.
             let sums = before.iter().zip(counted.iter());
-            let sums = sums.map(|(before, counted)| ServiceStats {
-                packets: before.packets + counted.packets,
-                bytes: before.bytes + counted.bytes,
-                connections: before.connections + counted.connections,
-                drops: before.drops,
-                resets: before.resets,
-            });
+            let sums = sums.map(|(before, counted)| before.plus_backend(counted));
             let sums = sums.collect();
             write_per_cpu(&mut self.service_stats, names::SERVICE_STATS, service, sums)?;
         }

@@ -26,6 +26,10 @@ pub struct Rate {
     pub packets: u64,
     /// Bytes.
     pub bytes: u64,
+    /// Answers.
+    pub answers: u64,
+    /// Their bytes.
+    pub answer_bytes: u64,
 }
 
 impl Rate {
@@ -35,6 +39,8 @@ impl Rate {
             connections: self.connections + other.connections,
             packets: self.packets + other.packets,
             bytes: self.bytes + other.bytes,
+            answers: self.answers + other.answers,
+            answer_bytes: self.answer_bytes + other.answer_bytes,
         }
     }
 }
@@ -43,8 +49,9 @@ impl Rate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimator {
     last: BackendStats,
-    /// Averages of connections, packets and bytes in a second, with bits behind the point.
-    averages: [u64; 3],
+    /// Averages of connections, packets, bytes, answers and their bytes in a second, with bits behind
+    /// the point.
+    averages: [u64; 5],
 }
 
 impl Estimator {
@@ -52,7 +59,7 @@ impl Estimator {
     pub fn start(counters: BackendStats) -> Self {
         Self {
             last: counters,
-            averages: [0; 3],
+            averages: [0; 5],
         }
     }
 
@@ -64,6 +71,8 @@ impl Estimator {
             counters.connections.saturating_sub(last.connections) << (COUNT_BITS - 1),
             counters.packets.saturating_sub(last.packets) << (COUNT_BITS - 1),
             counters.bytes.saturating_sub(last.bytes) << (BYTE_BITS - 1),
+            counters.answers.saturating_sub(last.answers) << (COUNT_BITS - 1),
+            counters.answer_bytes.saturating_sub(last.answer_bytes) << (BYTE_BITS - 1),
         ];
         for (average, rate) in self.averages.iter_mut().zip(grown) {
             let difference = rate as i64 - *average as i64;
@@ -73,12 +82,14 @@ impl Estimator {
 
     /// The rates, rounded to whole numbers.
     pub fn rate(&self) -> Rate {
-        let [connections, packets, bytes] = self.averages;
+        let [connections, packets, bytes, answers, answer_bytes] = self.averages;
         let rounded = |average: u64, bits: u32| (average + (1 << (bits - 1)) - 1) >> bits;
         Rate {
             connections: rounded(connections, COUNT_BITS),
             packets: rounded(packets, COUNT_BITS),
             bytes: rounded(bytes, BYTE_BITS),
+            answers: rounded(answers, COUNT_BITS),
+            answer_bytes: rounded(answer_bytes, BYTE_BITS),
         }
     }
 }
@@ -124,6 +135,8 @@ mod tests {
             packets,
             bytes,
             connections,
+            answers: packets,
+            answer_bytes: bytes,
         }
     }
 
@@ -152,6 +165,7 @@ mod tests {
         let rate = estimator.rate();
         assert_eq!((rate.connections, rate.packets), (12, 125));
         assert_eq!(rate.bytes, 187_500);
+        assert_eq!((rate.answers, rate.answer_bytes), (125, 187_500));
         for _ in 0..80 {
             estimator.sample(counters(100, 1_000, 1_500_000));
         }

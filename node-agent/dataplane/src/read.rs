@@ -69,19 +69,10 @@ impl Tables {
         backends: impl IntoIterator<Item = u32>,
     ) -> Result<ServiceStats, Error> {
         let mut sum = Self::sum(&self.service_stats, names::SERVICE_STATS, slot, |a, b| {
-            ServiceStats {
-                packets: a.packets + b.packets,
-                bytes: a.bytes + b.bytes,
-                connections: a.connections + b.connections,
-                drops: a.drops + b.drops,
-                resets: a.resets + b.resets,
-            }
+            a.plus(b)
         })?;
         for backend in backends {
-            let of_backend = self.stats_of_backend(backend)?;
-            sum.packets += of_backend.packets;
-            sum.bytes += of_backend.bytes;
-            sum.connections += of_backend.connections;
+            sum = sum.plus_backend(&self.stats_of_backend(backend)?);
         }
         Ok(sum)
     }
@@ -89,11 +80,7 @@ impl Tables {
     /// What a backend was sent, all CPUs together.
     pub fn stats_of_backend(&self, slot: u32) -> Result<BackendStats, Error> {
         Self::sum(&self.backend_stats, names::BACKEND_STATS, slot, |a, b| {
-            BackendStats {
-                packets: a.packets + b.packets,
-                bytes: a.bytes + b.bytes,
-                connections: a.connections + b.connections,
-            }
+            a.plus(b)
         })
     }
 

@@ -70,11 +70,7 @@ fn read(map: &MapData, known: &[(u32, u32)]) -> std::io::Result<Vec<(u32, u32, B
             let of_cpus = read.of((slot - first) as usize);
             let sum = of_cpus
                 .iter()
-                .fold(BackendStats::default(), |sum, one| BackendStats {
-                    packets: sum.packets + one.packets,
-                    bytes: sum.bytes + one.bytes,
-                    connections: sum.connections + one.connections,
-                });
+                .fold(BackendStats::default(), BackendStats::plus);
             counters.push((*slot, *id, sum));
         }
         rest = behind;

@@ -233,11 +233,7 @@ impl World {
             .expect("a counter of each backend");
         counts
             .iter()
-            .fold(BackendStats::default(), |sum, one| BackendStats {
-                packets: sum.packets + one.packets,
-                bytes: sum.bytes + one.bytes,
-                connections: sum.connections + one.connections,
-            })
+            .fold(BackendStats::default(), BackendStats::plus)
     }
 
     /// What was refused of the service in `slot` on all CPUs.
@@ -249,13 +245,7 @@ impl World {
             .expect("a counter of each service");
         counts
             .iter()
-            .fold(ServiceStats::default(), |sum, one| ServiceStats {
-                packets: sum.packets + one.packets,
-                bytes: sum.bytes + one.bytes,
-                connections: sum.connections + one.connections,
-                drops: sum.drops + one.drops,
-                resets: sum.resets + one.resets,
-            })
+            .fold(ServiceStats::default(), ServiceStats::plus)
     }
 
     /// Adds a service at [`VIP`] whose table names `backends` in turn; returns its slot.

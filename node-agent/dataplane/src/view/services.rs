@@ -68,12 +68,16 @@ pub(super) fn services(
             "packets": stats.packets,
             "bytes": stats.bytes,
             "connections": stats.connections,
+            "answers": stats.answers,
+            "answerBytes": stats.answer_bytes,
             "drops": stats.drops,
             "resets": stats.resets,
             "dropsByReason": lost.remove(&slot).unwrap_or_default(),
             "packetsPerSecond": rate.packets,
             "bytesPerSecond": rate.bytes,
             "connectionsPerSecond": rate.connections,
+            "answersPerSecond": rate.answers,
+            "answerBytesPerSecond": rate.answer_bytes,
         }));
     }
     Ok(rows.into())
@@ -238,9 +242,13 @@ fn backends_of(
             "packets": stats.packets,
             "bytes": stats.bytes,
             "connections": stats.connections,
+            "answers": stats.answers,
+            "answerBytes": stats.answer_bytes,
             "packetsPerSecond": rate.packets,
             "bytesPerSecond": rate.bytes,
             "connectionsPerSecond": rate.connections,
+            "answersPerSecond": rate.answers,
+            "answerBytesPerSecond": rate.answer_bytes,
             "activeConnections": active,
             "inactiveConnections": inactive,
         }));

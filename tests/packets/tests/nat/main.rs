@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use fairlead_dataplane_common::maps::{NAT_PORT_MAX, NAT_PORT_MIN};
 use fairlead_dataplane_common::{
-    Counter, DropReason, FlowKey, NatEntry, SERVICE_NAT, mac, protocol,
+    BackendEntry, Counter, DropReason, FlowKey, NatEntry, SERVICE_NAT, mac, protocol,
 };
 use packet_tests::frame::{ACK, OWN_MAC, ROUTER_MAC, RST, SYN};
 use packet_tests::{
@@ -212,6 +212,30 @@ fn both_directions_are_translated_in_xdp() {
             assert_eq!(dual::hops(out), dual::hops(&answer) - 1);
             dual::assert_checksums(out);
         }
+    }
+}
+
+#[test]
+fn answers_are_counted_for_the_backend_that_gave_them() {
+    let Some(mut world) = world(Some(SERVER_MAC)) else {
+        return;
+    };
+    for site in SITES {
+        let answer = site.answer(site.leaves_by(&mut world, 40_000));
+        for hook in [XDP, IN, XDP] {
+            world.run(hook, &answer);
+        }
+        let counted = world.backend_stats(site.slot);
+        let bytes = 3 * answer.len() as u64;
+        assert_eq!((counted.answers, counted.answer_bytes), (3, bytes));
+        assert_eq!(counted.packets, 1, "what the client sent");
+
+        // Another may have the slot by now.
+        let backend = world.backend(site.slot);
+        let other = BackendEntry { id: 999, ..backend };
+        world.set_backend(site.slot, other);
+        world.run(XDP, &answer);
+        assert_eq!(world.backend_stats(site.slot), counted);
     }
 }
 

@@ -46,6 +46,8 @@ fn count_packets(state: &mut State, backend: u32, times: u64) {
         packets: 10 * times,
         bytes: 1_000 * times,
         connections: times,
+        answers: 5 * times,
+        answer_bytes: 500 * times,
     };
     let cpus = aya::util::nr_cpus().unwrap();
     let counted = PerCpuValues::try_from(vec![counted; cpus]).unwrap();
