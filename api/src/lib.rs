@@ -8,6 +8,7 @@
 
 pub mod balancing;
 pub mod claims;
+pub mod cluster_dns;
 pub mod decode;
 pub mod discovery;
 mod error_chain;

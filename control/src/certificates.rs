@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::SystemTime;
 
+use fairlead_api::cluster_dns;
 use fairlead_apiserver::FRONT_PROXY_USER;
 use fairlead_client::Kubeconfig;
 use fairlead_config::{read, write_private};
@@ -154,7 +155,7 @@ fn server_names(config: &Config) -> Vec<String> {
         "kubernetes",
         "kubernetes.default",
         "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local",
+        &format!("kubernetes.default.svc.{}", cluster_dns::DOMAIN),
     ]
     .map(str::to_owned)
     .into();

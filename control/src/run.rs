@@ -1,15 +1,17 @@
 //! `fairlead-control run`: the rooms, wired.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
     sync::Arc,
 };
 
 use anyhow::Context;
+use bytes::Bytes;
+use fairlead_api::cluster_dns;
 use fairlead_apiserver::FrontProxy;
 use fairlead_pki::Clients;
-use fairlead_proto::node::Parameters;
+use fairlead_proto::node::{ClusterDns, Parameters};
 use fairlead_store::{Limits, MemberId, Store, Timing};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -210,11 +212,29 @@ fn publisher_config(config: &Config) -> anyhow::Result<fairlead_publisher::Confi
             .map(|range| range.to_string())
             .collect(),
         vxlan_port: VXLAN_PORT,
+        dns: Some(cluster_dns(config)),
     };
     Ok(fairlead_publisher::Config {
         node_port: NODE_PORT,
         ..fairlead_publisher::Config::new(parameters)
     })
+}
+
+fn cluster_dns(config: &Config) -> ClusterDns {
+    let ranges = config.cluster.service_cidr;
+    let addresses = ranges.iter().filter_map(cluster_dns::address);
+    ClusterDns {
+        domain: cluster_dns::DOMAIN.to_owned(),
+        addresses: addresses.map(octets).collect(),
+        service_cidrs: ranges.iter().map(|range| range.to_string()).collect(),
+    }
+}
+
+fn octets(address: IpAddr) -> Bytes {
+    match address {
+        IpAddr::V4(address) => Bytes::copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => Bytes::copy_from_slice(&address.octets()),
+    }
 }
 
 fn controllers_config(config: &Config) -> fairlead_controllers::Config {

@@ -241,6 +241,7 @@ fn state() -> DataplaneState {
             hash_seed: (0..16).collect(),
             cluster_cidrs: vec!["10.128.0.0/9".to_owned()],
             vxlan_port: 4789,
+            dns: None,
         }),
         services: (1..=SERVICES).map(service).collect(),
         nodes: (1..=NODES)
@@ -260,7 +261,7 @@ fn state() -> DataplaneState {
                 node: format!("node-{id}"),
             })
             .collect(),
-        announcements: Vec::new(),
+        ..DataplaneState::default()
     }
 }
 

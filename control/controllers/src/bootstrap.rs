@@ -1,11 +1,12 @@
-//! What every cluster has from its first moment: the system namespaces and the service
-//! `kubernetes`, whose endpoints are the members of the control plane.
+//! What every cluster has from its first moment: the system namespaces, the service `kubernetes`,
+//! whose endpoints are the members of the control plane, and `kube-dns`, whom pods ask for names.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use fairlead_api::{
     Index,
     claims::{Claim, Holder},
+    cluster_dns,
 };
 use fairlead_objects::{ObjectName, WriteError};
 use fairlead_store::{Expect, Key, Op};
@@ -84,6 +85,15 @@ async fn ensure(context: &Context) -> Result<(), WriteError> {
         .writer
         .update::<Endpoints>(&service, None, change)
         .await?;
+    let dns = ObjectName::new(cluster_dns::SERVICE_NAMESPACE, cluster_dns::SERVICE_NAME);
+    if context.writer.get::<Service>(&dns)?.is_none()
+        && let Err(cause) = create_dns_service(context).await
+    {
+        warn!(
+            error = &cause as &dyn std::error::Error,
+            "pods have nobody to ask for names; another Service may have the address"
+        );
+    }
     Ok(())
 }
 
@@ -116,18 +126,7 @@ async fn create_service(context: &Context) -> Result<(), WriteError> {
     let Some(address) = first_address(context.config.service_cidr.first()) else {
         return Ok(());
     };
-    // The same record the API server writes, so that nobody else is given the address.
-    let holder = Holder {
-        namespace: "default".to_owned(),
-        name: "kubernetes".to_owned(),
-    };
-    let held = Op::Put {
-        key: Key::raw(Claim::Address(address).key()),
-        expect: Expect::Any,
-        value: holder.encode(),
-        index: Index::default().into(),
-    };
-    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let held = claim(address, "default", "kubernetes", Expect::Any);
     let service = Service {
         metadata: ObjectMeta {
             name: Some("kubernetes".to_owned()),
@@ -143,7 +142,7 @@ async fn create_service(context: &Context) -> Result<(), WriteError> {
             type_: Some("ClusterIP".to_owned()),
             cluster_ip: Some(address.to_string()),
             cluster_ips: Some(vec![address.to_string()]),
-            ip_families: Some(vec![family.to_owned()]),
+            ip_families: Some(vec![family(address)]),
             ip_family_policy: Some("SingleStack".to_owned()),
             ports: Some(vec![ServicePort {
                 name: Some("https".to_owned()),
@@ -157,6 +156,79 @@ async fn create_service(context: &Context) -> Result<(), WriteError> {
         status: None,
     };
     existing_is_fine(context.writer.create_with(service, vec![held]).await)
+}
+
+/// Where pods ask for names: each asks its own node, in whatever families the cluster has.
+async fn create_dns_service(context: &Context) -> Result<(), WriteError> {
+    let ranges = context.config.service_cidr;
+    let addresses: Vec<IpAddr> = ranges.iter().filter_map(cluster_dns::address).collect();
+    let Some(first) = addresses.first() else {
+        warn!("the range of Services is too small for one that pods ask for names");
+        return Ok(());
+    };
+    let (namespace, name) = (cluster_dns::SERVICE_NAMESPACE, cluster_dns::SERVICE_NAME);
+    let held = addresses
+        .iter()
+        .map(|address| claim(*address, namespace, name, Expect::Absent));
+    let port = |name: &str, protocol: &str| ServicePort {
+        name: Some(name.to_owned()),
+        protocol: Some(protocol.to_owned()),
+        port: 53,
+        target_port: Some(IntOrString::Int(i32::from(cluster_dns::NODE_PORT))),
+        ..ServicePort::default()
+    };
+    let policy = match addresses.len() {
+        1 => "SingleStack",
+        _ => "RequireDualStack",
+    };
+    let labels = [
+        ("k8s-app", "kube-dns"),
+        ("kubernetes.io/cluster-service", "true"),
+    ];
+    let service = Service {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(
+                labels
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+            ),
+            ..ObjectMeta::default()
+        },
+        spec: Some(ServiceSpec {
+            type_: Some("ClusterIP".to_owned()),
+            cluster_ip: Some(first.to_string()),
+            cluster_ips: Some(addresses.iter().map(ToString::to_string).collect()),
+            ip_families: Some(addresses.iter().copied().map(family).collect()),
+            ip_family_policy: Some(policy.to_owned()),
+            internal_traffic_policy: Some("Local".to_owned()),
+            session_affinity: Some("None".to_owned()),
+            ports: Some(vec![port("dns", "UDP"), port("dns-tcp", "TCP")]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    };
+    existing_is_fine(context.writer.create_with(service, held.collect()).await)
+}
+
+/// The record that the API server writes for an address, so that nobody else is given it.
+fn claim(address: IpAddr, namespace: &str, name: &str, expect: Expect) -> Op {
+    let holder = Holder {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    };
+    Op::Put {
+        key: Key::raw(Claim::Address(address).key()),
+        expect,
+        value: holder.encode(),
+        index: Index::default().into(),
+    }
+}
+
+fn family(address: IpAddr) -> String {
+    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    family.to_owned()
 }
 
 fn first_address(range: IpNetwork) -> Option<IpAddr> {

@@ -20,7 +20,7 @@ use crate::{
     announcements::{self, Vip},
     balancing,
     identities::{Identities, PortKey, Wanted},
-    references, silence,
+    names, references, silence,
     state::{Compiled, Dataplane, ObjectKey, PodKey, PublishedPod, Workload},
 };
 
@@ -55,6 +55,7 @@ struct CompiledService {
     numbers: usize,
     ports: Vec<Arc<node::Service>>,
     vips: Vec<(IpAddr, Vip)>,
+    dns_name: Option<Arc<node::DnsName>>,
 }
 
 /// Compiles the cluster. Whatever has no number yet is left out until it has.
@@ -63,6 +64,7 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
     let mut before = std::mem::take(memory);
     let mut services = BTreeMap::new();
     let mut vips = BTreeMap::new();
+    let mut dns_names = BTreeMap::new();
     for service in input.cache.services.iter() {
         let name = service.object_name();
         let own = slices.get(&name).map_or(&[][..], Vec::as_slice);
@@ -82,8 +84,13 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
                 numbers: input.identities.count(&name),
                 vips: announcements::vips(service, ports.iter()),
                 ports: ports.into_iter().map(Arc::new).collect(),
+                dns_name: dns_name(service, own),
             }
         });
+        if let Some(dns_name) = &compiled.dns_name {
+            let key = (DEFAULT_VPC, name.namespace.clone(), name.name.clone());
+            dns_names.insert(key, Arc::clone(dns_name));
+        }
         vips.extend(compiled.vips.iter().cloned());
         services.extend(
             compiled
@@ -127,6 +134,13 @@ pub(crate) fn compile(input: &Input<'_>, memory: &mut Memory) -> Compiled {
         nodes: nodes.collect(),
         routes: routes.collect(),
         announcements: announcements::announcements(input.cache, &vips),
+        dns_namespaces: input
+            .cache
+            .namespaces
+            .iter()
+            .map(|namespace| (DEFAULT_VPC, namespace.object_name().name))
+            .collect(),
+        dns_names,
     };
     let mut departures = BTreeMap::new();
     let mut workloads = BTreeMap::new();
@@ -411,6 +425,11 @@ fn compile_service(
             })
         })
         .collect()
+}
+
+fn dns_name(service: &Service, slices: &[&Arc<EndpointSlice>]) -> Option<Arc<node::DnsName>> {
+    let slices: Vec<&EndpointSlice> = slices.iter().map(|slice| &***slice).collect();
+    names::of_service(DEFAULT_VPC, service, &slices).map(Arc::new)
 }
 
 fn compile_workload(

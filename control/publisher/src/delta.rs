@@ -22,6 +22,12 @@ pub(crate) fn snapshot(state: &NodeState) -> node::Snapshot {
             nodes: dataplane.nodes.values().cloned().collect(),
             routes: dataplane.routes.values().cloned().collect(),
             announcements: dataplane.announcements.values().cloned().collect(),
+            dns_namespaces: dataplane.dns_namespaces.iter().map(dns_namespace).collect(),
+            dns_names: dataplane
+                .dns_names
+                .values()
+                .map(|one| node::DnsName::clone(one))
+                .collect(),
         }),
         pods: state.workload.pods.values().map(pod).collect(),
         objects: state.workload.objects.iter().map(object).collect(),
@@ -39,17 +45,7 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
     };
     if !Arc::ptr_eq(&previous.dataplane, &next.dataplane) {
         let (old, new) = (&previous.dataplane, &next.dataplane);
-        // `Arc`s of one value are equal without a look at it only for types with total equality,
-        // which messages do not claim to have.
-        delta.services = new
-            .services
-            .iter()
-            .filter(|(id, one)| {
-                let before = old.services.get(id);
-                !before.is_some_and(|before| Arc::ptr_eq(before, one) || before == *one)
-            })
-            .map(|(_, one)| node::Service::clone(one))
-            .collect();
+        delta.services = replaced(&old.services, &new.services).collect();
         delta.removed_services = removed(&old.services, &new.services).copied().collect();
         delta.nodes = changed(&old.nodes, &new.nodes)
             .map(|(_, one)| one.clone())
@@ -69,6 +65,13 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
             .collect();
         delta.removed_announcements = removed(&old.announcements, &new.announcements)
             .cloned()
+            .collect();
+        let (before, now) = (&old.dns_namespaces, &new.dns_namespaces);
+        delta.dns_namespaces = now.difference(before).map(dns_namespace).collect();
+        delta.removed_dns_namespaces = before.difference(now).map(dns_namespace).collect();
+        delta.dns_names = replaced(&old.dns_names, &new.dns_names).collect();
+        delta.removed_dns_names = removed(&old.dns_names, &new.dns_names)
+            .map(dns_key)
             .collect();
     }
     let (old, new) = (&previous.workload, &next.workload);
@@ -93,6 +96,21 @@ pub(crate) fn diff(previous: &NodeState, next: &NodeState) -> Option<node::Delta
     (delta != nothing).then_some(delta)
 }
 
+/// What is not the same any more, in copies. `Arc`s of one value are equal without a look at it only
+/// for types with total equality, which messages do not claim to have.
+fn replaced<'a, K: Ord, V: Clone + PartialEq>(
+    old: &'a BTreeMap<K, Arc<V>>,
+    new: &'a BTreeMap<K, Arc<V>>,
+) -> impl Iterator<Item = V> + use<'a, K, V> {
+    let is_same = |(key, one): &(&K, &Arc<V>)| {
+        let before = old.get(key);
+        before.is_some_and(|before| Arc::ptr_eq(before, one) || before == *one)
+    };
+    new.iter()
+        .filter(move |entry| !is_same(entry))
+        .map(|(_, one)| V::clone(one))
+}
+
 fn changed<'a, K: Ord, V: PartialEq>(
     old: &'a BTreeMap<K, V>,
     new: &'a BTreeMap<K, V>,
@@ -106,6 +124,21 @@ fn removed<'a, K: Ord, V>(
     new: &'a BTreeMap<K, V>,
 ) -> impl Iterator<Item = &'a K> {
     old.keys().filter(|key| !new.contains_key(key))
+}
+
+fn dns_namespace((vpc, name): &(u32, String)) -> node::DnsNamespace {
+    node::DnsNamespace {
+        vpc: *vpc,
+        name: name.clone(),
+    }
+}
+
+fn dns_key((vpc, namespace, name): &(u32, String, String)) -> node::DnsKey {
+    node::DnsKey {
+        vpc: *vpc,
+        namespace: namespace.clone(),
+        name: name.clone(),
+    }
 }
 
 fn pod(pod: &PublishedPod) -> node::Pod {

@@ -18,6 +18,7 @@ mod departures;
 mod identities;
 mod liveness;
 mod loads;
+mod names;
 mod peer;
 mod progress;
 mod publisher;

@@ -524,9 +524,11 @@ impl Shared {
 /// Whether a change can make any node's state another.
 fn concerns_nodes(change: &Change) -> bool {
     match &change.changed {
-        Changed::Service(_) | Changed::EndpointSlice(_) | Changed::Node(_) | Changed::Pod(_) => {
-            true
-        }
+        Changed::Service(_)
+        | Changed::EndpointSlice(_)
+        | Changed::Namespace(_)
+        | Changed::Node(_)
+        | Changed::Pod(_) => true,
         Changed::Lease(delta) => delta
             .sides()
             .any(|lease| announcements::is_announcement(lease)),

@@ -22,6 +22,10 @@ pub(crate) struct Dataplane {
     pub(crate) routes: BTreeMap<(u32, String), node::Route>,
     /// By address, as octets.
     pub(crate) announcements: BTreeMap<Bytes, node::Announcement>,
+    /// By VPC and name.
+    pub(crate) dns_namespaces: BTreeSet<(u32, String)>,
+    /// By VPC, namespace and name. One that did not change is the same as in the state before.
+    pub(crate) dns_names: BTreeMap<(u32, String, String), Arc<node::DnsName>>,
 }
 
 /// Namespace, name, uid.

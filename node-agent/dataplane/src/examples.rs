@@ -21,6 +21,7 @@ pub(crate) fn state() -> DataplaneState {
             hash_seed: (0..16).collect(),
             cluster_cidrs: vec!["10.244.0.0/16".to_owned()],
             vxlan_port: 4789,
+            dns: None,
         }),
         services: vec![
             service(1, "hello", [10, 96, 0, 1], Some([198, 18, 100, 1])),
@@ -43,7 +44,7 @@ pub(crate) fn state() -> DataplaneState {
                 node: format!("node-{id}"),
             })
             .collect(),
-        announcements: Vec::new(),
+        ..DataplaneState::default()
     }
 }
 

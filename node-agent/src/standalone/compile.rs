@@ -39,6 +39,7 @@ pub(crate) fn compile(file: &File, seed: Seed) -> proto::DataplaneState {
             hash_seed: seed.0.to_vec().into(),
             cluster_cidrs: Vec::new(),
             vxlan_port: VXLAN_PORT,
+            dns: None,
         }),
         services: ports
             .iter()
@@ -51,8 +52,8 @@ pub(crate) fn compile(file: &File, seed: Seed) -> proto::DataplaneState {
             other_address: node.other_address.map(octets).unwrap_or_default(),
             silent: false,
         }],
-        routes: Vec::new(),
         announcements: announcements(file),
+        ..proto::DataplaneState::default()
     }
 }
 

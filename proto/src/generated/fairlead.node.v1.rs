@@ -245,6 +245,15 @@ pub struct Delta {
     /// Addresses, 4 or 16 bytes.
     #[prost(bytes = "bytes", repeated, tag = "15")]
     pub removed_announcements: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(message, repeated, tag = "16")]
+    pub dns_namespaces: ::prost::alloc::vec::Vec<DnsNamespace>,
+    #[prost(message, repeated, tag = "17")]
+    pub removed_dns_namespaces: ::prost::alloc::vec::Vec<DnsNamespace>,
+    /// Upserts whole names.
+    #[prost(message, repeated, tag = "18")]
+    pub dns_names: ::prost::alloc::vec::Vec<DnsName>,
+    #[prost(message, repeated, tag = "19")]
+    pub removed_dns_names: ::prost::alloc::vec::Vec<DnsKey>,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -312,6 +321,10 @@ pub struct DataplaneState {
     pub routes: ::prost::alloc::vec::Vec<Route>,
     #[prost(message, repeated, tag = "5")]
     pub announcements: ::prost::alloc::vec::Vec<Announcement>,
+    #[prost(message, repeated, tag = "6")]
+    pub dns_namespaces: ::prost::alloc::vec::Vec<DnsNamespace>,
+    #[prost(message, repeated, tag = "7")]
+    pub dns_names: ::prost::alloc::vec::Vec<DnsName>,
 }
 /// Which node answers for a VIP on its segment (ARP, RFC 826; neighbour discovery, RFC 4861). The
 /// others know it too: who has an announcement that names another stops at once.
@@ -336,6 +349,24 @@ pub struct Parameters {
     /// UDP port of VXLAN (RFC 7348: 4789).
     #[prost(uint32, tag = "3")]
     pub vxlan_port: u32,
+    /// How names of the cluster are resolved. Absent: not at all.
+    #[prost(message, optional, tag = "4")]
+    pub dns: ::core::option::Option<ClusterDns>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterDns {
+    /// "cluster.local".
+    #[prost(string, tag = "1")]
+    pub domain: ::prost::alloc::string::String,
+    /// Where pods ask, one of each family the cluster has, the primary family's first: the ClusterIPs
+    /// of kube-system/kube-dns. 4 or 16 bytes.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// The ranges of ClusterIPs. An address of them, or of pods, that has no name is nobody else's to
+    /// name.
+    #[prost(string, repeated, tag = "3")]
+    pub service_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One port of a Kubernetes Service.
 #[allow(clippy::all)]
@@ -508,6 +539,77 @@ pub struct Route {
     /// The node that holds the prefix. The agent leaves out its own.
     #[prost(string, tag = "2")]
     pub node: ::prost::alloc::string::String,
+}
+/// A namespace whose names are known in a VPC.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DnsNamespace {
+    #[prost(uint32, tag = "1")]
+    pub vpc: u32,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DnsKey {
+    #[prost(uint32, tag = "1")]
+    pub vpc: u32,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+}
+/// What a Kubernetes Service's name stands for: its ClusterIPs, another name, or, where it has
+/// neither (a headless one), its endpoints.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DnsName {
+    #[prost(uint32, tag = "1")]
+    pub vpc: u32,
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// 4 or 16 bytes.
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(string, tag = "5")]
+    pub external_name: ::prost::alloc::string::String,
+    /// The Service's own; of a headless one they are its endpoints'.
+    #[prost(message, repeated, tag = "6")]
+    pub ports: ::prost::alloc::vec::Vec<DnsPort>,
+    #[prost(message, repeated, tag = "7")]
+    pub endpoints: ::prost::alloc::vec::Vec<DnsEndpoints>,
+}
+/// A port with a name and a protocol has a SRV record (RFC 2782).
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DnsPort {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "Protocol", tag = "2")]
+    pub protocol: i32,
+    #[prost(uint32, tag = "3")]
+    pub number: u32,
+}
+/// Endpoints that have the same ports.
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DnsEndpoints {
+    #[prost(message, repeated, tag = "1")]
+    pub ports: ::prost::alloc::vec::Vec<DnsPort>,
+    #[prost(message, repeated, tag = "2")]
+    pub endpoints: ::prost::alloc::vec::Vec<DnsEndpoint>,
+}
+#[allow(clippy::all)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DnsEndpoint {
+    /// 4 or 16 bytes.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub address: ::prost::bytes::Bytes,
+    /// Its name below the Service's; empty: made from the address.
+    #[prost(string, tag = "2")]
+    pub hostname: ::prost::alloc::string::String,
 }
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,6 +1,7 @@
 //! Where a Service's traffic may go: EndpointSlices, and the older Endpoints beside them.
 
 pub(crate) mod mirror;
+mod node_dns;
 mod slices;
 mod subsets;
 mod target;
@@ -12,6 +13,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
+pub(crate) use self::node_dns::NodeDnsController;
 use self::slices::Action;
 pub(crate) use self::slices::SERVICE_LABEL;
 use crate::controller::{Context, Controller, Outcome};

@@ -67,6 +67,7 @@ pub(crate) fn state(underlay: Family) -> DataplaneState {
             hash_seed: (0..16).collect(),
             cluster_cidrs: vec!["10.244.0.0/16".to_owned(), "2001:db8:a::/48".to_owned()],
             vxlan_port: 4789,
+            dns: None,
         }),
         services: vec![
             service((1, Protocol::Tcp, V4)),
@@ -76,6 +77,6 @@ pub(crate) fn state(underlay: Family) -> DataplaneState {
         ],
         nodes: (1..=2).map(node).collect(),
         routes: routes.collect(),
-        announcements: Vec::new(),
+        ..DataplaneState::default()
     }
 }
