@@ -1,9 +1,11 @@
 //! A program's own files: its configuration, read once into types, and secrets that only their
-//! owner may read.
+//! owner may read; and the resolver's configuration of the machine.
 //!
-//! Refuses to know: what the files say.
+//! Refuses to know: what the files are for.
 
 #![forbid(unsafe_code)]
+
+mod resolv_conf;
 
 use std::{
     fs,
@@ -13,6 +15,8 @@ use std::{
 };
 
 use serde::{Serialize, de::DeserializeOwned};
+
+pub use resolv_conf::ResolvConf;
 
 /// Why a file could not be used.
 #[derive(Debug, thiserror::Error)]
