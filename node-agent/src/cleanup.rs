@@ -6,7 +6,8 @@ use std::{net::IpAddr, path::Path};
 use anyhow::Context;
 use async_trait::async_trait;
 use fairlead_dataplane::Dataplane;
-use fairlead_pods::{NetworkError, PodNetwork, Pods};
+use fairlead_dns::Keeper;
+use fairlead_pods::{ClusterDns, NetworkError, PodNetwork, Pods};
 
 use crate::config::Layout;
 
@@ -17,6 +18,9 @@ pub(crate) async fn cleanup(data_dir: &Path) -> anyhow::Result<()> {
     Pods::destroy(&config.pods(&layout), &NoNetwork)
         .await
         .context("cannot remove the pods")?;
+    Keeper::stop(&config.dns(&layout).socket)
+        .await
+        .context("cannot stop the DNS")?;
     Dataplane::destroy(&dataplane)
         .await
         .context("cannot remove the dataplane")?;
@@ -37,5 +41,9 @@ impl PodNetwork for NoNetwork {
 
     async fn detach(&self, _uid: &str, _netns: &Path) -> Result<(), NetworkError> {
         Ok(())
+    }
+
+    fn dns(&self) -> Option<ClusterDns> {
+        None
     }
 }

@@ -6,12 +6,16 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use fairlead_api::NodeName;
+use fairlead_api::{NodeName, VpcId, cluster_dns};
 use fairlead_dataplane::FlowLimits;
+use fairlead_dns::process::Listen;
 use serde::{Deserialize, Serialize};
 
 /// How many pods a node takes, as upstream's kubelet.
 pub(crate) const PODS_MAX: u32 = 110;
+
+/// Where a machine says whom it asks for names.
+pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// `agent.toml`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -31,8 +35,18 @@ pub(crate) struct Config {
     pub(crate) cgroup_prefix: String,
     pub(crate) run_dir: PathBuf,
     pub(crate) log_dir: PathBuf,
+    /// Whom to ask for names that are not the cluster's, in the form of resolv.conf(5).
+    #[serde(default = "resolv_conf")]
+    pub(crate) resolv_conf: PathBuf,
+    /// Whom to ask instead of those that the file names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
     #[serde(default, skip_serializing_if = "Flows::is_default")]
     pub(crate) flows: Flows,
+}
+
+fn resolv_conf() -> PathBuf {
+    PathBuf::from(RESOLV_CONF)
 }
 
 /// How much the noting of flows may take of the node.
@@ -128,7 +142,24 @@ impl Config {
             cgroup_prefix: self.cgroup_prefix.clone(),
             cgroup_v2: self.cgroup.clone(),
             max_pods: PODS_MAX,
+            resolv_conf: self.resolv_conf.clone(),
             shim_command: fairlead_pods::Config::default_shim_command(),
+        }
+    }
+
+    /// What the DNS needs of it.
+    pub(crate) fn dns(&self, layout: &Layout) -> fairlead_dns::process::Config {
+        let listen = self.addresses().map(|address| Listen {
+            vpc: VpcId::default().0,
+            address: SocketAddr::new(address, cluster_dns::NODE_PORT),
+        });
+        fairlead_dns::process::Config {
+            socket: self.run_dir.join("dns.sock"),
+            state: layout.state().join("dns.bin"),
+            listen: listen.collect(),
+            node: self.addresses().collect(),
+            upstreams: self.dns_upstreams.clone(),
+            resolv_conf: self.resolv_conf.clone(),
         }
     }
 }
@@ -167,7 +198,7 @@ impl Layout {
         self.0.join("agent.sock")
     }
 
-    /// Pod addresses in use.
+    /// Pod addresses in use, names of the cluster.
     pub(crate) fn state(&self) -> PathBuf {
         self.0.join("state")
     }

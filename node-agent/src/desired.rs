@@ -1,10 +1,11 @@
-//! What the control plane wants of this node: the pods whole, and of the dataplane what changed
-//! since it was applied, for the dataplane itself keeps what it holds.
+//! What the control plane wants of this node: the pods whole, and of the dataplane and the DNS what
+//! changed since it was applied, for they keep what they hold.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use fairlead_api::Generation;
 use fairlead_dataplane::Changes;
+use fairlead_dns::Changes as NameChanges;
 use fairlead_proto::node::{Delta, Object, Pod, Snapshot};
 use serde_json::Value;
 
@@ -29,6 +30,8 @@ pub(crate) struct Desired {
     pub(crate) pod_cidrs: Vec<String>,
     /// What the dataplane has not taken yet.
     pub(crate) changes: Arc<Changes>,
+    /// What the DNS has not taken yet.
+    pub(crate) names: NameChanges,
     /// Another one after each change.
     pub(crate) workload: Arc<Workload>,
 }
@@ -53,16 +56,19 @@ impl Desired {
         let mut workload = Workload::default();
         workload.upsert_pods(snapshot.pods);
         workload.upsert_objects(snapshot.objects);
+        let mut dataplane = snapshot.dataplane.unwrap_or_default();
         *self = Self {
             generation: Generation(snapshot.generation),
             pod_cidrs: snapshot.pod_cidrs,
-            changes: Arc::new(Changes::whole(snapshot.dataplane.unwrap_or_default())),
+            names: NameChanges::whole(&mut dataplane),
+            changes: Arc::new(Changes::whole(dataplane)),
             workload: Arc::new(workload),
         };
     }
 
     fn advance(&mut self, mut delta: Delta) {
         Arc::make_mut(&mut self.changes).merge(Changes::take_from(&mut delta));
+        self.names.merge(NameChanges::take_from(&mut delta));
         let concerns_workload = !(delta.pods.is_empty()
             && delta.removed_pods.is_empty()
             && delta.objects.is_empty()
@@ -168,7 +174,7 @@ mod tests {
                     ..Default::default()
                 }],
                 routes: vec![route("10.244.2.0/24", "node-2")],
-                announcements: Vec::new(),
+                ..DataplaneState::default()
             }),
             pods: vec![pod("web", "1"), pod("db", "2")],
             objects: vec![Object {

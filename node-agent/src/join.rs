@@ -40,6 +40,8 @@ pub(crate) async fn join(join: Join) -> anyhow::Result<()> {
         cgroup_prefix: join.cgroup_prefix,
         run_dir: join.run_dir,
         log_dir: join.log_dir,
+        resolv_conf: join.resolv_conf,
+        dns_upstreams: Vec::new(),
         flows: Flows::default(),
     };
     layout.save_config(&config)?;

@@ -134,6 +134,9 @@ struct Join {
     /// Containers' logs, in Kubernetes' layout.
     #[arg(long, default_value = "/var/log/pods")]
     log_dir: PathBuf,
+    /// Whom this node asks for names that are not the cluster's, and pods that want the node's way.
+    #[arg(long, default_value = config::RESOLV_CONF)]
+    resolv_conf: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -155,6 +158,12 @@ fn main() -> ExitCode {
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
         )
         .init();
+    if arguments
+        .get(1)
+        .is_some_and(|argument| argument == fairlead_dns::PROCESS_ARGUMENT)
+    {
+        return ExitCode::from(fairlead_dns::process::main(&arguments[2..]));
+    }
     fairlead_pki::install_crypto_provider();
     let Some(command) = Cli::parse().command() else {
         // As clap does where a command is missing.

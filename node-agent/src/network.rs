@@ -1,27 +1,39 @@
-//! The pods' network is the dataplane: the one place where the two rooms meet.
+//! The pods' network is the dataplane and the DNS: the one place where the rooms meet.
 
 use std::{net::IpAddr, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use fairlead_dataplane::Dataplane;
-use fairlead_pods::{NetworkError, PodNetwork};
+use fairlead_dns::Keeper;
+use fairlead_pods::{ClusterDns, NetworkError, PodNetwork};
 
-/// Gives pods their namespaces and addresses through the dataplane.
-pub(crate) struct DataplaneNetwork(pub(crate) Arc<Dataplane>);
+/// Gives pods their namespaces and addresses through the dataplane, and names through the DNS.
+pub(crate) struct DataplaneNetwork {
+    pub(crate) dataplane: Arc<Dataplane>,
+    pub(crate) dns: Arc<Keeper>,
+}
 
 #[async_trait]
 impl PodNetwork for DataplaneNetwork {
     async fn attach(&self, uid: &str, netns: &Path) -> Result<Vec<IpAddr>, NetworkError> {
-        self.0
+        self.dataplane
             .attach_pod(uid, netns)
             .await
             .map_err(|error| NetworkError(fairlead_api::error_chain(&error)))
     }
 
     async fn detach(&self, uid: &str, netns: &Path) -> Result<(), NetworkError> {
-        self.0
+        self.dataplane
             .detach_pod(uid, netns)
             .await
             .map_err(|error| NetworkError(fairlead_api::error_chain(&error)))
+    }
+
+    fn dns(&self) -> Option<ClusterDns> {
+        let cluster = self.dns.cluster()?;
+        Some(ClusterDns {
+            domain: cluster.domain,
+            nameservers: cluster.addresses,
+        })
     }
 }

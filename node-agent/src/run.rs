@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context;
 use fairlead_dataplane::Dataplane;
+use fairlead_dns::Keeper;
 use fairlead_pods::{Pods, Report};
 use fairlead_proto::node::{Event, PodGone, PodStatus};
 use tokio::{
@@ -41,8 +42,16 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
             .await
             .context("cannot open the dataplane")?,
     );
+    let dns = Arc::new(Keeper::start(
+        // The link follows the running binary even when an upgrade has replaced the file.
+        "/proc/self/exe".into(),
+        config.dns(&layout),
+    ));
     let (reports, reported) = mpsc::channel(256);
-    let network = Arc::new(DataplaneNetwork(Arc::clone(&dataplane)));
+    let network = Arc::new(DataplaneNetwork {
+        dataplane: Arc::clone(&dataplane),
+        dns: Arc::clone(&dns),
+    });
     let pods = Pods::start(config.pods(&layout), network, reports)
         .await
         .context("cannot adopt the pods")?;
@@ -50,6 +59,7 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
     let node = Arc::new(Node {
         data_dir: data_dir.to_owned(),
         dataplane: Arc::clone(&dataplane),
+        dns,
         pods: Arc::new(pods),
         outbox: Mutex::new(Outbox::default()),
         told: Notify::new(),
@@ -82,7 +92,7 @@ pub(crate) async fn run(data_dir: &Path) -> anyhow::Result<()> {
         () = forward(&node, reported) => {}
         () = servers => {}
         () = ports => {}
-        () = socket::serve(listener, dataplane) => {}
+        () = socket::serve(listener, node.views()) => {}
     }
     tracing::info!("stopped; pods and traffic go on");
     Ok(())

@@ -1,9 +1,8 @@
 //! The agent's own socket: the same views as through the control plane, for when that is away.
 
-use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{convert::Infallible, fs, io, os::unix::fs::PermissionsExt, path::Path};
 
 use bytes::Bytes;
-use fairlead_dataplane::Dataplane;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
@@ -11,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
 use tokio::net::UnixListener;
 
-use crate::view;
+use crate::view::Views;
 
 /// Binds the socket, readable by its owner alone; one left by an agent that died is replaced.
 pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
@@ -25,7 +24,7 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves `GET /<view>?<params>`, for ever.
-pub(crate) async fn serve(listener: UnixListener, dataplane: Arc<Dataplane>) {
+pub(crate) async fn serve(listener: UnixListener, views: Views) {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -34,10 +33,10 @@ pub(crate) async fn serve(listener: UnixListener, dataplane: Arc<Dataplane>) {
                 continue;
             }
         };
-        let dataplane = Arc::clone(&dataplane);
+        let views = views.clone();
         let service = service_fn(move |request| {
-            let dataplane = Arc::clone(&dataplane);
-            async move { Ok::<_, Infallible>(answer(dataplane, &request).await) }
+            let views = views.clone();
+            async move { Ok::<_, Infallible>(answer(&views, &request).await) }
         });
         tokio::spawn(
             hyper::server::conn::http1::Builder::new()
@@ -46,10 +45,10 @@ pub(crate) async fn serve(listener: UnixListener, dataplane: Arc<Dataplane>) {
     }
 }
 
-async fn answer(dataplane: Arc<Dataplane>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(views: &Views, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let view = request.uri().path().trim_start_matches('/').to_owned();
     let parameters = parameters(request.uri().query());
-    let (code, body) = match view::of(dataplane, view, parameters).await {
+    let (code, body) = match views.of(view, parameters).await {
         Ok(body) => (StatusCode::OK, body),
         Err(message) => (
             StatusCode::BAD_REQUEST,

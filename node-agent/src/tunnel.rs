@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::{view, work::Node};
+use crate::work::Node;
 
 /// What `netctl` asks for.
 #[derive(Deserialize)]
@@ -77,8 +77,7 @@ async fn answer(
         }
         "query" => {
             let query: Query = serde_json::from_slice(&open.request_json).map_err(malformed)?;
-            let dataplane = Arc::clone(&node.dataplane);
-            let view = view::of(dataplane, query.view, query.params).await?;
+            let view = node.views().of(query.view, query.params).await?;
             // An error means that the asker is gone.
             let _asker_gone = send(sender, Bytes::from(view.to_string())).await;
             Ok(())

@@ -1,5 +1,5 @@
-//! Makes the node what the control plane wants: hands each new desired state to the dataplane,
-//! then to the pods, and says what came of it. Only the newest state counts; one that was
+//! Makes the node what the control plane wants: hands each new desired state to the dataplane and
+//! the DNS, then to the pods, and says what came of it. Only the newest state counts; one that was
 //! overtaken while another was being applied is merged into it. What the dataplane refuses is
 //! tried again together with what comes next.
 
@@ -11,6 +11,7 @@ use std::{
 
 use fairlead_api::error_chain;
 use fairlead_dataplane::Dataplane;
+use fairlead_dns::{Changes as NameChanges, Keeper};
 use fairlead_pods::{Objects, Pods, Pressure};
 use fairlead_proto::node::{Acknowledgement, NodeStatus};
 use ipnetwork::IpNetwork;
@@ -23,6 +24,7 @@ use crate::{
     desired::{Desired, Update, Workload},
     node::{self, Readiness},
     outbox::Outbox,
+    view::Views,
 };
 
 /// How often the machine is looked at; as kubelet's eviction manager does.
@@ -34,6 +36,7 @@ pub(crate) struct Node {
     /// Whose file system holds what pods write.
     pub(crate) data_dir: PathBuf,
     pub(crate) dataplane: Arc<Dataplane>,
+    pub(crate) dns: Arc<Keeper>,
     pub(crate) pods: Arc<Pods>,
     pub(crate) outbox: Mutex<Outbox>,
     /// Woken when the outbox has something new.
@@ -51,6 +54,14 @@ impl Node {
         self.told.notify_one();
     }
 
+    /// What people may look into.
+    pub(crate) fn views(&self) -> Views {
+        Views {
+            dataplane: Arc::clone(&self.dataplane),
+            dns: Some(Arc::clone(&self.dns)),
+        }
+    }
+
     /// Applies the newest desired state, again and again, until the sender is gone.
     pub(crate) async fn work(&self, mut updates: mpsc::Receiver<Update>) {
         let mut desired = Desired::default();
@@ -62,6 +73,7 @@ impl Node {
             }
             if self.apply(&desired).await {
                 desired.changes = Arc::default();
+                desired.names = NameChanges::default();
             }
             let is_assigned = assigned
                 .as_ref()
@@ -73,7 +85,7 @@ impl Node {
         }
     }
 
-    /// Whether the dataplane took it.
+    /// Whether the dataplane and the DNS took it.
     async fn apply(&self, desired: &Desired) -> bool {
         let ranges = desired.pod_cidrs.iter().map(|cidr| cidr.parse());
         let ranges: Vec<IpNetwork> = ranges.filter_map(Result::ok).collect();
@@ -86,9 +98,16 @@ impl Node {
         let generation = desired.generation;
         let changes = Arc::clone(&desired.changes);
         let applied = self.dataplane.apply(changes, generation).await;
+        let applied = match applied {
+            Ok(_done) => self
+                .dns
+                .update(desired.names.clone())
+                .map_err(|error| error_chain(&error)),
+            Err(error) => Err(error_chain(&error)),
+        };
         let is_applied = applied.is_ok();
         let (acknowledgement, readiness) = match applied {
-            Ok(_changes) => {
+            Ok(()) => {
                 let readiness = if desired.pod_cidrs.is_empty() {
                     Readiness::Starting
                 } else {
@@ -100,9 +119,8 @@ impl Node {
                 };
                 (acknowledgement, readiness)
             }
-            Err(error) => {
-                let text = error_chain(&error);
-                tracing::error!(%generation, error = text, "the dataplane refuses the desired state");
+            Err(text) => {
+                tracing::error!(%generation, error = text, "the node refuses the desired state");
                 let acknowledgement = Acknowledgement {
                     generation: self.dataplane.generation().0,
                     failed_generation: generation.0,

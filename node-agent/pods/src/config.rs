@@ -27,6 +27,8 @@ pub struct Config {
     pub cgroup_v2: PathBuf,
     /// How many pods the node takes.
     pub max_pods: u32,
+    /// Whom the node asks for names, in the form of resolv.conf(5); some pods ask the same.
+    pub resolv_conf: PathBuf,
     /// Program and arguments that enter [`shim_main`](crate::shim_main).
     pub shim_command: Vec<OsString>,
 }

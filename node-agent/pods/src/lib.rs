@@ -37,6 +37,6 @@ pub use machine::{missing_capabilities, node_info, node_resources};
 pub use objects::Objects;
 pub use pods::{Error, Pods};
 pub use pressure::Pressure;
-pub use report::{Event, NetworkError, PodNetwork, Report};
+pub use report::{ClusterDns, Event, NetworkError, PodNetwork, Report};
 pub use runtime::RuntimeError;
 pub use shim::{SHIM_ARGUMENT, shim_main};

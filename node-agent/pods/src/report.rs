@@ -50,12 +50,21 @@ pub struct Event {
     pub message: String,
 }
 
+/// How pods find the cluster's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterDns {
+    /// The domain they end with: `cluster.local`.
+    pub domain: String,
+    /// Who answers, one address a family, the primary family's first.
+    pub nameservers: Vec<IpAddr>,
+}
+
 /// Why a pod has no network.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NetworkError(pub String);
 
-/// Gives pods their network namespace and addresses. Both calls are idempotent.
+/// Gives pods their network namespace, addresses and names. The first two calls are idempotent.
 #[async_trait]
 pub trait PodNetwork: Send + Sync {
     /// Makes the network namespace at `netns` (a bind mount) if it is absent, connects it, and
@@ -64,4 +73,7 @@ pub trait PodNetwork: Send + Sync {
 
     /// Disconnects the pod and removes the namespace.
     async fn detach(&self, uid: &str, netns: &Path) -> Result<(), NetworkError>;
+
+    /// Whom pods ask for the cluster's names; `None` while nobody has said.
+    fn dns(&self) -> Option<ClusterDns>;
 }

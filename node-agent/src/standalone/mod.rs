@@ -26,7 +26,7 @@ use self::{
     file::{File, Invalid, Node},
     watch::Watch,
 };
-use crate::{health, socket};
+use crate::{health, socket, view::Views};
 
 /// Balances as the file at `path` says until told to stop. Traffic outlives it.
 pub(crate) async fn run(path: &Path) -> anyhow::Result<()> {
@@ -62,7 +62,11 @@ pub(crate) async fn run(path: &Path) -> anyhow::Result<()> {
     let tell = |_event| {};
     let record = balancer.node.state_dir.join("unhealthy");
     let health = health::follow(Arc::clone(&dataplane), record, tell);
-    let serving = socket::serve(listener, Arc::clone(&dataplane));
+    let views = Views {
+        dataplane: Arc::clone(&dataplane),
+        dns: None,
+    };
+    let serving = socket::serve(listener, views);
     tokio::pin!(serving, health);
     loop {
         tokio::select! {

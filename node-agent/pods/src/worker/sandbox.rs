@@ -135,10 +135,18 @@ impl Worker {
             size_bytes: Some(SHM_BYTES),
         });
         let hostname = self.hostname(desired);
+        let dns = self.shared.network.dns();
+        let node_file = &self.shared.config.resolv_conf;
+        let (resolv_conf, problems) =
+            resolv_conf(&desired.pod, &surroundings, dns.as_ref(), node_file);
+        for (reason, message) in problems {
+            self.events.warning(reason, message).await;
+        }
+        let hosts = hosts_file(&desired.pod, &hostname, &surroundings, dns.as_ref());
         let files = [
-            ("hosts", hosts_file(&desired.pod, &hostname, &surroundings)),
+            ("hosts", hosts),
             ("hostname", format!("{hostname}\n")),
-            ("resolv.conf", resolv_conf(&desired.pod)),
+            ("resolv.conf", resolv_conf),
         ];
         for (name, content) in files {
             fs::write(self.data_dir().join(name), content).map_err(|error| failed(&error))?;

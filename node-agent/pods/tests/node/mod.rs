@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fairlead_api::NodeName;
 use fairlead_pods::{
-    Config, LogRequest, NetworkError, Objects, PodNetwork, Pods, Report, SHIM_ARGUMENT,
+    ClusterDns, Config, LogRequest, NetworkError, Objects, PodNetwork, Pods, Report, SHIM_ARGUMENT,
 };
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -85,6 +85,7 @@ impl Node {
             log_dir: dir.path().join("log"),
             cgroup_v2: unified.join(&cgroup_prefix),
             cgroup_prefix,
+            resolv_conf: "/etc/resolv.conf".into(),
             max_pods: 110,
             shim_command: vec![
                 env!("CARGO_BIN_EXE_fairlead-pods-shim").into(),
@@ -387,6 +388,10 @@ impl PodNetwork for Network {
         let _ = umount2(netns, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(netns);
         Ok(())
+    }
+
+    fn dns(&self) -> Option<ClusterDns> {
+        None
     }
 }
 
