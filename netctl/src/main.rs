@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod backends;
+mod dns;
 mod drops;
 mod flows;
 mod hex;
@@ -78,6 +79,11 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// How nodes answer for names. Without a verb: `ls`.
+    Dns {
+        #[command(subcommand)]
+        command: Option<DnsCommand>,
+    },
     /// Services and backends as `ipvsadm -Ln` prints them.
     Lvs(lvs::Options),
     /// What would become of a packet, and why: runs it through the programs of a node without
@@ -128,6 +134,26 @@ enum FlowCommand {
     },
     /// The flows with the most traffic now.
     Top(flows::Top),
+}
+
+#[derive(Subcommand)]
+enum DnsCommand {
+    /// What each node knows and was asked.
+    Ls,
+    /// What each node answers to a question, as its pods would be told.
+    Query {
+        /// The whole name: nothing completes it.
+        name: String,
+        /// The type of records.
+        #[arg(default_value = "A")]
+        kind: String,
+    },
+    /// What each node counted: where answers came from, what failed.
+    Counters {
+        /// Also what never happened.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -186,6 +212,11 @@ async fn run(Cli { global, command }: Cli) -> anyhow::Result<()> {
             DropCommand::Show { reason, service } => {
                 return drops::show(&source, &reason, service.as_deref(), output).await;
             }
+        },
+        Command::Dns { command } => match command.unwrap_or(DnsCommand::Ls) {
+            DnsCommand::Ls => dns::list(&source).await?,
+            DnsCommand::Query { name, kind } => dns::query(&source, &name, &kind).await?,
+            DnsCommand::Counters { all } => dns::counters(&source, all).await?,
         },
         Command::Counter { all } => drops::counters(&source, all).await?,
     };
