@@ -9,12 +9,14 @@ mod kept;
 mod netctl;
 mod running;
 mod scenario;
+mod upstream;
 
 pub use holder::Holding;
 pub use kept::{KeptTraffic, check_lives};
 pub use netctl::{check_netctl, netctl, netctl_json};
 pub use running::Running;
 pub use scenario::{Scenario, Step};
+pub use upstream::{LARGE, NameServer};
 
 use std::net::IpAddr;
 

@@ -26,6 +26,9 @@ struct Need {
     install: fn(&Workspace) -> Result<()>,
 }
 
+/// What makes hosts of network namespaces, and asks them.
+const NETWORK_TOOLS: &[&str] = &["iproute2", "ethtool", "nftables", "curl", "bind9-dnsutils"];
+
 /// In the order of installing: later ones are installed with the help of earlier ones.
 const NEEDS: [Need; 7] = [
     Need {
@@ -48,9 +51,9 @@ const NEEDS: [Need; 7] = [
     },
     Need {
         name: "network tools",
-        purpose: "ip, ethtool, nft, curl: hosts made of network namespaces",
-        find: |_| packages::find(&["iproute2", "ethtool", "nftables", "curl"]),
-        install: |_| packages::install(&["iproute2", "ethtool", "nftables", "curl"]),
+        purpose: "ip, ethtool, nft, curl, dig: hosts made of network namespaces",
+        find: |_| packages::find(NETWORK_TOOLS),
+        install: |_| packages::install(NETWORK_TOOLS),
     },
     Need {
         name: "cargo-nextest",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use testbed::traffic::{Datagrams, Flood, Kept, Load, Sink};
+use testbed::traffic::{Ask, Datagrams, Flood, Kept, Load, Sink};
 
 /// Sends traffic and prints what became of it, as JSON.
 #[derive(Debug, Parser)]
@@ -75,6 +75,20 @@ enum Kind {
         interval: u64,
         /// How many milliseconds answers are waited for after the last datagram.
         #[arg(long, default_value_t = 2000)]
+        timeout: u64,
+    },
+    /// One UDP datagram, given as bytes, and its answer.
+    Ask {
+        /// Where to, as ADDRESS:PORT.
+        target: SocketAddr,
+        /// What it says, as numbers.
+        #[arg(value_delimiter = ',')]
+        bytes: Vec<u8>,
+        /// Connect the socket first, instead of naming the target with the datagram.
+        #[arg(long)]
+        connect: bool,
+        /// How many milliseconds the answer may take.
+        #[arg(long, default_value_t = 5000)]
         timeout: u64,
     },
     /// UDP datagrams as fast as possible.
@@ -157,6 +171,20 @@ fn main() -> Result<()> {
                 timeout: Duration::from_millis(timeout),
             };
             serde_json::to_string(&datagrams.run(std::io::stdin(), std::io::stderr())?)
+        }
+        Kind::Ask {
+            target,
+            bytes,
+            connect,
+            timeout,
+        } => {
+            let ask = Ask {
+                target,
+                bytes,
+                connect,
+                timeout: Duration::from_millis(timeout),
+            };
+            serde_json::to_string(&ask.run()?)
         }
         Kind::UdpFlood {
             target,

@@ -51,6 +51,11 @@ impl Layout {
         }
     }
 
+    /// Whom the nodes ask for names that are not the cluster's.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.folder.join("resolv.conf")
+    }
+
     /// The cluster's name.
     pub fn name(&self) -> &str {
         &self.name

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{Cluster, parse_report};
 use crate::process::all_pids;
-use crate::traffic::{DatagramsReport, Report};
+use crate::traffic::{Asked, DatagramsReport, Report};
 use crate::{Deadline, Launch, NetNsHandle, ProcessId};
 
 /// The application's process in a pod.
@@ -80,6 +80,19 @@ impl Cluster {
         let command = self
             .launch_in_pod(pod, self.workspace.binary("traffic")?)?
             .arguments(["datagrams"])
+            .arguments(arguments.split_whitespace())
+            .command()?;
+        parse_report(command, "a pod")
+    }
+
+    /// Sends one datagram from a pod; `arguments` are those of `traffic ask`.
+    ///
+    /// # Errors
+    /// The program could not be run, or nobody answered.
+    pub fn ask_from_pod(&self, pod: &PodProcess, arguments: &str) -> Result<Asked> {
+        let command = self
+            .launch_in_pod(pod, self.workspace.binary("traffic")?)?
+            .arguments(["ask"])
             .arguments(arguments.split_whitespace())
             .command()?;
         parse_report(command, "a pod")

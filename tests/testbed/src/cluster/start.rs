@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::layout::{NODES_PORT, address, address_v6, node_endpoints};
+use super::layout::{CLIENT, NODES_PORT, address, address_v6, node_endpoints};
 use super::spec::{CLUSTER_RANGES, SERVICE_RANGES};
 use super::{Cluster, Host, Remains, Spec, State, network};
 use crate::{Deadline, Progress, Workspace, mounts};
@@ -55,6 +55,7 @@ impl Cluster {
             layout,
         };
         cluster.save()?;
+        cluster.write_resolv_conf()?;
         mounts::ensure_bpffs()?;
 
         progress.step(format!(
@@ -74,6 +75,13 @@ impl Cluster {
         cluster.wait_for_nodes(progress)?;
         cluster.route_pods()?;
         Ok(cluster)
+    }
+
+    /// The nodes ask the client's host for names that are not the cluster's; a test may answer there.
+    fn write_resolv_conf(&self) -> Result<()> {
+        let path = self.layout.resolv_conf();
+        fs::write(&path, format!("nameserver {CLIENT}\n"))
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// Tells the router which node has which pods, as the network of a real cluster is told or
@@ -135,6 +143,7 @@ impl Cluster {
             ("--cgroup", path(layout.host_cgroup(node))),
             ("--run-dir", path(layout.run(node))),
             ("--log-dir", path(layout.pod_logs(node))),
+            ("--resolv-conf", path(layout.resolv_conf())),
             ("--cgroup-prefix", layout.host_cgroup_name(node)),
         ];
         let mut arguments = vec!["join"];

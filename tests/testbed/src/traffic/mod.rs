@@ -1,6 +1,7 @@
 //! Traffic that is counted: HTTP requests, connections that are kept, numbered datagrams that are
-//! answered, and a flood of datagrams.
+//! answered, one whose answer is looked at, and a flood of datagrams.
 
+mod ask;
 mod datagrams;
 mod http;
 mod kept;
@@ -8,6 +9,7 @@ mod load;
 mod report;
 mod udp;
 
+pub use ask::{Ask, Asked};
 pub use datagrams::{Datagrams, DatagramsReport, FlowReport};
 pub use http::{Connection, Response, get};
 pub use kept::{End, Kept, KeptConnection, KeptReport};
