@@ -235,6 +235,16 @@ fn only_what_changed_is_compiled_anew() {
     for (id, service) in &same.dataplane.services {
         assert!(Arc::ptr_eq(service, &before.dataplane.services[id]));
     }
+    let names: Vec<_> = same
+        .dataplane
+        .dns_names
+        .keys()
+        .map(|(.., name)| name)
+        .collect();
+    assert_eq!(names, ["headless", "web"]);
+    for (key, name) in &same.dataplane.dns_names {
+        assert!(Arc::ptr_eq(name, &before.dataplane.dns_names[key]));
+    }
     let name = ObjectName::new("shop", "web-x");
     let mut slice = EndpointSlice::clone(cache.endpoint_slices.get(&name).unwrap());
     slice.endpoints.as_mut().unwrap().pop();

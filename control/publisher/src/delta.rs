@@ -227,6 +227,46 @@ mod tests {
     }
 
     #[test]
+    fn names_that_changed_are_told_whole_and_others_not() {
+        let named = |generation, names: &[(&str, &str)], namespaces: &[&str]| {
+            let name = |(name, target): &(&str, &str)| {
+                let key = (0, "shop".to_owned(), (*name).to_owned());
+                let dns_name = node::DnsName {
+                    name: (*name).to_owned(),
+                    external_name: (*target).to_owned(),
+                    ..node::DnsName::default()
+                };
+                (key, Arc::new(dns_name))
+            };
+            let mut state = state(generation, &[], &[]);
+            let dataplane = Arc::get_mut(&mut state.dataplane).unwrap();
+            dataplane.dns_names = names.iter().map(name).collect();
+            let namespaces = namespaces.iter().map(|name| (0, (*name).to_owned()));
+            dataplane.dns_namespaces = namespaces.collect();
+            state
+        };
+        let old = named(3, &[("a", "x"), ("b", "x"), ("c", "x")], &["shop", "old"]);
+        let new = named(5, &[("a", "x"), ("b", "y"), ("d", "x")], &["shop", "new"]);
+        let delta = diff(&old, &new).unwrap();
+        let told: Vec<_> = delta.dns_names.iter().map(|one| &one.name[..]).collect();
+        assert_eq!(told, ["b", "d"]);
+        let gone = |name: &str| node::DnsKey {
+            vpc: 0,
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+        };
+        assert_eq!(delta.removed_dns_names, [gone("c")]);
+        let namespace = |name: &str| node::DnsNamespace {
+            vpc: 0,
+            name: name.to_owned(),
+        };
+        assert_eq!(delta.dns_namespaces, [namespace("new")]);
+        assert_eq!(delta.removed_dns_namespaces, [namespace("old")]);
+        let whole = snapshot(&new).dataplane.unwrap();
+        assert_eq!((whole.dns_names.len(), whole.dns_namespaces.len()), (3, 2));
+    }
+
+    #[test]
     fn same_state_at_a_later_generation_is_no_delta() {
         assert_eq!(
             diff(&state(3, &[(1, "a")], &[]), &state(9, &[(1, "a")], &[])),
