@@ -289,6 +289,29 @@ async fn process_outlives_its_agent_and_is_adopted_by_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn process_of_another_program_is_replaced_by_one_of_this() {
+    let node = Node::new();
+    let keeper = node.keeper();
+    keeper.update(whole()).unwrap();
+    node.wait_for(WEB, 1, ResponseCode::NoError).await;
+    wait_until_kept(&node.config().state).await;
+    let former = node.pid().unwrap();
+    drop(keeper);
+    let upgraded = node.folder.path().join("upgraded");
+    std::fs::copy(env!("CARGO_BIN_EXE_fairlead-dns-process"), &upgraded).unwrap();
+    let keeper = Keeper::start(upgraded.into(), node.config());
+    let deadline = Instant::now() + PATIENCE;
+    // Somebody always answers, and at last it is the new one alone.
+    while kill(former, None).is_ok() {
+        node.wait_for(WEB, 1, ResponseCode::NoError).await;
+        assert!(Instant::now() < deadline, "{former} still runs");
+    }
+    node.wait_for(WEB, 1, ResponseCode::NoError).await;
+    assert_ne!(node.pid(), Some(former));
+    node.end(keeper).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn process_that_starts_alone_answers_from_what_was_kept() {
     let node = Node::new();
     let keeper = node.keeper();
