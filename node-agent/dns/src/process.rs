@@ -211,7 +211,8 @@ async fn converse(stream: UnixStream, process: Arc<Process>) {
         let _agent_gone = frames.send(Bytes::from(response.encode_to_vec())).await;
         if is_end {
             process.stopped.notify_one();
-            return;
+            // The agent takes the connection's end for the process'.
+            return std::future::pending().await;
         }
     }
 }
