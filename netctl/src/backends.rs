@@ -36,6 +36,7 @@ const BY_NODE: &[Column] = &[
     column("SLOTS", "slots"),
     column("CONNECTIONS", "connections"),
     column("OPEN", "activeConnections"),
+    column("ELSEWHERE", "connectionsElsewhere"),
     column("PACKETS", "packets"),
     column("PACKETS/S", "packetsPerSecond"),
     column("BYTES/S", "bytesPerSecond"),

@@ -141,8 +141,9 @@ fn begin_backend(backend: &mut Value, node: &str) {
         backend["node"] = node.into();
     }
     if let Some(backend) = backend.as_object_mut() {
-        backend.remove("mode");
-        backend.remove("modeReason");
+        for field in ["mode", "modeReason", "connectionsElsewhere"] {
+            backend.remove(field);
+        }
     }
 }
 
@@ -178,6 +179,7 @@ fn seen_from(backend: &Value, node: &str) -> Value {
         "answerBytesPerSecond": backend["answerBytesPerSecond"],
         "activeConnections": backend["activeConnections"],
         "inactiveConnections": backend["inactiveConnections"],
+        "connectionsElsewhere": backend["connectionsElsewhere"],
     })
 }
 
@@ -215,6 +217,7 @@ mod tests {
             "backends": [{
                 "id": 7, "node": backend_node, "mode": if backend_node == "local" { "local" } else { "dr" },
                 "share": 1.0, "packets": packets, "activeConnections": packets,
+                "connectionsElsewhere": 10 - packets,
             }],
             "table": {"slots": 101, "stable": 100, "moving": 1, "settling": 0},
             "packets": packets, "bytes": 0, "connections": 1, "drops": 1,
@@ -245,5 +248,7 @@ mod tests {
         assert_eq!(backend["activeConnections"], 7);
         assert_eq!(backend["nodes"][0]["mode"], "local");
         assert_eq!(backend["nodes"][1]["mode"], "dr");
+        assert_eq!(backend["nodes"][1]["connectionsElsewhere"], 6);
+        assert_eq!(backend.get("connectionsElsewhere"), None, "of one node");
     }
 }

@@ -8,7 +8,7 @@ use fairlead_api::{BackendId, ServiceId};
 use fairlead_dataplane_common::{
     Address, BACKEND_SERVER, FRONTEND_ADDRESS, FRONTEND_ANNOUNCED, FRONTEND_EXTERNAL,
     FRONTEND_NODE_PORT, LUT_EMPTY, LUT_SLOT_MASK, NODE_LOCAL, SERVICE_AFFINITY,
-    SERVICE_EXTERNAL_LOCAL, SERVICE_NOTED, ServiceEntry,
+    SERVICE_EXTERNAL_LOCAL, SERVICE_LEAST_LOAD, SERVICE_NOTED, ServiceEntry,
 };
 use serde_json::{Map, Value, json};
 
@@ -208,6 +208,8 @@ fn backends_of(
     // Where flows are not all noted, their number is not known: nothing is better than a wrong one.
     let is_noted = service.flags & SERVICE_NOTED != 0;
     let connections = connections.filter(|_| is_noted);
+    // Other nodes' connections are told where a scheduler compares them.
+    let is_compared = service.flags & SERVICE_LEAST_LOAD != 0;
     let mut rows = Vec::with_capacity(held.backends.len());
     for (slot, elements) in &held.backends {
         let Some(entry) = state.observed.backends.get(*slot) else {
@@ -251,6 +253,8 @@ fn backends_of(
             "answerBytesPerSecond": rate.answer_bytes,
             "activeConnections": active,
             "inactiveConnections": inactive,
+            "connectionsElsewhere": is_compared
+                .then(|| state.observed.loads.get(slot).map_or(0, |load| load.elsewhere)),
         }));
     }
     for (id, named) in described.iter().flat_map(|service| &service.backends) {

@@ -13,6 +13,13 @@ fn load(dataplane: &Dataplane, backend: u32) -> Option<(u32, u32)> {
     Some((load.elsewhere, load.weight))
 }
 
+/// Connections elsewhere of the backend with this id, as the view shows them.
+fn shown(dataplane: &Dataplane, backend: u32) -> Value {
+    let backends = rows(dataplane, "backends");
+    let row = backends.iter().find(|row| row["id"] == backend).unwrap();
+    row["connectionsElsewhere"].clone()
+}
+
 fn least_loaded() -> DataplaneState {
     let mut state = state();
     state.services[0].scheduler = "wlc".to_owned();
@@ -47,6 +54,8 @@ fn loads_elsewhere_reach_the_maps_and_stay_through_what_comes_after() {
         assert_eq!(load(&dataplane, 12), Some((7, 1)));
         assert_eq!(load(&dataplane, 13), Some((9, 1)), "not named: as before");
         assert_eq!(load(&dataplane, 21), Some((0, 0)));
+        assert_eq!(shown(&dataplane, 11), 5);
+        assert_eq!(shown(&dataplane, 21), Value::Null);
         tell(&[(12, 0)]).await;
         assert_eq!(load(&dataplane, 12), Some((0, 1)));
 
