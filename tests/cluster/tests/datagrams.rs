@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::{
@@ -275,8 +274,18 @@ fn affinity_ends(cluster: &mut Cluster) -> Result<()> {
     let kept = pods(cluster)?;
     ensure!(kept == only, "clients moved from {only:?} to {kept:?}");
     set_affinity(cluster, Some(SECONDS))?;
-    // What ends the affinity is silence: to look whether it has ended would make it last.
-    std::thread::sleep(Duration::from_secs(SECONDS + 1));
+    // What ends the affinity is silence, which a packet that looks whether it has ended would break.
+    // A trace is none.
+    let mut turns = clients.iter().cycle();
+    cluster.wait_for(Deadline::seconds(60), "the end of the affinity", || {
+        let client = turns.next().context("there are clients")?;
+        let packet = format!("--from {client}:1 --to {vip}:53 --proto udp");
+        let traces = netctl_json(cluster, &format!("trace {packet} --node {}", Host::Node(1)))?;
+        let pod = traces[0]["backend"]["name"]
+            .as_str()
+            .with_context(|| format!("nobody was picked: {traces:#}"))?;
+        Ok((!only.contains(pod)).then_some(()))
+    })?;
     let after = pods(cluster)?;
     ensure!(
         after.len() == 3,
