@@ -1,9 +1,13 @@
 //! What Services ask of the load balancer, with unmodified kubectl: node ports, policies, source
-//! ranges, affinity, machines outside the cluster, and the nodes that answer for VIPs.
+//! ranges, affinity, machines outside the cluster, schedulers that count connections, and the nodes
+//! that answer for VIPs.
+
+mod counting;
+mod outside;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::{
@@ -11,11 +15,10 @@ use cluster_tests::{
     netctl, netctl_json,
 };
 use jiff::Timestamp;
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testbed::cluster::{CLIENT, Cluster, Host, Spec, address};
 use testbed::traffic::{Report, get};
-use testbed::{Deadline, ProcessId, Progress};
+use testbed::{Deadline, Progress};
 
 #[test]
 fn services_are_balanced_as_they_ask() {
@@ -36,8 +39,12 @@ const STEPS: &[Step] = &[
         check: affinity_keeps_the_pod,
     },
     Step {
-        name: "machine_outside_serves_a_service_without_a_selector_while_its_checks_succeed",
-        check: outside_machine_serves,
+        name: "machine_outside_serves_a_service_without_a_selector_by_its_weights_and_checks",
+        check: outside::machine_serves,
+    },
+    Step {
+        name: "new_connections_avoid_the_pod_that_is_busy_with_those_of_another_node",
+        check: counting::nodes_count_together,
     },
     Step {
         name: "vip_of_a_node_that_dies_is_answered_by_another",
@@ -185,115 +192,6 @@ fn affinity_keeps_the_pod(cluster: &mut Cluster) -> Result<()> {
     everybody_answers(cluster)
 }
 
-/// A control host is no node: for the load balancer it is a machine like any other, here one with two
-/// servers.
-fn outside_machine_serves(cluster: &mut Cluster) -> Result<()> {
-    const PORTS: [u16; 2] = [8080, 8081];
-    let mut servers = [
-        start_outside(cluster, PORTS[0])?,
-        start_outside(cluster, PORTS[1])?,
-    ];
-    let outcome = outside_servers_come_and_go(cluster, PORTS, &mut servers);
-    for server in servers.into_iter().filter(ProcessId::is_running) {
-        stop(server)?;
-    }
-    outcome
-}
-
-fn outside_servers_come_and_go(
-    cluster: &Cluster,
-    ports: [u16; 2],
-    servers: &mut [ProcessId; 2],
-) -> Result<()> {
-    const FALL: u32 = 2;
-    const INTERVAL: Duration = Duration::from_millis(500);
-    /// For a check under way, and a machine with more to do.
-    const MARGIN: Duration = Duration::from_secs(3);
-    let server = address(Host::Control(1)).context("a control host has an address")?;
-    let slice = |port: u16| {
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {
-                "name": format!("outside-{port}"), "namespace": "hello",
-                "labels": {"kubernetes.io/service-name": "outside"},
-            },
-            "addressType": "IPv4", "ports": [{"port": port}],
-            "endpoints": [{"addresses": [server.to_string()]}],
-        })
-    };
-    let check = format!(
-        "http/healthz interval={}ms rise=1 fall={FALL}",
-        INTERVAL.as_millis()
-    );
-    let manifest = json!({"apiVersion": "v1", "kind": "List", "items": [
-        {
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": {
-                "name": "outside", "namespace": "hello",
-                "annotations": {
-                    "net.fairlead.io/forwarding": "nat", "net.fairlead.io/health-check": check,
-                },
-            },
-            "spec": {"type": "LoadBalancer", "ports": [{"port": 80, "targetPort": 8080}]},
-        },
-        slice(ports[0]), slice(ports[1]),
-    ]});
-    let kubectl = cluster.kubectl()?;
-    let applied = kubectl.run_with("apply -f -", &manifest.to_string())?;
-    ensure!(applied.success, "{}", applied.stderr);
-    let path = "{.status.loadBalancer.ingress[0].ip}";
-    let get = format!("get service outside -n hello -o jsonpath={path}");
-    let vip = cluster.wait_for(Deadline::seconds(30), "an address", || {
-        Ok(Some(kubectl.ok(&get)?).filter(|vip| !vip.is_empty()))
-    })?;
-    let arguments = format!("{vip}:80 --requests 30 --timeout 1");
-    let name = |port: u16| format!("outside-{port}");
-    let both = ports.map(name);
-    cluster.wait_for(Deadline::seconds(60), "answers from outside", || {
-        let report = cluster.traffic(Host::Client, &arguments)?;
-        Ok((report.ok == 30 && names(&report) == both.clone().into()).then_some(()))
-    })?;
-
-    stop(servers[1])?;
-    let stopped = Instant::now();
-    in_all_tables(cluster, &vip, 1)?;
-    let left = stopped.elapsed();
-    ensure!(
-        left < INTERVAL * FALL + MARGIN,
-        "it left the tables after {left:?}"
-    );
-    let report = cluster.traffic(Host::Client, &arguments)?;
-    check_answers(&report, 30, 1)?;
-    ensure!(names(&report) == [name(ports[0])].into(), "{report:?}");
-    let backends = netctl_json(cluster, "backend ls hello/outside")?;
-    let is_unhealthy =
-        |backend: &Value| backend["state"] == "unhealthy" && backend["port"] == ports[1];
-    ensure!(
-        backends
-            .as_array()
-            .is_some_and(|all| all.iter().any(is_unhealthy)),
-        "netctl does not call it unhealthy: {backends:#}"
-    );
-
-    servers[1] = start_outside(cluster, ports[1])?;
-    let started = Instant::now();
-    in_all_tables(cluster, &vip, 2)?;
-    let back = started.elapsed();
-    ensure!(
-        back < INTERVAL + MARGIN,
-        "it is in the tables again after {back:?}"
-    );
-    let report = cluster.traffic(Host::Client, &arguments)?;
-    check_answers(&report, 30, 2)?;
-    println!(
-        "a server that stops is in no table after {left:.1?}, one that starts in all after {back:.1?}"
-    );
-    kubectl.ok(
-        "delete service/outside endpointslice/outside-8080 endpointslice/outside-8081 -n hello",
-    )?;
-    Ok(())
-}
-
 /// Waits until all nodes pick among so many backends.
 fn in_all_tables(cluster: &Cluster, vip: &str, backends: u64) -> Result<()> {
     cluster.wait_for(Deadline::seconds(30), "all nodes' tables", || {
@@ -302,25 +200,6 @@ fn in_all_tables(cluster: &Cluster, vip: &str, backends: u64) -> Result<()> {
             .is_empty()
             .then_some(()))
     })
-}
-
-/// A server on the first control host.
-fn start_outside(cluster: &Cluster, port: u16) -> Result<ProcessId> {
-    cluster
-        .launch(Host::Control(1), cluster.workspace().hello_program())?
-        .environment("POD_NAME", format!("outside-{port}"))
-        .environment("PORT", port.to_string())
-        .start(
-            &cluster
-                .layout()
-                .folder()
-                .join(format!("outside-{port}.log")),
-        )
-}
-
-fn stop(server: ProcessId) -> Result<()> {
-    server.signal(Signal::SIGKILL)?;
-    server.wait_for_end(Deadline::seconds(10))
 }
 
 fn vip_is_taken_over(cluster: &mut Cluster) -> Result<()> {
