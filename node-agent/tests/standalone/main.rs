@@ -111,7 +111,7 @@ fn server_that_does_not_answer_gets_no_connections_until_it_does() {
         return;
     }
     let mut site = site();
-    let health = "  health: {check: tcp, interval: 100ms, timeout: 500ms, rise: 2, fall: 2}\n";
+    let health = "  health: {check: tcp, interval: 100ms, timeout: 100ms, rise: 2, fall: 2}\n";
     let _first = site.servers[0].serve(&[80]);
     let second = site.servers[1].serve(&[80]);
     site.write(&web([1, 1], health));
