@@ -13,8 +13,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// How often it is looked who went silent.
-pub(crate) const LOOK_PERIOD: Duration = Duration::from_millis(250);
+/// How often it is looked who went silent: a take-over is late by as much.
+pub(crate) const LOOK_PERIOD: Duration = Duration::from_millis(50);
 
 /// The times that decide how a node stands.
 #[derive(Clone, Copy, Debug)]
